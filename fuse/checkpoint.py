@@ -1,0 +1,189 @@
+"""A checkpoint folder: its config, its tensors by name with dtype, shape and byte range. Reads headers, never weights."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fuse import strict_json
+from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.safetensors_header import TensorEntry, read_header
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# what a member may need from the hub; never code, never a pickle
+HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "README.md"]
+LEGACY = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened folder. `origin` is how the recipe named it, `revision` the hub commit it was read at ("" if local)."""
+
+    name: str
+    folder: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorEntry]
+    origin: str
+    revision: str = ""
+
+    @cached_property
+    def weight_files(self) -> tuple[Path, ...]:
+        return tuple(sorted({entry.file for entry in self.tensors.values()}))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(entry.nbytes for entry in self.tensors.values())
+
+
+def open_checkpoint(name: str, location: str, *, revision: str | None = None, relative_to: Path) -> Checkpoint:
+    """Open a member by local path (relative to the recipe's folder) or hub id.
+
+    Raises RecipeError when there is no such folder, CheckpointError when it cannot be trusted or merged, MachineError
+    when the hub cannot be reached.
+    """
+    folder, commit = locate(location, revision=revision, relative_to=relative_to)
+    config_file = folder / "config.json"
+    if not config_file.exists() and (folder / "adapter_config.json").exists():
+        raise CheckpointError(
+            "this is a LoRA adapter, not a whole checkpoint", where=folder, hint="merge it into its base first"
+        )
+    config = strict_json.read_object(config_file, max_bytes=16 << 20)
+    check_config(config, config_file)
+    return Checkpoint(name, folder, config, read_tensors(folder), location, commit)
+
+
+def locate(location: str, *, revision: str | None, relative_to: Path) -> tuple[Path, str]:
+    """The local folder of a member, and the hub commit when it came from there."""
+    is_hub = location.startswith("hf://")
+    path = Path(location if Path(location).is_absolute() else relative_to / location)
+    if not is_hub and path.exists():
+        if not path.is_dir():
+            raise RecipeError(f"{location!r} is not a folder", hint="a member is the folder that holds config.json")
+        if revision is not None:
+            raise RecipeError(f"{location!r} is a local folder and has no revision", hint="leave `revision` out")
+        return path, ""
+    hub_id = location.removeprefix("hf://")
+    if not HUB_ID.fullmatch(hub_id):
+        raise RecipeError(f"{location!r} does not exist", hint="a folder, relative to the recipe, or a hub id org/name")
+    return _download(hub_id, revision)
+
+
+def _download(hub_id: str, revision: str | None) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_PATTERNS))
+    except GatedRepoError:
+        raise MachineError("the hub asks for a licence to be accepted", where=hub_id, hint="`hf auth login`") from None
+    except RevisionNotFoundError:
+        raise RecipeError(f"revision {revision!r} does not exist", where=hub_id) from None
+    except RepositoryNotFoundError:
+        raise RecipeError("no such folder here and no such repository on the hub", where=hub_id) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise MachineError(
+            f"not a folder here, and the hub cannot be reached ({type(error).__name__})",
+            where=hub_id,
+            hint=f"download it where there is a network with `hf download {hub_id}`, or give a local path",
+        ) from None
+    return folder, folder.name
+
+
+def read_tensors(folder: Path) -> dict[str, TensorEntry]:
+    """Every stored tensor of a folder by name, from one file or from the shards of its index."""
+    index, single = folder / INDEX, folder / SINGLE
+    if index.exists() and single.exists():
+        raise CheckpointError(f"both {SINGLE} and {INDEX} are there", where=folder, hint="remove the stale one")
+    if single.exists():
+        return read_header(_inside(folder, SINGLE))
+    if not index.exists():
+        raise _no_weights(folder)
+    weight_map = _weight_map(index)
+    tensors: dict[str, TensorEntry] = {}
+    for shard in sorted(set(weight_map.values())):
+        for name, entry in read_header(_inside(folder, shard)).items():
+            owner = weight_map.get(name)
+            if owner != shard:
+                what = f"is in {shard} but the index puts it in {owner}" if owner else f"is in {shard} but not indexed"
+                raise CheckpointError(f"tensor {name!r} {what}", where=index)
+            tensors[name] = entry
+    if missing := sorted(weight_map.keys() - tensors.keys()):
+        raise CheckpointError(
+            f"tensor {missing[0]!r} is not in {weight_map[missing[0]]} ({len(missing)} missing in all)", where=index
+        )
+    stale = sorted(p.name for p in folder.glob("model-*.safetensors") if p.name not in weight_map.values())
+    if stale:
+        raise CheckpointError(f"shard {stale[0]!r} is in the folder but not in the index", where=index)
+    return tensors
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = strict_json.read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError("weight_map is not a table of tensor names", where=index)
+    for name, shard in weight_map.items():
+        plain = isinstance(shard, str) and re.fullmatch(r"[\w.-]+\.safetensors", shard) and ".." not in shard
+        if not plain:
+            raise CheckpointError(f"shard name {shard!r} of tensor {name!r} is not a plain file name", where=index)
+    return weight_map
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file, after checking that no link leads out of the folder (the hub cache's own blobs are inside)."""
+    path, home = folder / name, folder.resolve()
+    real = path.resolve()
+    if real.parent not in {home, home.parent.parent / "blobs"}:
+        raise CheckpointError(f"is a link out of the folder, to {real}", where=path)
+    return path
+
+
+def _no_weights(folder: Path) -> CheckpointError:
+    for pattern in LEGACY:
+        if found := sorted(p.name for p in folder.glob(pattern)):
+            return CheckpointError(
+                f"holds {found[0]} but no safetensors; fuse does not read pickles and other formats",
+                where=folder,
+                hint="load it with transformers where you trust it, and `save_pretrained`",
+            )
+    return CheckpointError(f"holds neither {SINGLE} nor {INDEX}", where=folder)
+
+
+def check_config(config: Mapping[str, Any], where: object) -> None:
+    """Refuse configs that carry code or quantised weights, at any depth."""
+    todo: list[tuple[str, Any]] = [("", config)]
+    while todo:
+        path, value = todo.pop()
+        if isinstance(value, list):
+            todo += [(f"{path}[{i}]", v) for i, v in enumerate(value) if isinstance(v, dict | list)]
+        if not isinstance(value, dict):
+            continue
+        for key, item in value.items():
+            at = f"{path}.{key}" if path else key
+            if key == "trust_remote_code" and item:
+                raise CheckpointError(f"{at} asks to run code from the folder; fuse never does", where=where)
+            if key.endswith("_internal") or (key.startswith("_attn_implementation") and "/" in str(item)):
+                raise CheckpointError(f"{at}: {item!r} names code to fetch; fuse never does", where=where)
+            if key in {"quantization_config", "compression_config"} and item:
+                method = item.get("quant_method", "?") if isinstance(item, dict) else item
+                raise CheckpointError(
+                    f"{at}: the weights are quantised ({method})", where=where, hint="merge the unquantised checkpoint"
+                )
+            todo.append((at, item))
+
+
+def free_bytes(folder: Path) -> int:
+    """Free disk space for a file that this user would write into the folder (or its nearest existing parent)."""
+    while not folder.exists():
+        folder = folder.parent
+    stat = os.statvfs(folder)
+    return stat.f_bavail * stat.f_frsize

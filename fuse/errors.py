@@ -1,0 +1,44 @@
+"""The one error family: what is wrong, where, and what would work.
+
+The command line prints a `FuseError` as one sentence without a traceback and exits with its code.
+"""
+
+import unicodedata
+
+
+class FuseError(Exception):
+    """Something the user can mend; exit code 2 unless a subclass says otherwise.
+
+    problem: one sentence with the offending value. where: file, file:line:column or tensor. hint: what would work.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problem: str, *, where: object = "", hint: str = "") -> None:
+        self.problem, self.where, self.hint = problem, str(where), hint
+        text = f"{self.where}: {problem}" if self.where else problem
+        super().__init__(printable(f"{text} ({hint})" if hint else text))
+
+
+class RecipeError(FuseError):
+    """The recipe, or the command line, is wrong (exit code 2)."""
+
+
+class CheckpointError(FuseError):
+    """A checkpoint folder is broken, hostile or of a kind that cannot be merged (exit code 3)."""
+
+    exit_code = 3
+
+
+class MachineError(FuseError):
+    """Disk, memory, permission, network or device (exit code 4)."""
+
+    exit_code = 4
+
+
+def printable(text: str) -> str:
+    """The text with control and direction characters escaped, so that a name cannot drive a terminal."""
+    return "".join(
+        c.encode("unicode_escape").decode() if c != "\n" and unicodedata.category(c) in {"Cc", "Cf", "Cs"} else c
+        for c in text
+    )

@@ -1,0 +1,73 @@
+"""JSON as a checkpoint may hold it: UTF-8, no duplicate keys, no NaN, bounded size and depth."""
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fuse.errors import CheckpointError
+
+MAX_BYTES = 256 << 20  # the largest tokenizer.json in use is about 35 MB
+
+
+def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises CheckpointError when the file is missing, empty, not a plain file, too large, or not a strict JSON object.
+    """
+    return parse_object(read_bytes(path, max_bytes=max_bytes), where=path)
+
+
+def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
+    """The bytes of a plain file of bounded size."""
+    if not path.exists():
+        raise CheckpointError("the file is missing", where=path)
+    if not path.is_file():
+        raise CheckpointError("this is not a plain file", where=path)
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise CheckpointError(f"{size:,} bytes is more than the {max_bytes:,} that fuse reads", where=path)
+    return path.read_bytes()
+
+
+def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
+    """A JSON object from bytes; CheckpointError with `where` for anything else."""
+    if not data.strip():
+        raise CheckpointError("the file is empty", where=where)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"not UTF-8 at byte {error.start}", where=where) from None
+    if text.startswith("\ufeff"):
+        raise CheckpointError("begins with a byte order mark", where=where, hint="save it as UTF-8 without BOM")
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except _Refused as error:
+        raise CheckpointError(str(error), where=where) from None
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"not JSON: {error.msg}", where=f"{where}:{error.lineno}:{error.colno}") from None
+    except RecursionError:
+        raise CheckpointError("nested too deeply", where=where) from None
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise CheckpointError(f"not JSON: {error}", where=where) from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"holds a JSON {type(value).__name__}, not an object", where=where)
+    return value
+
+
+class _Refused(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise _Refused(f"key {key!r} stands twice in one object")
+            seen.add(key)
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise _Refused(f"{name} is not a JSON number")

@@ -1,0 +1,145 @@
+"""Which token a row of the embedding table belongs to, read from the tokenizer's files with the standard library."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fuse import strict_json
+from fuse.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token to id, with what else must agree before two members may share a prompt.
+
+    added: the tokens that stand outside the model's own vocabulary. digest: sha256 over the id-ordered tokens.
+    template: the chat template's text ("" if there is none).
+    """
+
+    ids: Mapping[str, int]
+    added: frozenset[str]
+    digest: str
+    template: str
+    source: str  # the file that the tokens came from
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return max(self.ids.values(), default=-1) + 1
+
+
+def read_vocabulary(folder: Path) -> Vocabulary | None:
+    """The vocabulary of a folder, or None when it holds no tokenizer.
+
+    Reads tokenizer.json, else vocab.json, else a sentencepiece tokenizer.model or spiece.model; added_tokens.json
+    and the added tokens of tokenizer_config.json come on top. Raises CheckpointError when a file is broken or two
+    tokens share an id.
+    """
+    ids, added, source = _read_tokens(folder)
+    if ids is None:
+        return None
+    template = _read_template(folder)
+    by_id: dict[int, str] = {}
+    for token, row in ids.items():
+        if not isinstance(row, int) or row < 0:
+            raise CheckpointError(f"token {token!r} has id {row!r}", where=folder / source)
+        if by_id.setdefault(row, token) != token:
+            raise CheckpointError(f"tokens {by_id[row]!r} and {token!r} share id {row}", where=folder / source)
+    digest = hashlib.sha256("\0".join(f"{i}\t{by_id[i]}" for i in sorted(by_id)).encode("utf-8", "surrogatepass"))
+    return Vocabulary(ids, frozenset(added), digest.hexdigest(), template, source)
+
+
+def _read_tokens(folder: Path) -> tuple[dict[str, int] | None, dict[str, int], str]:
+    fast = folder / "tokenizer.json"
+    if fast.exists():
+        stat = fast.stat()
+        base, added = _read_fast(fast, stat.st_mtime_ns, stat.st_size)
+        return base | added, added, fast.name
+    for name, read in (("vocab.json", strict_json.read_object), ("tokenizer.model", _read_pieces),
+                       ("spiece.model", _read_pieces), ("sentencepiece.bpe.model", _read_pieces)):  # fmt: skip
+        if (folder / name).exists():
+            added = _read_added(folder)
+            return {**read(folder / name), **added}, added, name
+    return None, {}, ""
+
+
+@lru_cache(maxsize=16)
+def _read_fast(path: Path, _mtime: int, _size: int) -> tuple[dict[str, int], dict[str, int]]:
+    tokenizer = strict_json.read_object(path)
+    model = tokenizer.get("model")
+    vocab: Any = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, list) and all(isinstance(row, list) and row for row in vocab):  # Unigram: [piece, score]
+        vocab = {row[0]: i for i, row in enumerate(vocab)}
+    if not isinstance(vocab, dict):
+        raise CheckpointError("model.vocab is not a vocabulary", where=path)
+    rows = tokenizer.get("added_tokens") or []
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and "content" in r and "id" in r for r in rows):
+        raise CheckpointError("added_tokens is not a list of {id, content}", where=path)
+    return vocab, {row["content"]: row["id"] for row in rows}
+
+
+def _read_added(folder: Path) -> dict[str, int]:
+    added: dict[str, int] = {}
+    if (folder / "tokenizer_config.json").exists():
+        decoder = strict_json.read_object(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+        added |= {row["content"]: int(i) for i, row in decoder.items() if isinstance(row, dict) and "content" in row}
+    if (folder / "added_tokens.json").exists():
+        added |= strict_json.read_object(folder / "added_tokens.json")
+    return added
+
+
+def _read_template(folder: Path) -> str:
+    if (folder / "chat_template.jinja").exists():
+        return strict_json.read_bytes(folder / "chat_template.jinja", max_bytes=1 << 20).decode("utf-8", "replace")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            template = strict_json.read_object(folder / name).get("chat_template")
+            if isinstance(template, str):
+                return template
+    return ""
+
+
+def _read_pieces(path: Path) -> dict[str, int]:
+    """The pieces of a sentencepiece model: field 1 of the protobuf, repeated, whose own field 1 is the text."""
+    pieces: dict[str, int] = {}
+    try:
+        for field, value in _fields(strict_json.read_bytes(path)):
+            if field == 1 and isinstance(value, bytes):
+                text = next(v for f, v in _fields(value) if f == 1 and isinstance(v, bytes))
+                pieces.setdefault(text.decode("utf-8"), len(pieces))
+    except (IndexError, StopIteration, UnicodeDecodeError, ValueError):
+        raise CheckpointError("not a sentencepiece model", where=path) from None
+    return pieces
+
+
+def _fields(data: bytes):
+    """(field number, bytes or int) of one protobuf message."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+        elif kind == 2:
+            length, at = _varint(data, at)
+            value, at = data[at : at + length], at + length
+        elif kind in {1, 5}:
+            value, at = data[at : at + (8 if kind == 1 else 4)], at + (8 if kind == 1 else 4)
+        else:
+            raise ValueError(f"wire type {kind}")
+        if at > len(data):
+            raise ValueError("truncated")
+        yield tag >> 3, value
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
