@@ -1,0 +1,89 @@
+"""A member taken apart: which stored tensor is which part, under its canonical name, on which base."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fuse import families
+from fuse.checkpoint import Checkpoint, open_checkpoint
+from fuse.errors import CheckpointError
+from fuse.families.family import Basis, Family, Part, Place, TextFamily
+from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
+from fuse.vocabulary import Vocabulary, read_vocabulary
+
+
+@dataclass(frozen=True)
+class Member:
+    """An opened checkpoint with every key placed. `places[key]` is None for a buffer that models recompute."""
+
+    checkpoint: Checkpoint
+    family: Family
+    text: TextFamily
+    basis: Basis
+    places: Mapping[str, Place | None]
+    vocabulary: Vocabulary | None
+
+    @property
+    def name(self) -> str:
+        return self.checkpoint.name
+
+    @property
+    def folder(self) -> Path:
+        return self.checkpoint.folder
+
+    @cached_property
+    def parts(self) -> dict[Part, dict[str, TensorEntry]]:
+        """Stored tensors by part and canonical name, in stored order."""
+        parts: dict[Part, dict[str, TensorEntry]] = {"language": {}, "encoder": {}, "projector": {}, "extra": {}}
+        for key, place in self.places.items():
+            if place is not None:
+                parts[place.part][place.canonical] = self.checkpoint.tensors[key]
+        return parts
+
+    @property
+    def language(self) -> dict[str, TensorEntry]:
+        return self.parts["language"]
+
+    @property
+    def sees(self) -> bool:
+        """The member is multimodal: it has an encoder or a projector, or its family would load one from elsewhere."""
+        return bool(self.parts["encoder"] or self.parts["projector"] or self.parts["extra"])
+
+    @property
+    def is_tied(self) -> bool:
+        """The head is the embedding: it is not stored."""
+        return self.text.head not in self.language
+
+    @cached_property
+    def licence(self) -> str:
+        """The licence that the model card states, or ""."""
+        card = self.folder / "README.md"
+        if not card.is_file():
+            return ""
+        with card.open("rb") as file:
+            text = file.read(1 << 16).decode("utf-8", "replace")
+        front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+        found = re.search(r"^license:\s*([\w.+-]+)\s*$", front[1], re.MULTILINE) if front else None
+        return found[1] if found else ""
+
+
+def open_member(name: str, location: str, *, revision: str | None, relative_to: Path) -> Member:
+    """Open a checkpoint and place every tensor; errors as `open_checkpoint` and `families` raise them."""
+    checkpoint = open_checkpoint(name, location, revision=revision, relative_to=relative_to)
+    where = str(checkpoint.folder)
+    family = families.family_of(checkpoint.config, where)
+    text = families.text_family_of(checkpoint.config, family, where)
+    basis = families.basis_of(checkpoint.config, family, where)
+    places = families.places(checkpoint.config, list(checkpoint.tensors), where)
+    member = Member(checkpoint, family, text, basis, places, read_vocabulary(checkpoint.folder))
+    families.check_language(checkpoint.config, {k: e.shape for k, e in member.language.items()}, where)
+    for part, tensors in member.parts.items():
+        for entry in tensors.values():
+            if entry.dtype not in FLOAT_BYTES and part == "language":
+                raise CheckpointError(
+                    f"tensor {entry.name!r} has dtype {entry.dtype}, which cannot be merged", where=entry.file,
+                    hint=f"fuse merges {', '.join(FLOAT_BYTES)}",
+                )  # fmt: skip
+    return member

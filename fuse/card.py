@@ -1,0 +1,53 @@
+"""The model card of an output folder."""
+
+import re
+
+from fuse.plan import Plan
+
+OTHER = "other"
+
+
+def model_card(plan: Plan) -> str:
+    """README.md: front matter for the hub, what was merged, the recipe, how to load it."""
+    from huggingface_hub import ModelCardData
+
+    sees = plan.host.sees
+    licences = {m.licence for m in plan.members}
+    hub_ids = [m.checkpoint.origin.removeprefix("hf://") for m in plan.members if m.checkpoint.revision]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-text-to-text" if sees else "text-generation",
+        tags=["merge", "fuse", *(["multimodal"] if sees else [])],
+        license=licences.pop() if len(licences) == 1 and "" not in licences else OTHER,
+        base_model=hub_ids or None,
+        **({"base_model_relation": "merge"} if hub_ids else {}),
+    )
+    return f"---\n{data.to_yaml()}\n---\n\n{_body(plan)}"
+
+
+def _body(plan: Plan) -> str:
+    merged = sum(row.action == "merge" for row in plan.rows)
+    auto = "AutoModelForImageTextToText" if plan.host.sees else "AutoModelForCausalLM"
+    members = "\n".join(
+        f"| {m.name} | {_cell(m.checkpoint.origin)} | {m.checkpoint.revision or '-'} | {m.licence or 'not stated'} |"
+        for m in plan.members
+    )
+    fence = "`" * max(3, max((len(run) for run in re.findall(r"`+", plan.recipe_text)), default=0) + 1)
+    loading = (
+        f"```python\nfrom transformers import {auto}\n\n"
+        f'model = {auto}.from_pretrained("path/to/this/folder", dtype="auto", device_map="auto")\n```\n'
+        if plan.host.family.native
+        else "This folder has the layout of the original code of its family, which is what loads it.\n"
+    )
+    return (
+        "# A merged model\n\n"
+        f"Made without training: {merged} tensors merged, {len(plan.rows) - merged} copied from `{plan.host.name}`, "
+        f"{len(plan.drops)} left out by the recipe (listed with reasons in `fuse.json`).\n\n"
+        f"| member | origin | revision | licence |\n|---|---|---|---|\n{members}\n\n"
+        f"## Recipe\n\n{fence}yaml\n{plan.recipe_text.rstrip()}\n{fence}\n\n"
+        f"## Load\n\n{loading}"
+    )
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"([|<>`\[\]\\])", r"\\\1", text)

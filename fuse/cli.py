@@ -1,0 +1,78 @@
+"""The `fuse` command: a lazy group, one file per verb under `commands/`."""
+
+import os
+import signal
+import sys
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from fuse import __version__
+from fuse.errors import FuseError, printable
+from fuse.suggest import did_you_mean
+
+# verb -> one line for `fuse --help`, so that no command module is imported to print it
+VERBS = {
+    "plan": "Show what a recipe will do to every tensor; reads no weights.",
+    "merge": "Run a recipe into a folder that transformers loads.",
+    "ask": "Ask a model folder a question.",
+    "schema": "Print the JSON schema of recipes.",
+}
+
+
+class Verbs(click.Group):
+    """A group that imports a command only when it runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return import_module(f"fuse.commands.{cmd_name}").command if cmd_name in VERBS else None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        if args and args[0] not in VERBS:
+            ctx.fail(f"no verb {args[0]!r} ({did_you_mean(args[0], VERBS)})")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fuse")
+def cli() -> None:
+    """Compose multimodal LLMs out of parts that exist, without training."""
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(143)  # unwinds, so that a partial folder is removed
+
+
+def main() -> NoReturn:
+    """Run the command line; exits 0, 1 (bug), 2 (input), 3 (checkpoint), 4 (machine), 130 or 143 (interrupted)."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        cli.main(standalone_mode=False)
+    except FuseError as error:
+        _say(str(error))
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _say(error.format_message())
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted; nothing was written")
+        sys.exit(130)
+    except MemoryError:
+        _say("out of memory; nothing was written")
+        sys.exit(4)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(0)
+
+
+def _say(text: str) -> None:
+    click.echo(f"fuse: {printable(text)}", err=True)

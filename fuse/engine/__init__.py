@@ -1,0 +1,1 @@
+"""Runs the rows of a plan. Knows nothing of recipes or families."""

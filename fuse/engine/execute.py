@@ -1,0 +1,139 @@
+"""The streaming loop: row by row, block by block, in the order of the output files."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fuse import methods
+from fuse.engine.read import TORCH, Reader
+from fuse.engine.write import ShardWriter, stored_order
+from fuse.errors import CheckpointError
+from fuse.memory import BLOCK
+from fuse.methods.random import key
+from fuse.plan import Row, Source
+
+Progress = Callable[[int], None]
+
+
+def execute(
+    rows: Sequence[Row], shards: Sequence[tuple[str, Sequence[int]]], folder: Path, progress: Progress
+) -> dict[str, str]:
+    """Write every shard into `folder`; the sha256 of each file by name.
+
+    rows: what to write. shards: file name and row numbers. progress: called with the bytes written since the last call.
+    Raises CheckpointError when a value read or computed is not finite, naming tensor, member, count and first place.
+    """
+    digests = {}
+    with Reader() as reader, torch.no_grad():
+        for name, numbers in shards:
+            inside = [rows[i] for i in numbers]
+            inside = [inside[i] for i in stored_order(inside)]
+            with ShardWriter(folder / name, inside) as writer:
+                for row in inside:
+                    for block in _blocks(row, reader):
+                        data = _bytes(block)
+                        writer.write(data)
+                        progress(len(data))
+            digests[name] = writer.sha256
+    return digests
+
+
+def _blocks(row: Row, reader: Reader) -> Iterator[Tensor]:
+    """The row's values in the output dtype, flat, piece by piece."""
+    dtype = TORCH[row.dtype]
+    if row.action == "copy":
+        source = row.sources[0]
+        for start, block in _split(reader.tensor(source)):
+            yield _round(_checked(block, source, start), dtype, row, start)
+        return
+    merge = methods.load(row.method)
+    tensors = [reader.tensor(s) for s in row.sources]
+    base = reader.tensor(row.base) if row.base else None
+    if row.runs and row.host:
+        whole = _merge_rows(row, reader.tensor(row.host), tensors, base, merge)
+        for start, block in _split(whole):
+            yield _round(block, dtype, row, start)
+    elif methods.METHODS[row.method].elementwise:
+        count = max(tensors[0].numel(), 1)
+        for start in range(0, count, BLOCK):
+            parts = [t.view(-1)[start : start + BLOCK] for t in tensors]
+            base_part = None if base is None else base.view(-1)[start : start + BLOCK]
+            yield _round(_merge(row, parts, base_part, merge, start), dtype, row, start)
+    else:
+        for start, block in _split(_merge(row, tensors, base, merge, 0)):
+            yield _round(block, dtype, row, start)
+
+
+def _merge(row: Row, tensors: list[Tensor], base: Tensor | None, merge: Callable[..., Tensor], start: int) -> Tensor:
+    """The method over whole tensors or over the blocks that begin at element `start`."""
+    for source, tensor in zip(row.sources, tensors, strict=True):
+        _checked(tensor, source, start)
+    if row.base is not None and base is not None:
+        _checked(base, row.base, start)
+    method = methods.METHODS[row.method]
+    arguments = method.arguments(row.parameters, len(tensors))
+    if method.random:
+        seed = int(row.parameters.get("seed", 0))
+        arguments |= {"keys": [key(seed, row.canonical, s.member) for s in row.sources], "offset": start}
+    inputs = [tensors] if base is None else [tensors, base]
+    return merge(*inputs, **arguments)
+
+
+def _merge_rows(
+    row: Row, host: Tensor, tensors: list[Tensor], base: Tensor | None, merge: Callable[..., Tensor]
+) -> Tensor:
+    """The host's table with the rows of shared tokens merged, in float32 or wider.
+
+    A run's starts are in the order of the sources, the base last.
+    """
+    assert row.host is not None
+    _checked(host, row.host, 0)
+    rows_of = [torch.cat([torch.arange(run.sources[i], run.sources[i] + run.length) for run in row.runs])
+               for i in range(len(row.runs[0].sources))]  # fmt: skip
+    gathered = [t.index_select(0, rows_of[i]) for i, t in enumerate(tensors)]
+    base_rows = None if base is None else base.index_select(0, rows_of[-1])
+    merged = _merge(row, gathered, base_rows, merge, 0)
+    whole = host.to(merged.dtype, copy=True)
+    mine = torch.cat([torch.arange(run.host, run.host + run.length) for run in row.runs])
+    return whole.index_copy_(0, mine, merged.view(len(mine), *host.shape[1:]))
+
+
+def _split(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
+    flat = tensor.reshape(-1)
+    for start in range(0, max(flat.numel(), 1), BLOCK):
+        yield start, flat[start : start + BLOCK]
+
+
+def _checked(tensor: Tensor, source: Source, start: int) -> Tensor:
+    """The tensor, after a check that every stored value is finite."""
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        bad = torch.nonzero(~torch.isfinite(tensor.reshape(-1))).flatten()
+        value = tensor.reshape(-1)[bad[0]].item()
+        raise CheckpointError(
+            f"tensor {source.tensor.name!r} of {source.member} holds {value} at element {start + int(bad[0]):,} "
+            f"({len(bad):,} such values in this block)",
+            where=source.tensor.file,
+            hint="the checkpoint is damaged; fuse writes nothing from it",
+        )
+    return tensor
+
+
+def _round(block: Tensor, dtype: torch.dtype, row: Row, start: int) -> Tensor:
+    """The block in the output dtype, rounded once; an overflow is an error."""
+    out = block.to(dtype)
+    if out.is_floating_point() and not torch.isfinite(out).all():
+        first = int(torch.nonzero(~torch.isfinite(out)).flatten()[0])
+        raise CheckpointError(
+            f"output tensor {row.name!r} is {out[first].item()} in {row.dtype} at element {start + first:,} "
+            f"(computed as {block[first].item():g})",
+            hint="choose a wider output.dtype, or smaller weights",
+        )
+    return out
+
+
+def _bytes(block: Tensor) -> memoryview:
+    array: np.ndarray = block.contiguous().view(torch.uint8).numpy()
+    return memoryview(array)

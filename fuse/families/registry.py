@@ -1,0 +1,83 @@
+"""Which file of this room holds which model_type. Modules are imported on demand, from these two closed lists only."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from fuse.errors import CheckpointError
+from fuse.families.family import Family, TextFamily
+
+# model_type of a multimodal checkpoint -> module in fuse/families
+FAMILIES: dict[str, str] = {
+    "llava": "llava",
+}
+
+# model_type of a language model, alone or as the text config of a multimodal one -> module in fuse/families/text
+TEXTS: dict[str, str] = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+}
+
+# Checkpoints of the original LLaVA code and its offspring; their config.json is the language model's with `mm_` keys.
+ORIGINALS: dict[str, str] = {}
+
+# SliME's own `mm_resampler_type`s. LLaVA-NeXT writes the key too, as null or "spatial_pool".
+SLIME_KEYS = ("mm_resampler_dim", "mm_resampler_topp", "mm_resampler_temp", "seperator")
+
+
+def family_of(config: Mapping[str, Any], where: str) -> Family:
+    """The family of a checkpoint by its config.json; an unknown or missing model_type is a CheckpointError."""
+    model_type = model_type_of(config, where)
+    if "mm_vision_tower" in config and model_type in ORIGINALS:
+        return _original(config, model_type)
+    if model_type in FAMILIES:
+        return _load(f"fuse.families.{FAMILIES[model_type]}")
+    if model_type in TEXTS:
+        return _text_only(model_type)
+    raise _unknown(model_type, [*FAMILIES, *TEXTS, *ORIGINALS], "a family that fuse knows", where)
+
+
+def text_module(model_type: str, where: str) -> TextFamily:
+    """The table of a language model's tensors, by the model_type of its config."""
+    if model_type not in TEXTS:
+        raise _unknown(model_type, list(TEXTS), "a language model that fuse knows", where)
+    return _load(f"fuse.families.text.{TEXTS[model_type]}")
+
+
+def model_type_of(config: Mapping[str, Any], where: str) -> str:
+    """The config's model_type, which must be there and be a plain word."""
+    model_type = config.get("model_type")
+    if model_type is None:
+        raise CheckpointError(
+            "config.json: model_type is missing", where=where, hint="is this a folder that transformers wrote?"
+        )
+    if not isinstance(model_type, str) or not re.fullmatch(r"[a-z0-9_.-]{1,64}", model_type):
+        raise CheckpointError(f"config.json: model_type {str(model_type)[:80]!r} is not a plain word", where=where)
+    return model_type
+
+
+def _original(config: Mapping[str, Any], model_type: str) -> Family:
+    module = ORIGINALS[model_type]
+    if module == "llava_original" and any(config.get(key) is not None for key in SLIME_KEYS):
+        module = "slime"
+    return replace(_load(f"fuse.families.{module}"), model_type=model_type)
+
+
+@cache
+def _text_only(model_type: str) -> Family:
+    return Family(model_type=model_type, prefixes={"": ("language", "")}, text_type=model_type, vision="")
+
+
+@cache
+def _load(module: str) -> Any:
+    return import_module(module).FAMILY
+
+
+def _unknown(model_type: str, known: list[str], what: str, where: str) -> CheckpointError:
+    near = difflib.get_close_matches(model_type, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(set(known)))}"
+    return CheckpointError(f"config.json: model_type {model_type!r} is not {what}", where=where, hint=hint)

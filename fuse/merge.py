@@ -1,0 +1,31 @@
+"""A plan carried out: weights, small files, a check, one rename."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from fuse.output import check_target, check_written, new_folder
+from fuse.plan import Plan
+
+
+def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[int], None] = lambda _: None) -> None:
+    """Run the plan into the folder `target`, which appears whole or not at all.
+
+    progress: called with the bytes written since the last call, `plan.bytes_written` in all.
+    Raises RecipeError when the target is taken, CheckpointError when a tensor is not finite, MachineError when the
+    machine has no room.
+    """
+    check_target(plan, target, force=force)
+    from fuse.engine.execute import execute
+    from fuse.sidecars import write_sidecars
+
+    with new_folder(target, force=force) as folder:
+        digests = execute(plan.rows, plan.shards, folder, progress)
+        sources = {m.name: {f.name: file_sha256(f) for f in m.checkpoint.weight_files} for m in plan.members}
+        write_sidecars(plan, folder, digests, sources)
+        check_written(plan, folder)
+
+
+def file_sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

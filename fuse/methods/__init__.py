@@ -1,0 +1,27 @@
+"""Merge methods: pure functions of tensors and numbers, one file each, and the table that describes them."""
+
+import difflib
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from fuse.errors import RecipeError
+from fuse.methods.table import METHODS, REQUIRED, Method, Param
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["METHODS", "REQUIRED", "Method", "Param", "load"]
+
+
+def load(name: str) -> "Callable[..., Tensor]":
+    """The function of the method with this name; imports torch.
+
+    Call it as ``load(name)(tensors, base, **arguments)``, without ``base`` where the table's row says "none".
+    Raises RecipeError where the table has no such name.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(METHODS)}"
+        raise RecipeError(f"unknown merge method {name!r}", hint=hint)
+    return getattr(import_module(f"fuse.methods.{name}"), name)

@@ -1,0 +1,63 @@
+"""What all methods share: the precision they compute in, task vectors and weighted sums.
+
+Methods compute in float32 (float64 where an input is float64) by separately rounded operations in a fixed order,
+with no fused multiply-add, so that an element's bytes do not depend on the size of the block it is computed in.
+Scalars are combined in Python floats first. In-place operations touch only copies made here, never an input.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from fuse.methods.table import sums_to_zero
+
+
+def working_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+    """float64 where any tensor is float64, else float32.
+
+    Raises ValueError for no tensors or unequal shapes, TypeError for a tensor that is not floating point.
+    """
+    if not tensors:
+        raise ValueError("a merge needs at least one tensor")
+    for tensor in tensors:
+        if tensor.shape != tensors[0].shape:
+            raise ValueError(f"shapes differ: {tuple(tensors[0].shape)} and {tuple(tensor.shape)}")
+        if not tensor.is_floating_point():
+            raise TypeError(f"a merge needs floating-point tensors, not {tensor.dtype}")
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+
+
+def check_lengths(tensors: Sequence[Tensor], **values: Sequence[float]) -> None:
+    """Raise ValueError where a per-member parameter does not have one value a tensor."""
+    for name, numbers in values.items():
+        if len(numbers) != len(tensors):
+            raise ValueError(f"{name} has {len(numbers)} values for {len(tensors)} tensors")
+
+
+def fresh(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous copy that the caller may change."""
+    return tensor.to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+
+def task_vector(tensor: Tensor, base: Tensor) -> Tensor:
+    """``tensor - base`` in the dtype of base (already the working dtype), in memory of its own."""
+    return fresh(tensor, base.dtype).sub_(base)
+
+
+def coefficients(weights: Sequence[float], normalize: bool, lambda_: float = 1.0) -> list[float]:
+    """``lambda * w / sum(w)`` with normalize, else ``lambda * w``; weights that sum to zero are not divided."""
+    total = math.fsum(weights) if normalize and not sums_to_zero(weights) else 1.0
+    return [lambda_ * (weight / total) for weight in weights]
+
+
+def weighted_sum(terms: Iterable[Tensor], factors: Sequence[float]) -> Tensor:
+    """``((f0 * t0) + f1 * t1) + ...``, from left to right; the terms are changed in place."""
+    total: Tensor | None = None
+    for term, factor in zip(terms, factors, strict=True):
+        scaled = term.mul_(factor)
+        total = scaled if total is None else total.add_(scaled)
+    if total is None:
+        raise ValueError("a merge needs at least one tensor")
+    return total

@@ -1,0 +1,40 @@
+"""Task arithmetic over task vectors with elements dropped at random (DARE, arXiv 2311.03099, section 3)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fuse.methods.arithmetic import check_lengths, coefficients, task_vector, weighted_sum, working_dtype
+from fuse.methods.drop import drop_at_random
+
+
+def dare_linear(
+    tensors: Sequence[Tensor],
+    base: Tensor,
+    *,
+    weights: Sequence[float],
+    density: Sequence[float],
+    keys: Sequence[int],
+    offset: int = 0,
+    lambda_: float = 1.0,
+    normalize: bool = False,
+    rescale: bool = True,
+) -> Tensor:
+    """The base plus the weighted sum of the thinned task vectors.
+
+    ``base + sum(lambda * w * m * (x - base) / density)`` with m 1 with probability density, else 0; not divided by
+    the density without rescale. With normalize the weights are divided by their sum (not where that is zero).
+    tensors, base: one shape, any float dtypes. weights, density, keys: one a tensor, keys from `random.key`.
+    offset: the index, in the whole tensor, of the first element given. Returns float32 (float64 for float64 inputs).
+    Rescale is 1 / density as in the paper, not mergekit's restoring of the L1 norm (see `drop`).
+
+    Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
+    """
+    dtype = working_dtype([*tensors, base])
+    check_lengths(tensors, weights=weights, density=density, keys=keys)
+    start = base.to(dtype)
+    thinned = (
+        drop_at_random(task_vector(tensor, start), share, rescale, key, offset)
+        for tensor, share, key in zip(tensors, density, keys, strict=True)
+    )
+    return weighted_sum(thinned, coefficients(weights, normalize, lambda_)).add_(start)

@@ -1,0 +1,42 @@
+"""Sign election over task vectors with elements dropped at random (DARE with TIES, arXiv 2311.03099, section 4.1)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fuse.methods.arithmetic import check_lengths, task_vector, working_dtype
+from fuse.methods.drop import drop_at_random
+from fuse.methods.ties import agreed_sum
+
+
+def dare_ties(
+    tensors: Sequence[Tensor],
+    base: Tensor,
+    *,
+    weights: Sequence[float],
+    density: Sequence[float],
+    keys: Sequence[int],
+    offset: int = 0,
+    lambda_: float = 1.0,
+    normalize: bool = False,
+    rescale: bool = True,
+) -> Tensor:
+    """The base plus the merge of the thinned task vectors that agree with the elected sign.
+
+    `ties` with random dropping in place of trimming: ``d = w * m * (x - base) / density`` with m 1 with probability
+    density, else 0; then the sign of ``sum(d)`` is elected and the d that have it are added up.
+    tensors, base: one shape, any float dtypes. weights, density, keys: one a tensor, keys from `random.key`.
+    offset: the index, in the whole tensor, of the first element given. Returns float32 (float64 for float64 inputs).
+    normalize divides by the sum of the weights that agreed; off by default, as in mergekit. Rescale is 1 / density as
+    in the paper, not mergekit's restoring of the L1 norm (see `drop`).
+
+    Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
+    """
+    dtype = working_dtype([*tensors, base])
+    check_lengths(tensors, weights=weights, density=density, keys=keys)
+    start = base.to(dtype)
+    thinned = [
+        drop_at_random(task_vector(tensor, start), share, rescale, key, offset).mul_(weight)
+        for tensor, share, key, weight in zip(tensors, density, keys, weights, strict=True)
+    ]
+    return agreed_sum(thinned, weights, normalize).mul_(lambda_).add_(start)

@@ -1,0 +1,29 @@
+"""Drop elements of a task vector at random and scale up the rest (DARE, arXiv 2311.03099, section 3.2)."""
+
+from torch import Tensor
+
+from fuse.methods import random
+
+
+def drop(delta: Tensor, keep: Tensor, density: float, rescale: bool) -> Tensor:
+    """``delta * keep``, with rescale times ``1 / density``; in place.
+
+    delta: float32 or float64. keep: bool of the same shape, true where an element stays.
+    mergekit's rescale restores the L1 norm of the whole task vector instead; 1 / density is the paper's and needs no
+    look at the other elements. NaN is kept, so that a check of the output sees it.
+    """
+    delta.mul_(keep)
+    return delta.mul_(1 / density) if rescale else delta
+
+
+def drop_at_random(delta: Tensor, density: float, rescale: bool, key: int, offset: int) -> Tensor:
+    """`drop` with each element kept with probability density; element i takes draw offset + i of the key. In place.
+
+    Raises ValueError for a density outside 0 (exclusive) to 1.
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"density should be greater than 0 and at most 1, not {density}")
+    if density == 1:
+        return delta
+    draws = random.uniform(key, delta.numel(), offset, delta.device)
+    return drop(delta, (draws < density).view(delta.shape), density, rescale)

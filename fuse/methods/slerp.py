@@ -1,0 +1,59 @@
+"""Spherical linear interpolation of two whole tensors (Shoemake 1985)."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from fuse.methods.arithmetic import fresh, weighted_sum, working_dtype
+
+# Above this |cosine| the arc is a line to within float32, and for opposite tensors it is not defined (mergekit's value).
+COLLINEAR = 0.9995
+# At most torch's grain size, so that a sum never depends on the number of threads.
+BLOCK = 1 << 15
+
+
+def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
+    """The point at t on the arc from the first tensor to the second, each taken as one long vector.
+
+    ``sin((1 - t) * a) / sin(a) * x0 + sin(t * a) / sin(a) * x1`` with ``cos(a) = <x0, x1> / (|x0| |x1|)``.
+    tensors: exactly two of one shape, any float dtypes. Returns that shape in float32 (float64 for float64 inputs).
+    The cosine is computed in float64. Where ``|cos(a)| > 0.9995``, or a tensor is zero or not finite, the straight
+    line ``(1 - t) * x0 + t * x1`` is taken (our choice for zeros; mergekit takes a right angle there).
+
+    Raises ValueError for other than two tensors, unequal shapes, or t outside 0 to 1.
+    """
+    if len(tensors) != 2:
+        raise ValueError(f"slerp takes 2 tensors, not {len(tensors)}")
+    if not 0 <= t <= 1:
+        raise ValueError(f"t should be from 0 to 1, not {t}")
+    dtype = working_dtype(tensors)
+    return weighted_sum((fresh(tensor, dtype) for tensor in tensors), arc_weights(cosine(*tensors), t))
+
+
+def cosine(first: Tensor, second: Tensor) -> float:
+    """``<x, y> / (|x| |y|)`` in float64, within -1 to 1; NaN where a norm is zero or not finite."""
+    products: list[Tensor] = []
+    for x_part, y_part in zip(first.reshape(-1).split(BLOCK), second.reshape(-1).split(BLOCK), strict=True):
+        x, y = x_part.double(), y_part.double()
+        products.append(torch.stack([(x * y).sum(), (x * x).sum(), (y * y).sum()]))
+    dot, *squares = map(_exact_sum, torch.stack(products).T.tolist())
+    norm = math.prod(map(math.sqrt, squares))
+    return max(-1.0, min(1.0, dot / norm)) if 0 < norm < math.inf and math.isfinite(dot) else math.nan
+
+
+def _exact_sum(numbers: Iterable[float]) -> float:
+    # fsum raises on inf - inf and on overflow; both mean that no angle is defined
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):
+        return math.nan
+
+
+def arc_weights(cosine: float, t: float) -> tuple[float, float]:
+    """The factors of the first and the second tensor; those of the straight line where the arc is not defined."""
+    if math.isnan(cosine) or abs(cosine) > COLLINEAR:
+        return 1 - t, t
+    angle = math.acos(cosine)
+    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)

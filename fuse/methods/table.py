@@ -1,0 +1,215 @@
+"""The merge methods as data: what each one needs and which parameters it takes.
+
+Read by the recipe schema and the planner, so this file imports no torch. The functions live beside it, one file a
+method; `fuse.methods.load` fetches one.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, Literal
+
+
+class Required(Enum):
+    """The type of `REQUIRED`, the default of a parameter that has none."""
+
+    REQUIRED = "required"
+
+    def __repr__(self) -> str:
+        return "REQUIRED"
+
+
+REQUIRED: Final = Required.REQUIRED
+
+Number = float | int | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter of a method, under the name that a recipe gives it.
+
+    per_member: one value for each non-base tensor; a single value then stands for all of them.
+    low, high: the bounds; low_open or high_open says that the bound itself is not allowed.
+    """
+
+    doc: str
+    default: Number | Required = REQUIRED
+    kind: type[float] | type[int] | type[bool] = float
+    per_member: bool = False
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
+
+    def problem(self, value: object) -> str | None:
+        """What is wrong with one value, as the end of a sentence; None where it is right."""
+        if self.kind is bool:
+            return None if isinstance(value, bool) else f"should be true or false, not {value!r}"
+        if self.kind is int and (isinstance(value, bool) or not isinstance(value, int)):
+            return f"should be a whole number, not {value!r}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return f"should be a number, not {value!r}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"should be finite, not {value!r}"
+        if self.low is not None and (value < self.low or (self.low_open and value == self.low)):
+            return f"should be {'greater than' if self.low_open else 'at least'} {self.low:g}, not {value!r}"
+        if self.high is not None and (value > self.high or (self.high_open and value == self.high)):
+            return f"should be {'less than' if self.high_open else 'at most'} {self.high:g}, not {value!r}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One merge method.
+
+    base: "required" (the function takes `base` as its second argument) or "none" (it takes no base).
+    inputs: the least and the greatest number of non-base tensors; None for no limit.
+    elementwise: output element i depends on element i of the inputs only, so that a tensor may be merged in blocks
+    of any size with the same bytes. random: takes `keys` (from `fuse.methods.random.key`) and `offset`, the index of
+    the block's first element in the tensor; `seed` makes the keys and is not passed to the function.
+    nonzero_sum: with `normalize`, weights that sum to zero are an error.
+    """
+
+    name: str
+    doc: str
+    base: Literal["required", "none"]
+    inputs: tuple[int, int | None]
+    params: Mapping[str, Param]
+    elementwise: bool
+    random: bool = False
+    nonzero_sum: bool = False
+
+    def problem(self, values: Mapping[str, object], inputs: int) -> str | None:
+        """The first thing wrong with the values for one tensor, as a sentence; None where all is right.
+
+        values: a number by parameter name; a number or a sequence of `inputs` numbers where the parameter is per
+        member. Parameters that have a default may be missing. inputs: the number of non-base tensors.
+        """
+        least, most = self.inputs
+        if inputs < least or (most is not None and inputs > most):
+            wanted = f"{least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+            return f"{self.name} takes {wanted} member{'s' * (wanted != '1')}, not {inputs}"
+        for name in values:
+            if name not in self.params:
+                return f"{self.name} has no parameter {name!r}; it has {', '.join(self.params)}"
+        for name, param in self.params.items():
+            if found := _problem(name, param, values.get(name, param.default), inputs):
+                return f"{self.name}: {found}"
+        weights = values.get("weights")
+        if self.nonzero_sum and values.get("normalize", self.params["normalize"].default):
+            numbers = weights if isinstance(weights, Sequence) else [weights] * inputs
+            if sums_to_zero(numbers):  # pyright: ignore[reportArgumentType]  (each is a number, as checked above)
+                return f"{self.name}: the weights sum to zero, so they cannot be normalized (normalize: false?)"
+        return None
+
+    def arguments(self, values: Mapping[str, object], inputs: int) -> dict[str, object]:
+        """The keyword arguments of the function: defaults filled in, one number a member, `lambda` as `lambda_`.
+
+        values: as in `problem`, and found right by it. `keys` and `offset` of a random method are not among them.
+        """
+        filled = {name: values.get(name, param.default) for name, param in self.params.items() if name != "seed"}
+        return {
+            "lambda_" if name == "lambda" else name: [value] * inputs
+            if self.params[name].per_member and not isinstance(value, Sequence)
+            else value
+            for name, value in filled.items()
+        }
+
+
+def _problem(name: str, param: Param, value: object, inputs: int) -> str | None:
+    if value is REQUIRED:
+        return f"{name} is missing"
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        found = param.problem(value)
+        return f"{name} {found}" if found else None
+    if not param.per_member:
+        return f"{name} is one value, not a list"
+    if len(value) != inputs:
+        return f"{name} has {len(value)} values for {inputs} members"
+    return next((f"{name}[{i}] {found}" for i, one in enumerate(value) if (found := param.problem(one))), None)
+
+
+def sums_to_zero(weights: Sequence[float]) -> bool:
+    """Whether the weights cancel: a sum within 1e-8 of zero, relative to the sum of their magnitudes."""
+    return abs(math.fsum(weights)) <= 1e-8 * math.fsum(map(abs, weights))
+
+
+_WEIGHTS = Param("the share of each member; any finite number, negative too", per_member=True)
+_DENSITY = Param("the share of each task vector that is kept", 1.0, per_member=True, low=0, high=1, low_open=True)
+_LAMBDA = Param("multiplies the merged task vector before it is added to the base", 1.0)
+_SEED = Param("picks the elements that are dropped; the same seed drops the same ones", 0, int, low=0)
+_RESCALE = Param("divide what is kept by the density, so that the mean stays", True, bool)
+
+
+def _normalize(default: bool, by: str = "the sum of the weights") -> Param:
+    return Param(f"divide by {by}", default, bool)
+
+
+_RANDOM: Mapping[str, Param] = {
+    "weights": _WEIGHTS,
+    "density": _DENSITY,
+    "lambda": _LAMBDA,
+    "normalize": _normalize(False),
+    "rescale": _RESCALE,
+    "seed": _SEED,
+}
+
+METHODS: Final[Mapping[str, Method]] = {
+    "linear": Method(
+        name="linear",
+        doc="weighted mean of the members",
+        base="none",
+        inputs=(1, None),
+        params={"weights": _WEIGHTS, "normalize": _normalize(True)},
+        elementwise=True,
+        nonzero_sum=True,
+    ),
+    "slerp": Method(
+        name="slerp",
+        doc="walk along the arc from the first member to the second",
+        base="none",
+        inputs=(2, 2),
+        params={"t": Param("where on the arc: 0 is the first member, 1 the second", low=0, high=1)},
+        elementwise=False,
+    ),
+    "task_arithmetic": Method(
+        name="task_arithmetic",
+        doc="base plus the weighted sum of the task vectors",
+        base="required",
+        inputs=(1, None),
+        params={"weights": _WEIGHTS, "lambda": _LAMBDA, "normalize": _normalize(False)},
+        elementwise=True,
+    ),
+    "ties": Method(
+        name="ties",
+        doc="trim small changes, elect a sign, merge the task vectors that agree with it",
+        base="required",
+        inputs=(1, None),
+        params={
+            "weights": _WEIGHTS,
+            "density": _DENSITY,
+            "lambda": _LAMBDA,
+            "normalize": _normalize(True, by="the sum of the weights that agree with the elected sign"),
+        },
+        elementwise=False,
+    ),
+    "dare_linear": Method(
+        name="dare_linear",
+        doc="task arithmetic over task vectors with elements dropped at random",
+        base="required",
+        inputs=(1, None),
+        params=_RANDOM,
+        elementwise=True,
+        random=True,
+    ),
+    "dare_ties": Method(
+        name="dare_ties",
+        doc="sign election over task vectors with elements dropped at random",
+        base="required",
+        inputs=(1, None),
+        params={**_RANDOM, "normalize": _normalize(False, by="the sum of the weights that agree with the elected sign")},
+        elementwise=True,
+        random=True,
+    ),
+}

@@ -1,0 +1,30 @@
+"""Base plus a weighted sum of task vectors (arXiv 2212.04089, section 2)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fuse.methods.arithmetic import check_lengths, coefficients, task_vector, weighted_sum, working_dtype
+
+
+def task_arithmetic(
+    tensors: Sequence[Tensor],
+    base: Tensor,
+    *,
+    weights: Sequence[float],
+    lambda_: float = 1.0,
+    normalize: bool = False,
+) -> Tensor:
+    """The base plus the weighted sum of the task vectors: ``base + sum(lambda * w * (x - base))``.
+
+    tensors, base: one shape, any float dtypes. weights: one number a tensor; normalize divides them by their sum.
+    Returns that shape in float32 (float64 where an input is float64).
+    Weights that sum to zero are not divided, as in mergekit: there is nothing to divide by.
+
+    Raises ValueError for unequal shapes or lengths.
+    """
+    dtype = working_dtype([*tensors, base])
+    check_lengths(tensors, weights=weights)
+    start = base.to(dtype)
+    deltas = (task_vector(tensor, start) for tensor in tensors)
+    return weighted_sum(deltas, coefficients(weights, normalize, lambda_)).add_(start)

@@ -1,0 +1,80 @@
+"""Trim, elect a sign, merge what agrees (TIES, arXiv 2306.01708, section 4)."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fuse.methods.arithmetic import check_lengths, task_vector, working_dtype
+from fuse.methods.trim import Cut, find_cut, kept_count, trim
+
+BLOCK = 1 << 18
+
+
+def ties(
+    tensors: Sequence[Tensor],
+    base: Tensor,
+    *,
+    weights: Sequence[float],
+    density: Sequence[float],
+    lambda_: float = 1.0,
+    normalize: bool = True,
+) -> Tensor:
+    """The base plus the merge of the trimmed task vectors that agree with the elected sign.
+
+    ``d = w * trim(x - base)``; ``s = +1 where sum(d) >= 0 else -1``; ``base + lambda * sum(d where sign(d) == s)``,
+    the sum divided with normalize by the sum of the weights that agreed (by 1 where that is zero).
+    tensors, base: one shape, any float dtypes. weights, density: one number a tensor.
+    Returns that shape in float32 (float64 where an input is float64).
+    Trimming keeps the ``max(1, int(density * size))`` largest magnitudes of the tensor, as mergekit; on the threshold
+    the lowest index stays (our choice; mergekit leaves it to an unstable sort). The paper trims the whole model at once.
+
+    Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
+    """
+    dtype = working_dtype([*tensors, base])
+    check_lengths(tensors, weights=weights, density=density)
+    flat_base, members = base.reshape(-1), [tensor.reshape(-1) for tensor in tensors]
+    cuts = [_cut(member, flat_base, one, dtype) for member, one in zip(members, density, strict=True)]
+    merged = torch.empty(base.shape, dtype=dtype, device=base.device)
+    parts = [member.split(BLOCK) for member in members]
+    for n, (out, start) in enumerate(zip(merged.view(-1).split(BLOCK), flat_base.split(BLOCK), strict=True)):
+        start = start.to(dtype)
+        deltas = [task_vector(part[n], start) for part in parts]
+        cuts = [cut and trim(delta, cut) for delta, cut in zip(deltas, cuts, strict=True)]
+        for delta, weight in zip(deltas, weights, strict=True):
+            delta.mul_(weight)
+        out.copy_(agreed_sum(deltas, weights, normalize).mul_(lambda_).add_(start))
+    return merged
+
+
+def _cut(member: Tensor, base: Tensor, density: float, dtype: torch.dtype) -> Cut | None:
+    if not 0 < density <= 1:
+        raise ValueError(f"density should be greater than 0 and at most 1, not {density}")
+    keep = kept_count(density, base.numel())
+    if keep == base.numel():
+        return None
+
+    def blocks() -> Iterator[Tensor]:
+        for part, start in zip(member.split(BLOCK), base.split(BLOCK), strict=True):
+            yield task_vector(part, start.to(dtype))
+
+    return find_cut(blocks, keep)
+
+
+def agreed_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
+    """The sum of the weighted task vectors that have the elected sign, element by element ("elect", "disjoint merge").
+
+    deltas: already multiplied by their weights; changed in place. A zero has no sign and agrees with none; a sum of
+    exactly zero elects plus, as mergekit. normalize divides by the sum of the weights that agreed, by 1 where it is zero.
+    NaN is kept, so that a check of the output sees it.
+    """
+    total = deltas[0].clone()
+    for delta in deltas[1:]:
+        total.add_(delta)
+    plus = total >= 0
+    merged, share = torch.zeros_like(total), torch.zeros_like(total)
+    for delta, weight in zip(deltas, weights, strict=True):
+        agrees = torch.where(plus, delta > 0, delta < 0).to(total.dtype)
+        merged.add_(delta.mul_(agrees))
+        share.add_(agrees.mul_(weight))
+    return merged.div_(share.masked_fill_(share == 0, 1)) if normalize else merged

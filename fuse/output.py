@@ -1,0 +1,90 @@
+"""An output folder is all or nothing: everything is written beside the target and renamed once, at the end."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fuse.checkpoint import free_bytes
+from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.plan import Plan
+
+SMALL_FILES = 64 << 20  # room for tokenizer, configs and card
+
+
+def check_target(plan: Plan, target: Path, *, force: bool) -> None:
+    """Refuse a target that exists (unless forced), that lies in a member, or that the disk has no room for."""
+    if target.is_symlink() or (target.exists() and not force):
+        raise RecipeError("the output already exists", where=target, hint="choose another folder, or --force")
+    if target.exists() and not target.is_dir():
+        raise RecipeError("the output exists and is not a folder", where=target)
+    real = target.resolve()
+    for member in plan.members:
+        inside = member.folder.resolve()
+        if real == inside or inside in real.parents or real in inside.parents:
+            raise RecipeError(f"the output and the member {member.name} would lie in each other", where=target)
+    need, free = plan.bytes_written + SMALL_FILES, free_bytes(target.parent)
+    if need > free:
+        raise MachineError(f"the output needs {need:,} bytes and the disk has {free:,} free", where=target)
+
+
+@contextmanager
+def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """A folder to write into; it becomes `target` when the block ends, and disappears when the block fails."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    except OSError as error:
+        raise MachineError(f"cannot be written ({error.strerror})", where=target.parent) from None
+    try:
+        partial.chmod(0o777 & ~_umask())
+        yield partial
+        for file in partial.iterdir():
+            _sync(file)
+        _sync(partial)
+        _replace(partial, target, force)
+    except OSError as error:
+        raise MachineError(f"{error.strerror or error}; nothing was written", where=error.filename or target) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(partial: Path, target: Path, force: bool) -> None:
+    """Rename the finished folder into place; an old one is moved aside first and removed after."""
+    old = partial.with_suffix(".old")
+    if target.exists():
+        if not force:
+            raise RecipeError("the output appeared while it was being made", where=target)
+        target.rename(old)
+    partial.rename(target)
+    _sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def check_written(plan: Plan, folder: Path) -> None:
+    """Reopen the folder as any reader would and compare it with the plan, tensor by tensor."""
+    from fuse.anatomy import open_member
+
+    written = open_member("output", str(folder.resolve()), revision=None, relative_to=folder).checkpoint.tensors
+    for row in plan.rows:
+        entry = written.get(row.name)
+        if entry is None or (entry.dtype, entry.shape) != (row.dtype, row.shape):
+            raise CheckpointError(f"tensor {row.name!r} was not written as planned", where=folder)
+    if len(written) != len(plan.rows):
+        raise CheckpointError(f"{len(written)} tensors were written, {len(plan.rows)} were planned", where=folder)

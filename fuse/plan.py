@@ -1,0 +1,130 @@
+"""Recipe and headers to plan: one row per output tensor and one per dropped input tensor. Pure; reads no weight."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from fuse.anatomy import Member
+from fuse.rows import Run
+from fuse.safetensors_header import DTYPE_BYTES, TensorEntry
+from fuse.verdicts import Verdict
+
+
+@dataclass(frozen=True)
+class Source:
+    """One stored tensor that a row reads."""
+
+    member: str
+    tensor: TensorEntry
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of the output.
+
+    sources are in the order of the method's inputs; `base` stands apart. `host` and `runs` are set where only the rows
+    of shared tokens are merged: the output is the host's tensor with those rows replaced.
+    """
+
+    name: str
+    action: Literal["merge", "copy"]
+    canonical: str
+    part: str
+    shape: tuple[int, ...]
+    dtype: str
+    sources: tuple[Source, ...]
+    base: Source | None = None
+    method: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    host: Source | None = None
+    runs: tuple[Run, ...] = ()
+    note: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        size = DTYPE_BYTES[self.dtype]
+        for n in self.shape:
+            size *= n
+        return size
+
+    @property
+    def reads(self) -> tuple[Source, ...]:
+        """Everything that the row reads, each once."""
+        return tuple(dict.fromkeys(s for s in (*self.sources, self.base, self.host) if s is not None))
+
+
+@dataclass(frozen=True)
+class Drop:
+    """An input tensor that goes nowhere, and why."""
+
+    source: Source
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a merge will do. `execute` runs `rows` in order; the rest is for people and for the folder's small files."""
+
+    rows: tuple[Row, ...]
+    drops: tuple[Drop, ...]
+    verdicts: tuple[Verdict, ...]
+    members: tuple[Member, ...]  # the base first, where there is one
+    host: Member
+    shards: tuple[tuple[str, tuple[int, ...]], ...]  # file name -> row numbers
+    recipe_text: str
+    template: Member  # whose chat template the output takes
+    dtype: str | None
+
+    @property
+    def bytes_read(self) -> int:
+        return sum(s.tensor.nbytes for row in self.rows for s in row.reads)
+
+    @property
+    def bytes_written(self) -> int:
+        return sum(row.nbytes for row in self.rows)
+
+    @property
+    def memory(self) -> int:
+        """Bytes of tensors that the engine holds at its peak, besides what Python and torch need."""
+        from fuse.memory import row_memory
+
+        return max((row_memory(row) for row in self.rows), default=0)
+
+    def digest(self) -> str:
+        """sha256 over everything that decides the output's bytes, but for the weights themselves."""
+        text = json.dumps([_row_key(row) for row in self.rows], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _row_key(row: Row) -> list[Any]:
+    def key(source: Source | None) -> Any:
+        return source and [source.member, source.tensor.name, source.tensor.dtype, list(source.tensor.shape)]
+
+    return [
+        row.name, row.action, row.method, dict(row.parameters), row.dtype, list(row.shape),
+        [key(s) for s in row.sources], key(row.base), key(row.host), [asdict(run) for run in row.runs],
+    ]  # fmt: skip
+
+
+def unaccounted(plan_rows: Sequence[Row], drops: Sequence[Drop], members: Sequence[Member]) -> list[str]:
+    """Input tensors that no row reads and no drop names, as "member: key". Must be empty."""
+    seen = {(s.member, s.tensor.name) for row in plan_rows for s in row.reads}
+    seen |= {(d.source.member, d.source.tensor.name) for d in drops}
+    return [f"{m.name}: {key}" for m in members for key in m.checkpoint.tensors if (m.name, key) not in seen]
+
+
+def shard(rows: Sequence[Row], limit: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Rows into files of at most `limit` bytes (a larger tensor has a file of its own), in row order."""
+    files: list[list[int]] = [[]]
+    size = 0
+    for number, row in enumerate(rows):
+        if files[-1] and size + row.nbytes > limit:
+            files.append([])
+            size = 0
+        files[-1].append(number)
+        size += row.nbytes
+    if len(files) == 1:
+        return (("model.safetensors", tuple(files[0])),)
+    return tuple((f"model-{i:05d}-of-{len(files):05d}.safetensors", tuple(f)) for i, f in enumerate(files, 1))

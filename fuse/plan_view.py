@@ -1,0 +1,131 @@
+"""A plan for people (a tree, layers folded) and for programs (JSON)."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from fuse.checkpoint import free_bytes
+from fuse.errors import printable
+from fuse.plan import Plan, Row, Source
+
+LAYER = re.compile(r"\.(\d+)(?=\.)")
+
+
+def size_text(count: int) -> str:
+    """Bytes as a person reads them: 1.9 GB."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def plan_text(plan: Plan, *, every: bool = False) -> str:
+    """The plan as text: members, verdicts, what happens to each tensor, what is left out, what it costs."""
+    lines = ["members"]
+    for m in plan.members:
+        mark = "  (host)" if m is plan.host else ""
+        pin = f" @ {m.checkpoint.revision[:12]}" if m.checkpoint.revision else ""
+        size = f"{len(m.checkpoint.tensors)} tensors, {size_text(m.checkpoint.nbytes)}"
+        lines.append(f"  {m.name}: {m.checkpoint.origin}{pin}  [{m.family.model_type}, {size}]{mark}")
+    lines.append("verdicts")
+    lines += [f"  {'=' if v.agrees else '!'} {v.topic}: {v.text}" for v in plan.verdicts]
+    lines.append(f"tensors ({len(plan.rows)})")
+    lines += [f"  {line}" for line in _row_lines(plan.rows, every)]
+    if plan.drops:
+        lines.append(f"left out ({len(plan.drops)})")
+        lines += [f"  {line}" for line in _drop_lines(plan, every)]
+    lines.append("cost")
+    lines.append(f"  read {size_text(plan.bytes_read)}, write {size_text(plan.bytes_written)} in {len(plan.shards)} "
+                 f"file{'s' * (len(plan.shards) > 1)}, tensors in memory up to {size_text(plan.memory)}")  # fmt: skip
+    if not plan.host.family.native:
+        lines.append(
+            f"note: the output has the layout of {plan.host.name} ({plan.host.family.model_type}), which the code it came "
+            "from loads; transformers has no class for it"
+        )
+    return printable("\n".join(lines))
+
+
+def _row_lines(rows: Iterable[Row], every: bool) -> list[str]:
+    """One line per tensor, or per group of tensors that differ only in layer numbers and are treated alike."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        name = row.name if every else LAYER.sub(".{}", row.name)
+        groups.setdefault((name, _treatment(row, every)), []).append(row)
+    lines = []
+    for (name, treatment), members in groups.items():
+        lines.append(f"{name} {_shape(members[0])}{_times(len(members))}  {treatment}")
+    return lines
+
+
+def _treatment(row: Row, every: bool) -> str:
+    if row.action == "copy":
+        return f"copy from {row.sources[0].member}" + (f" ({row.note})" if row.note else "")
+    text = f"{row.method} of {_sources(row.sources)}" + (" over base" if row.base else "")
+    numbers = ", ".join(f"{k} {_number(v)}" for k, v in row.parameters.items() if every or not _is_default(row, k, v))
+    return text + (f" [{numbers}]" if numbers else "") + (f" ({row.note})" if row.note else "")
+
+
+def _is_default(row: Row, name: str, value: Any) -> bool:
+    from fuse.methods.table import METHODS
+
+    default = METHODS[row.method].params[name].default
+    return value == default or value == [default] * len(row.sources)
+
+
+def _sources(sources: Iterable[Source]) -> str:
+    return " + ".join(s.member for s in sources)
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return "/".join(_number(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def _shape(row: Row) -> str:
+    return f"{row.dtype}[{', '.join(map(str, row.shape))}]"
+
+
+def _times(count: int) -> str:
+    return f" x{count}" if count > 1 else ""
+
+
+def _drop_lines(plan: Plan, every: bool) -> list[str]:
+    groups: dict[tuple[str, str, str], int] = {}
+    for drop in plan.drops:
+        name = drop.source.tensor.name
+        short = name if every else LAYER.sub(".{}", name).split(".{}")[0]
+        key = (drop.source.member, short if every else short.split(".")[0] + ".*", drop.reason)
+        groups[key] = groups.get(key, 0) + 1
+    return [f"{member}: {name}{_times(count)}  {reason}" for (member, name, reason), count in groups.items()]
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON: a row per output tensor and per dropped input tensor, verdicts and costs."""
+
+    def source(s: Source | None) -> Any:
+        return s and {"member": s.member, "file": str(s.tensor.file), "tensor": s.tensor.name,
+                      "bytes": [s.tensor.begin, s.tensor.end]}  # fmt: skip
+
+    return {
+        "plan": plan.digest(),
+        "host": plan.host.name,
+        "members": [
+            {"name": m.name, "origin": m.checkpoint.origin, "revision": m.checkpoint.revision,
+             "family": m.family.model_type, "tensors": len(m.checkpoint.tensors), "bytes": m.checkpoint.nbytes,
+             "licence": m.licence}
+            for m in plan.members
+        ],
+        "verdicts": [{"topic": v.topic, "agrees": v.agrees, "text": v.text} for v in plan.verdicts],
+        "rows": [
+            {"name": r.name, "action": r.action, "part": r.part, "canonical": r.canonical, "dtype": r.dtype,
+             "shape": list(r.shape), "method": r.method, "parameters": dict(r.parameters),
+             "sources": [source(s) for s in r.sources], "base": source(r.base), "host": source(r.host),
+             "runs": [[run.host, run.length, list(run.sources)] for run in r.runs], "note": r.note}
+            for r in plan.rows
+        ],
+        "dropped": [{"source": source(d.source), "reason": d.reason} for d in plan.drops],
+        "files": [{"name": name, "tensors": [plan.rows[i].name for i in numbers]} for name, numbers in plan.shards],
+        "cost": {"read": plan.bytes_read, "write": plan.bytes_written, "memory": plan.memory,
+                 "free": free_bytes(plan.host.folder)},
+    }  # fmt: skip

@@ -1,0 +1,178 @@
+"""The recipe: a strict schema. What a recipe may say is here; what it means for tensors is in `plan`."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from fuse.methods.table import METHODS, REQUIRED
+from fuse.suggest import did_you_mean
+
+RESERVED = {"base", "merge", "union"}
+SIZE_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def _kind(value: Any) -> str:
+    return "list" if isinstance(value, list) else "table" if isinstance(value, dict) else "number"
+
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Gradient = Annotated[list[Number], Field(min_length=1, max_length=1024)]
+Patterns = Annotated[
+    dict[
+        str,
+        Annotated[Annotated[Number, Tag("number")] | Annotated[Gradient, Tag("list")], Discriminator(_kind)],
+    ],
+    Field(min_length=1),
+]
+OfMember = Annotated[
+    Annotated[Number, Tag("number")] | Annotated[Gradient, Tag("list")] | Annotated[Patterns, Tag("table")],
+    Discriminator(_kind),
+]
+Value = Annotated[
+    Annotated[Number, Tag("number")]
+    | Annotated[Gradient, Tag("list")]
+    | Annotated[dict[str, OfMember], Tag("table"), Field(min_length=1)],
+    Discriminator(_kind),
+]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+class Member(Strict):
+    """A checkpoint that takes part: a folder or hub id, alone or with the revision to pin."""
+
+    path: str = Field(min_length=1, max_length=4096, description="Folder, relative to the recipe, or hub id org/name.")
+    revision: str | None = Field(None, pattern=r"^[\w./-]{1,200}$", description="Hub commit, tag or branch.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+def _method(name: str) -> str:
+    if name not in METHODS:
+        raise PydanticCustomError("method", f"unknown method {name!r} ({did_you_mean(name, METHODS)})")
+    return name
+
+
+class Merge(Strict):
+    """How tensors are mixed: a method and its parameters.
+
+    A parameter is a number, a list over depth (interpolated from the first layer to the last), a table of name patterns
+    (the first that fits wins), or, where the method takes one per member, any of these by member.
+    """
+
+    method: Annotated[str, AfterValidator(_method)] = Field(
+        description="Merge method.", json_schema_extra={"enum": sorted(METHODS)}
+    )
+    weights: Value | None = Field(None, description="Coefficient of each member's weights or task vector.")
+    density: Value | None = Field(None, description="Share of a task vector's elements that is kept, 0 to 1.")
+    t: Value | None = Field(None, description="slerp: position between the first member (0) and the second (1).")
+    lambda_: Value | None = Field(None, alias="lambda", description="Factor of the merged task vector.")
+    epsilon: Value | None = Field(None, description="Half width of the range of drop probabilities (della).")
+    gamma: Value | None = Field(None, description="Share of largest elements that is dropped (breadcrumbs).")
+    normalize: bool | None = Field(None, description="Divide by the sum of the weights.")
+    rescale: bool | None = Field(None, description="Divide kept elements by the density.")
+    seed: int | None = Field(None, ge=0, lt=1 << 63, description="Seed of the methods that draw at random.")
+
+    @model_validator(mode="after")
+    def _belongs(self) -> "Merge":
+        row = METHODS[self.method]
+        for field in PARAMETERS:
+            given = getattr(self, "lambda_" if field == "lambda" else field) is not None
+            if given and field not in row.params:
+                raise PydanticCustomError(
+                    "parameter", f"{self.method} has no {field} (it takes: {', '.join(row.params)})", {"key": field}
+                )
+            if not given and field in row.params and row.params[field].default is REQUIRED:
+                raise PydanticCustomError("parameter", f"{self.method} needs {field}", {"key": field})
+        return self
+
+    def given(self, field: str) -> Any:
+        """The value that the recipe gives for a parameter, by its recipe name, or None."""
+        return getattr(self, "lambda_" if field == "lambda" else field)
+
+
+PARAMETERS = ("weights", "density", "t", "lambda", "epsilon", "gamma", "normalize", "rescale", "seed")
+ACCEPTABLE = Literal["norm_eps", "rope_theta", "rope_scaling", "activation"]
+
+
+class Language(Merge):
+    """How the language model of the output is made."""
+
+    embeddings: str = Field(
+        "merge",
+        description="`merge` mixes the rows of tokens that all members share and keeps the host's others; `union` also "
+        "adds the tokens that only guests have; `base` or a member's name takes that one's rows.",
+    )
+    accept: tuple[ACCEPTABLE, ...] = Field((), strict=False, description="Differences between bases to accept.")
+
+
+class Branch(Strict):
+    """A vision encoder with its projector, kept from one member; `merge` mixes the same parts of other members in."""
+
+    from_: str = Field(alias="from", description="The member whose encoder, projector and preprocessing are used.")
+    merge: Merge | None = Field(None, description="Mix encoder, projector and extra tensors of members alike in shape.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"from": value} if isinstance(value, str) else value
+
+
+class Prompt(Strict):
+    template: str | None = Field(None, description="The member whose chat template the output uses; the host's if left out.")
+
+
+def _size(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB|KiB|MiB|GiB)", value) if isinstance(value, str) else None
+    if match is None:
+        raise PydanticCustomError("size", f"{value!r} is not a size (such as 5GB or 500MB)")
+    return int(float(match[1]) * SIZE_UNITS[match[2]])
+
+
+class Output(Strict):
+    dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
+        None, description="dtype of merged tensors and of copied float tensors; the host's own where left out."
+    )
+    shard_size: Annotated[int, BeforeValidator(_size)] = Field(
+        5 * 10**9, ge=1000, description="Largest size of one file, in bytes or as 5GB.",
+        json_schema_extra={"type": ["integer", "string"]},
+    )  # fmt: skip
+    host: str | None = Field(None, description="The member whose config, tokenizer and layout the output takes.")
+
+
+def _member_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w-]{0,63}", name, re.ASCII):
+        raise PydanticCustomError("name", "a member's name is a letter followed by letters, digits, - or _")
+    if name in RESERVED:
+        raise PydanticCustomError("name", f"a member cannot be called {name!r}: the word has a meaning in recipes")
+    return name
+
+
+class Recipe(Strict):
+    """One composition: members of one base in, one folder out."""
+
+    base: Member | None = Field(None, description="The pretrained LLM that the members share.")
+    members: dict[Annotated[str, AfterValidator(_member_name)], Member] = Field(min_length=1, max_length=64)
+    language: Language
+    vision: list[Branch] | None = Field(None, description="Whose eyes the output has. Needed when a member has any.")
+    grafts: list[Any] = Field(default_factory=list, max_length=0, description="Modules to insert; none yet.")
+    prompt: Prompt = Prompt(template=None)
+    output: Output = Output(dtype=None, shard_size=5 * 10**9, host=None)

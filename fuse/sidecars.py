@@ -1,0 +1,116 @@
+"""The small files of an output folder: config, tokenizer, processor, template, provenance."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fuse
+from fuse import strict_json
+from fuse.checkpoint import INDEX
+from fuse.plan import Plan
+
+# Copied from the host as they are; nothing else travels, so no code does.
+COPIED = (
+    "generation_config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
+    "chat_template.json",
+)  # fmt: skip
+CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines"}
+PROVENANCE = "fuse.json"
+
+
+def write_sidecars(plan: Plan, folder: Path, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]]) -> None:
+    """Write everything but the weights, the index last.
+
+    digests: sha256 of each weight file. sources: sha256 of each member's weight files, by member.
+    """
+    from fuse.card import model_card
+
+    for name in COPIED:
+        if (plan.host.folder / name).is_file():
+            _copy(plan.host.folder / name, folder / name)
+    _write_template(plan, folder)
+    write_json(folder / "config.json", output_config(plan))
+    write_json(folder / PROVENANCE, provenance(plan, digests, sources))
+    (folder / "README.md").write_text(model_card(plan), encoding="utf-8")
+    if len(plan.shards) > 1:
+        weight_map = {plan.rows[i].name: name for name, numbers in plan.shards for i in numbers}
+        write_json(
+            folder / INDEX,
+            {"metadata": {"total_size": plan.bytes_written}, "weight_map": dict(sorted(weight_map.items()))},
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file; a JSON file that names code is written again without it."""
+    if source.suffix == ".json" and source.name != "tokenizer.json":
+        value = strict_json.read_object(source)
+        if (clean := without_code(value)) != value:
+            write_json(target, clean)
+            return
+    shutil.copyfile(source, target)
+
+
+def without_code(value: Any) -> Any:
+    """The JSON value without keys that make a loader run code from the folder."""
+    if isinstance(value, dict):
+        return {k: without_code(v) for k, v in value.items() if k not in CODE_KEYS}
+    return [without_code(v) for v in value] if isinstance(value, list) else value
+
+
+def output_config(plan: Plan) -> dict[str, Any]:
+    """The host's config, with the output's dtype and without code and without the path it was once loaded from."""
+    config = without_code(dict(plan.host.checkpoint.config))
+    config.pop("_name_or_path", None)
+    if plan.dtype is not None:
+        _set_dtype(config, plan.dtype)
+    return config
+
+
+def _set_dtype(config: dict[str, Any], dtype: str) -> None:
+    key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
+    config[key] = dtype
+    for inner in config.values():
+        if isinstance(inner, dict) and ("dtype" in inner or "torch_dtype" in inner):
+            _set_dtype(inner, dtype)
+
+
+def _write_template(plan: Plan, folder: Path) -> None:
+    """Another member's chat template, in the one place that loaders look at first."""
+    if plan.template is plan.host or plan.template.vocabulary is None:
+        return
+    for name in ("tokenizer_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            value = strict_json.read_object(folder / name)
+            if value.pop("chat_template", None) is not None:
+                write_json(folder / name, value)
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").write_text(plan.template.vocabulary.template, encoding="utf-8")
+
+
+def provenance(plan: Plan, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """What the folder was made of: nothing that changes from run to run or machine to machine."""
+    return {
+        "fuse": fuse.__version__,
+        "plan": plan.digest(),
+        "recipe": plan.recipe_text,
+        "host": plan.host.name,
+        "members": {
+            m.name: {
+                "origin": m.checkpoint.origin,
+                "revision": m.checkpoint.revision,
+                "licence": m.licence,
+                "sha256": dict(sources[m.name]),
+            }
+            for m in plan.members
+        },
+        "sha256": dict(digests),
+        "dropped": [{"member": d.source.member, "tensor": d.source.tensor.name, "reason": d.reason} for d in plan.drops],
+    }
+
+
+def write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
