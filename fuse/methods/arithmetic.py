@@ -1,8 +1,9 @@
 """What all methods share: the precision they compute in, task vectors and weighted sums.
 
-Methods compute in float32 (float64 where an input is float64) by separately rounded operations in a fixed order,
-with no fused multiply-add, so that an element's bytes do not depend on the size of the block it is computed in.
-Scalars are combined in Python floats first. In-place operations touch only copies made here, never an input.
+Methods compute in float32 (float64 where an input is float64) by separately rounded operations in a fixed
+order, with no fused multiply-add, so that an element's bytes do not depend on the size of the block it is
+computed in. Scalars are combined in Python floats first. In-place operations touch only copies made here,
+never an input.
 """
 
 import math
@@ -47,7 +48,7 @@ def task_vector(tensor: Tensor, base: Tensor) -> Tensor:
 
 
 def coefficients(weights: Sequence[float], normalize: bool, lambda_: float = 1.0) -> list[float]:
-    """``lambda * w / sum(w)`` with normalize, else ``lambda * w``; weights that sum to zero are not divided."""
+    """``lambda * w / sum(w)`` with normalize, else ``lambda * w``; weights that sum to 0 are not divided."""
     total = math.fsum(weights) if normalize and not sums_to_zero(weights) else 1.0
     return [lambda_ * (weight / total) for weight in weights]
 

@@ -9,15 +9,16 @@ def drop(delta: Tensor, keep: Tensor, density: float, rescale: bool) -> Tensor:
     """``delta * keep``, with rescale times ``1 / density``; in place.
 
     delta: float32 or float64. keep: bool of the same shape, true where an element stays.
-    mergekit's rescale restores the L1 norm of the whole task vector instead; 1 / density is the paper's and needs no
-    look at the other elements. NaN is kept, so that a check of the output sees it.
+    mergekit's rescale restores the L1 norm of the whole task vector instead; 1 / density is the paper's and
+    needs no look at the other elements. NaN is kept, so that a check of the output sees it.
     """
     delta.mul_(keep)
     return delta.mul_(1 / density) if rescale else delta
 
 
 def drop_at_random(delta: Tensor, density: float, rescale: bool, key: int, offset: int) -> Tensor:
-    """`drop` with each element kept with probability density; element i takes draw offset + i of the key. In place.
+    """`drop` with each element kept with probability density; element i takes draw offset + i of the key. In
+    place.
 
     Raises ValueError for a density outside 0 (exclusive) to 1.
     """

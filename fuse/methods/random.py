@@ -1,7 +1,8 @@
 """Random numbers that depend on the seed, the tensor and the element's index, and on nothing else.
 
-A counter-based generator (SplitMix64: Steele, Lea, Flood 2014), so that any block of a tensor can be drawn alone, in any
-order, on any device, by any worker, with the same bits. Our choice; the DARE paper does not fix a generator.
+A counter-based generator (SplitMix64: Steele, Lea, Flood 2014), so that any block of a tensor can be drawn
+alone, in any order, on any device, by any worker, with the same bits. Our choice; the DARE paper does not fix
+a generator.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ GAMMA, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def key(seed: int, name: str, member: str) -> int:
-    """The 64-bit key of one tensor of one member: a blake2b hash of the seed, the tensor's name and the member's."""
+    """The 64-bit key of one tensor of one member: a blake2b hash of the seed and the two names."""
     text = json.dumps([seed, name, member]).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"fuse.random").digest(), "little")
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fuse.methods.arithmetic import fresh, weighted_sum, working_dtype
 
-# Above this |cosine| the arc is a line to within float32, and for opposite tensors it is not defined (mergekit's value).
+# Above this |cosine| the arc is nearly a line, or, between opposite tensors, any half circle (mergekit's value).
 COLLINEAR = 0.9995
 # At most torch's grain size, so that a sum never depends on the number of threads.
 BLOCK = 1 << 15
@@ -18,9 +18,10 @@ def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
     """The point at t on the arc from the first tensor to the second, each taken as one long vector.
 
     ``sin((1 - t) * a) / sin(a) * x0 + sin(t * a) / sin(a) * x1`` with ``cos(a) = <x0, x1> / (|x0| |x1|)``.
-    tensors: exactly two of one shape, any float dtypes. Returns that shape in float32 (float64 for float64 inputs).
-    The cosine is computed in float64. Where ``|cos(a)| > 0.9995``, or a tensor is zero or not finite, the straight
-    line ``(1 - t) * x0 + t * x1`` is taken (our choice for zeros; mergekit takes a right angle there).
+    tensors: exactly two of one shape, any float dtypes. Returns that shape in float32 (float64 for float64
+    inputs). The cosine is computed in float64. Where ``|cos(a)| > 0.9995``, or a tensor is zero or not
+    finite, the straight line ``(1 - t) * x0 + t * x1`` is taken (our choice for zeros; mergekit takes a right
+    angle there).
 
     Raises ValueError for other than two tensors, unequal shapes, or t outside 0 to 1.
     """
@@ -52,7 +53,7 @@ def _exact_sum(numbers: Iterable[float]) -> float:
 
 
 def arc_weights(cosine: float, t: float) -> tuple[float, float]:
-    """The factors of the first and the second tensor; those of the straight line where the arc is not defined."""
+    """The factors of the first and the second tensor; those of the straight line where there is no arc."""
     if math.isnan(cosine) or abs(cosine) > COLLINEAR:
         return 1 - t, t
     angle = math.acos(cosine)

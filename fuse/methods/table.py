@@ -1,7 +1,7 @@
 """The merge methods as data: what each one needs and which parameters it takes.
 
-Read by the recipe schema and the planner, so this file imports no torch. The functions live beside it, one file a
-method; `fuse.methods.load` fetches one.
+Read by the recipe schema and the planner, so this file imports no torch. The functions live beside it, one
+file a method; `fuse.methods.load` fetches one.
 """
 
 import math
@@ -65,10 +65,10 @@ class Method:
 
     base: "required" (the function takes `base` as its second argument) or "none" (it takes no base).
     inputs: the least and the greatest number of non-base tensors; None for no limit.
-    elementwise: output element i depends on element i of the inputs only, so that a tensor may be merged in blocks
-    of any size with the same bytes. random: takes `keys` (from `fuse.methods.random.key`) and `offset`, the index of
-    the block's first element in the tensor; `seed` makes the keys and is not passed to the function.
-    nonzero_sum: with `normalize`, weights that sum to zero are an error.
+    elementwise: output element i depends on element i of the inputs only, so that a tensor may be merged in
+    blocks of any size with the same bytes. random: takes `keys` (from `fuse.methods.random.key`) and
+    `offset`, the index of the block's first element in the tensor; `seed` makes the keys and is not passed to
+    the function. nonzero_sum: with `normalize`, weights that sum to zero are an error.
     """
 
     name: str
@@ -83,12 +83,14 @@ class Method:
     def problem(self, values: Mapping[str, object], inputs: int) -> str | None:
         """The first thing wrong with the values for one tensor, as a sentence; None where all is right.
 
-        values: a number by parameter name; a number or a sequence of `inputs` numbers where the parameter is per
-        member. Parameters that have a default may be missing. inputs: the number of non-base tensors.
+        values: a number by parameter name; a number or a sequence of `inputs` numbers where the parameter is
+        per member. Parameters that have a default may be missing. inputs: the number of non-base tensors.
         """
         least, most = self.inputs
         if inputs < least or (most is not None and inputs > most):
-            wanted = f"{least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+            wanted = (
+                f"{least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
+            )
             return f"{self.name} takes {wanted} member{'s' * (wanted != '1')}, not {inputs}"
         for name in values:
             if name not in self.params:
@@ -99,16 +101,22 @@ class Method:
         weights = values.get("weights")
         if self.nonzero_sum and values.get("normalize", self.params["normalize"].default):
             numbers = weights if isinstance(weights, Sequence) else [weights] * inputs
-            if sums_to_zero(numbers):  # pyright: ignore[reportArgumentType]  (each is a number, as checked above)
-                return f"{self.name}: the weights sum to zero, so they cannot be normalized (normalize: false?)"
+            if sums_to_zero(numbers):  # pyright: ignore[reportArgumentType]  (each is a number, as checked
+            above) return (
+                    f"{self.name}: the weights sum to zero, so they cannot be normalized (normalize: false?)"
+                )
         return None
 
     def arguments(self, values: Mapping[str, object], inputs: int) -> dict[str, object]:
-        """The keyword arguments of the function: defaults filled in, one number a member, `lambda` as `lambda_`.
+        """The keyword arguments of the function: defaults filled in, one number a member, `lambda` as
+        `lambda_`.
 
-        values: as in `problem`, and found right by it. `keys` and `offset` of a random method are not among them.
+        values: as in `problem`, and found right by it. `keys` and `offset` of a random method are not among
+        them.
         """
-        filled = {name: values.get(name, param.default) for name, param in self.params.items() if name != "seed"}
+        filled = {
+            name: values.get(name, param.default) for name, param in self.params.items() if name != "seed"
+        }
         return {
             "lambda_" if name == "lambda" else name: [value] * inputs
             if self.params[name].per_member and not isinstance(value, Sequence)
@@ -127,7 +135,9 @@ def _problem(name: str, param: Param, value: object, inputs: int) -> str | None:
         return f"{name} is one value, not a list"
     if len(value) != inputs:
         return f"{name} has {len(value)} values for {inputs} members"
-    return next((f"{name}[{i}] {found}" for i, one in enumerate(value) if (found := param.problem(one))), None)
+    return next(
+        (f"{name}[{i}] {found}" for i, one in enumerate(value) if (found := param.problem(one))), None
+    )
 
 
 def sums_to_zero(weights: Sequence[float]) -> bool:
@@ -136,7 +146,9 @@ def sums_to_zero(weights: Sequence[float]) -> bool:
 
 
 _WEIGHTS = Param("the share of each member; any finite number, negative too", per_member=True)
-_DENSITY = Param("the share of each task vector that is kept", 1.0, per_member=True, low=0, high=1, low_open=True)
+_DENSITY = Param(
+    "the share of each task vector that is kept", 1.0, per_member=True, low=0, high=1, low_open=True
+)
 _LAMBDA = Param("multiplies the merged task vector before it is added to the base", 1.0)
 _SEED = Param("picks the elements that are dropped; the same seed drops the same ones", 0, int, low=0)
 _RESCALE = Param("divide what is kept by the density, so that the mean stays", True, bool)
@@ -208,7 +220,10 @@ METHODS: Final[Mapping[str, Method]] = {
         doc="sign election over task vectors with elements dropped at random",
         base="required",
         inputs=(1, None),
-        params={**_RANDOM, "normalize": _normalize(False, by="the sum of the weights that agree with the elected sign")},
+        params={
+            **_RANDOM,
+            "normalize": _normalize(False, by="the sum of the weights that agree with the elected sign"),
+        },
         elementwise=True,
         random=True,
     ),

