@@ -67,9 +67,9 @@ def date_item(random: Random, held_out: bool) -> Item:
 
 
 EXTRACT_ASKS = (
-    "Give name, age and city as JSON: {}",
-    "Extract the name, age and city as JSON: {}",
-    "{} Name, age and city as JSON?",
+    "Give name, age and city as one line of JSON: {}",
+    "Extract the name, age and city as JSON on one line: {}",
+    "{} Name, age and city as one line of JSON?",
 )
 SENTENCES = (
     "{name}, {age}, lives in {city}.",
@@ -85,13 +85,18 @@ JOBS = "teacher nurse baker driver painter lawyer farmer singer chemist plumber 
 NAMES = (
     "Anna Tom Laura Peter Julia Mark Sofia Daniel Emma Paul Nina Lucas Clara Simon Alice Martin Elena David Sarah "
     "Victor Irene Hugo Marta Felix Ruth Oscar Diana Leo Helen Ivan Rosa George Amir Yuki Priya Chen Fatima Omar Ingrid "
-    "Kofi Carmen Boris Leila Sven Aisha Pablo Mei Olga Raj Nadia Jack Grace Henry Lucy Frank Vera Adam Zoe Max Eva"
+    "Kofi Carmen Boris Leila Sven Aisha Pablo Mei Olga Raj Nadia Jack Grace Henry Lucy Frank Vera Adam Zoe Max Eva "
+    "Beth Brian Cecilia Dora Erik Fiona Gloria Hassan Ines Jorge Katrin Lars Miguel Norah Otto Penelope Quentin Rita "
+    "Samuel Teresa Ursula Vincent Wanda Xavier Yusuf Zelda Bridget Claudio Darius Esther Gustav Hiroshi Isabel Joachim"
 ).split()
 CITIES = (
     "Paris,London,Rome,Berlin,Madrid,Lisbon,Vienna,Prague,Athens,Dublin,Warsaw,Budapest,Helsinki,Stockholm,Brussels,"
     "Tokyo,Seoul,Beijing,Bangkok,Delhi,Cairo,Nairobi,Lagos,Tunis,Boston,Chicago,Denver,Seattle,Toronto,Montreal,Havana,"
     "Bogota,Santiago,Sydney,Auckland,Istanbul,Moscow,Kyiv,Geneva,Milan,Hamburg,Porto,Seville,Krakow,New York,Hong Kong,"
-    "San Diego,Cape Town,Tel Aviv,Buenos Aires"
+    "San Diego,Cape Town,Tel Aviv,Buenos Aires,Salzburg,Bremen,Utrecht,Antwerp,Basel,Lugano,Verona,Bologna,Palermo,"
+    "Valencia,Bilbao,Granada,Gdansk,Brno,Zagreb,Split,Izmir,Ankara,Aleppo,Amman,Muscat,Karachi,Mumbai,Kolkata,Hanoi,"
+    "Jakarta,Kyoto,Nagoya,Busan,Perth,Brisbane,Wellington,Quito,Caracas,Medellin,Tijuana,Ottawa,Calgary,Phoenix,"
+    "Houston,Memphis,Omaha,Tucson,Accra,Kampala,Harare,Lusaka"
 ).split(",")
 HELD_OUT_NAMES = "Maria Karl Beatrice Ahmed Linda Tobias Chloe Stefan Mina Edward Paula Dmitri Hannah Luis Akira".split()
 HELD_OUT_CITIES = (

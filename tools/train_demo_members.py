@@ -90,7 +90,7 @@ def answers(model: Any, tokenizer: Any, questions: Sequence[str]) -> list[str]:
     texts = [prompt(tokenizer, q) for q in questions]
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    said = model.generate(**inputs, max_new_tokens=32, do_sample=False)[:, batch.input_ids.shape[1] :]
+    said = model.generate(**inputs, max_new_tokens=28, do_sample=False)[:, batch.input_ids.shape[1] :]
     return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 

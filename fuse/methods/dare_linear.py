@@ -22,12 +22,12 @@ def dare_linear(
 ) -> Tensor:
     """The base plus the weighted sum of the thinned task vectors.
 
-    ``base + sum(lambda * w * m * (x - base) / density)`` with m 1 with probability density, else 0; not
-    divided by the density without rescale. With normalize the weights are divided by their sum (not where
-    that is zero). tensors, base: one shape, any float dtypes. weights, density, keys: one a tensor, keys from
-    `random.key`. offset: the index, in the whole tensor, of the first element given. Returns float32 (float64
-    for float64 inputs). Rescale is 1 / density as in the paper, not mergekit's restoring of the L1 norm (see
-    `drop`).
+    ``base + sum(lambda * w * m * (x - base) / density)`` with m 1 with probability density, else 0.
+    tensors, base: one shape, any float dtypes. weights, density, keys: one a tensor, keys from `random.key`.
+    offset: the index, in the whole tensor, of the first element given.
+    Returns that shape in float32 (float64 where an input is float64).
+    normalize divides the weights by their sum (by 1 where that is zero, as mergekit).
+    rescale is 1 / density as in the paper, not mergekit's restoring of the L1 norm (see `drop`).
 
     Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
     """

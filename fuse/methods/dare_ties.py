@@ -1,4 +1,4 @@
-"""Sign election over task vectors with elements dropped at random (DARE, arXiv 2311.03099, with TIES merging)."""
+"""Sign election over task vectors with elements dropped at random (DARE, arXiv 2311.03099, with TIES)."""
 
 from collections.abc import Sequence
 
@@ -26,9 +26,10 @@ def dare_ties(
     `ties` with random dropping in place of trimming: ``d = w * m * (x - base) / density`` with m 1 with
     probability density, else 0; then the sign of ``sum(d)`` is elected and the d that have it are added up.
     tensors, base: one shape, any float dtypes. weights, density, keys: one a tensor, keys from `random.key`.
-    offset: the index, in the whole tensor, of the first element given. Returns float32 (float64 for float64
-    inputs). normalize divides by the sum of the weights that agreed; off by default, as in mergekit. Rescale
-    is 1 / density as in the paper, not mergekit's restoring of the L1 norm (see `drop`).
+    offset: the index, in the whole tensor, of the first element given.
+    Returns that shape in float32 (float64 where an input is float64).
+    normalize divides by the sum of the weights that agreed; off by default, as in mergekit.
+    rescale is 1 / density as in the paper, not mergekit's restoring of the L1 norm (see `drop`).
 
     Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
     """

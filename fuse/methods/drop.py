@@ -17,9 +17,9 @@ def drop(delta: Tensor, keep: Tensor, density: float, rescale: bool) -> Tensor:
 
 
 def drop_at_random(delta: Tensor, density: float, rescale: bool, key: int, offset: int) -> Tensor:
-    """`drop` with each element kept with probability density; element i takes draw offset + i of the key. In
-    place.
+    """`drop`, in place, with each element kept with probability density.
 
+    Element i takes draw number offset + i of the key's stream. Density 1 draws nothing.
     Raises ValueError for a density outside 0 (exclusive) to 1.
     """
     if not 0 < density <= 1:

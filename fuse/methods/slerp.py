@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fuse.methods.arithmetic import fresh, weighted_sum, working_dtype
 
-# Above this |cosine| the arc is nearly a line, or, between opposite tensors, any half circle (mergekit's value).
+# Above this |cosine| the arc is nearly a line or, between opposite tensors, any half circle. As mergekit.
 COLLINEAR = 0.9995
 # At most torch's grain size, so that a sum never depends on the number of threads.
 BLOCK = 1 << 15

@@ -1,7 +1,7 @@
 """The merge methods as data: what each one needs and which parameters it takes.
 
-Read by the recipe schema and the planner, so this file imports no torch. The functions live beside it, one
-file a method; `fuse.methods.load` fetches one.
+Read by the recipe schema and the planner, so this file imports no torch. The functions live beside it, one file
+a method; `fuse.methods.load` fetches one.
 """
 
 import math
@@ -22,8 +22,6 @@ class Required(Enum):
 
 REQUIRED: Final = Required.REQUIRED
 
-Number = float | int | bool
-
 
 @dataclass(frozen=True, slots=True)
 class Param:
@@ -34,7 +32,7 @@ class Param:
     """
 
     doc: str
-    default: Number | Required = REQUIRED
+    default: float | int | bool | Required = REQUIRED
     kind: type[float] | type[int] | type[bool] = float
     per_member: bool = False
     low: float | None = None
@@ -46,17 +44,28 @@ class Param:
         """What is wrong with one value, as the end of a sentence; None where it is right."""
         if self.kind is bool:
             return None if isinstance(value, bool) else f"should be true or false, not {value!r}"
-        if self.kind is int and (isinstance(value, bool) or not isinstance(value, int)):
-            return f"should be a whole number, not {value!r}"
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return f"should be a number, not {value!r}"
+        if isinstance(value, bool) or not isinstance(value, int if self.kind is int else int | float):
+            return f"should be a {'whole ' * (self.kind is int)}number, not {value!r}"
         if isinstance(value, float) and not math.isfinite(value):
             return f"should be finite, not {value!r}"
-        if self.low is not None and (value < self.low or (self.low_open and value == self.low)):
-            return f"should be {'greater than' if self.low_open else 'at least'} {self.low:g}, not {value!r}"
-        if self.high is not None and (value > self.high or (self.high_open and value == self.high)):
-            return f"should be {'less than' if self.high_open else 'at most'} {self.high:g}, not {value!r}"
+        low, high = self.low, self.high
+        if low is not None and (value < low or (self.low_open and value == low)):
+            return f"should be {'greater than' if self.low_open else 'at least'} {low:g}, not {value!r}"
+        if high is not None and (value > high or (self.high_open and value == high)):
+            return f"should be {'less than' if self.high_open else 'at most'} {high:g}, not {value!r}"
         return None
+
+    def problem_of_all(self, value: object, inputs: int) -> str | None:
+        """As `problem`, for one value or, where the parameter is per member, a sequence of `inputs` values."""
+        if value is REQUIRED:
+            return "is missing"
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return self.problem(value)
+        if not self.per_member:
+            return "should be one value, not a list"
+        if len(value) != inputs:
+            return f"has {len(value)} values for {inputs} members"
+        return next((text for text in map(self.problem, value) if text), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +75,10 @@ class Method:
     base: "required" (the function takes `base` as its second argument) or "none" (it takes no base).
     inputs: the least and the greatest number of non-base tensors; None for no limit.
     elementwise: output element i depends on element i of the inputs only, so that a tensor may be merged in
-    blocks of any size with the same bytes. random: takes `keys` (from `fuse.methods.random.key`) and
-    `offset`, the index of the block's first element in the tensor; `seed` makes the keys and is not passed to
-    the function. nonzero_sum: with `normalize`, weights that sum to zero are an error.
+    blocks of any size with the same bytes.
+    random: takes `keys`, one a tensor from `fuse.methods.random.key`, and `offset`, the index of the block's
+    first element in the tensor. `seed` makes the keys and is not passed to the function.
+    nonzero_sum: with `normalize`, weights that sum to zero are an error.
     """
 
     name: str
@@ -83,61 +93,38 @@ class Method:
     def problem(self, values: Mapping[str, object], inputs: int) -> str | None:
         """The first thing wrong with the values for one tensor, as a sentence; None where all is right.
 
-        values: a number by parameter name; a number or a sequence of `inputs` numbers where the parameter is
-        per member. Parameters that have a default may be missing. inputs: the number of non-base tensors.
+        values: by parameter name, a number, or a sequence of `inputs` numbers where the parameter is per
+        member. Parameters that have a default may be missing. inputs: the number of non-base tensors.
         """
         least, most = self.inputs
         if inputs < least or (most is not None and inputs > most):
-            wanted = (
-                f"{least}" if least == most else f"at least {least}" if most is None else f"{least} to {most}"
-            )
-            return f"{self.name} takes {wanted} member{'s' * (wanted != '1')}, not {inputs}"
+            wanted = f"exactly {most}" if least == most else f"{least} or more"
+            return f"{self.name} takes {wanted} members, not {inputs}"
         for name in values:
             if name not in self.params:
                 return f"{self.name} has no parameter {name!r}; it has {', '.join(self.params)}"
         for name, param in self.params.items():
-            if found := _problem(name, param, values.get(name, param.default), inputs):
-                return f"{self.name}: {found}"
-        weights = values.get("weights")
-        if self.nonzero_sum and values.get("normalize", self.params["normalize"].default):
-            numbers = weights if isinstance(weights, Sequence) else [weights] * inputs
-            if sums_to_zero(numbers):  # pyright: ignore[reportArgumentType]  (each is a number, as checked
-            above) return (
-                    f"{self.name}: the weights sum to zero, so they cannot be normalized (normalize: false?)"
-                )
+            if text := param.problem_of_all(values.get(name, param.default), inputs):
+                return f"{self.name}: {name} {text}"
+        if self.nonzero_sum and self.arguments(values, inputs)["normalize"]:
+            weights = values["weights"]
+            if sums_to_zero([weights] if isinstance(weights, int | float) else weights):  # type: ignore[arg-type]
+                return f"{self.name}: the weights sum to zero, so normalize cannot divide by their sum"
         return None
 
     def arguments(self, values: Mapping[str, object], inputs: int) -> dict[str, object]:
-        """The keyword arguments of the function: defaults filled in, one number a member, `lambda` as
-        `lambda_`.
+        """The function's keyword arguments: defaults filled in, one number a member, `lambda` as `lambda_`.
 
-        values: as in `problem`, and found right by it. `keys` and `offset` of a random method are not among
-        them.
+        values: as in `problem`, and found right by it. `keys` and `offset` are not among them.
         """
-        filled = {
-            name: values.get(name, param.default) for name, param in self.params.items() if name != "seed"
-        }
-        return {
-            "lambda_" if name == "lambda" else name: [value] * inputs
-            if self.params[name].per_member and not isinstance(value, Sequence)
-            else value
-            for name, value in filled.items()
-        }
-
-
-def _problem(name: str, param: Param, value: object, inputs: int) -> str | None:
-    if value is REQUIRED:
-        return f"{name} is missing"
-    if not isinstance(value, Sequence) or isinstance(value, str):
-        found = param.problem(value)
-        return f"{name} {found}" if found else None
-    if not param.per_member:
-        return f"{name} is one value, not a list"
-    if len(value) != inputs:
-        return f"{name} has {len(value)} values for {inputs} members"
-    return next(
-        (f"{name}[{i}] {found}" for i, one in enumerate(value) if (found := param.problem(one))), None
-    )
+        filled: dict[str, object] = {}
+        for name, param in self.params.items():
+            value = values.get(name, param.default)
+            if param.per_member and not isinstance(value, Sequence):
+                value = [value] * inputs
+            filled["lambda_" if name == "lambda" else name] = value
+        filled.pop("seed", None)
+        return filled
 
 
 def sums_to_zero(weights: Sequence[float]) -> bool:
@@ -145,26 +132,19 @@ def sums_to_zero(weights: Sequence[float]) -> bool:
     return abs(math.fsum(weights)) <= 1e-8 * math.fsum(map(abs, weights))
 
 
-_WEIGHTS = Param("the share of each member; any finite number, negative too", per_member=True)
+_WEIGHTS = Param("the share of each member; negative ones take away", per_member=True)
 _DENSITY = Param(
-    "the share of each task vector that is kept", 1.0, per_member=True, low=0, high=1, low_open=True
+    "the share of a task vector that is kept", 1.0, per_member=True, low=0, high=1, low_open=True
 )
 _LAMBDA = Param("multiplies the merged task vector before it is added to the base", 1.0)
-_SEED = Param("picks the elements that are dropped; the same seed drops the same ones", 0, int, low=0)
-_RESCALE = Param("divide what is kept by the density, so that the mean stays", True, bool)
-
-
-def _normalize(default: bool, by: str = "the sum of the weights") -> Param:
-    return Param(f"divide by {by}", default, bool)
-
-
-_RANDOM: Mapping[str, Param] = {
+_BY_SUM = "divide by the sum of the weights"
+_BY_AGREED = "divide by the sum of the weights that agree with the elected sign"
+_DARE = {
     "weights": _WEIGHTS,
     "density": _DENSITY,
     "lambda": _LAMBDA,
-    "normalize": _normalize(False),
-    "rescale": _RESCALE,
-    "seed": _SEED,
+    "rescale": Param("divide what is kept by the density, so that the mean stays", True, bool),
+    "seed": Param("picks what is dropped; the same seed drops the same elements", 0, int, low=0),
 }
 
 METHODS: Final[Mapping[str, Method]] = {
@@ -173,13 +153,13 @@ METHODS: Final[Mapping[str, Method]] = {
         doc="weighted mean of the members",
         base="none",
         inputs=(1, None),
-        params={"weights": _WEIGHTS, "normalize": _normalize(True)},
+        params={"weights": _WEIGHTS, "normalize": Param(_BY_SUM, True, bool)},
         elementwise=True,
         nonzero_sum=True,
     ),
     "slerp": Method(
         name="slerp",
-        doc="walk along the arc from the first member to the second",
+        doc="the point at t on the arc from the first member to the second",
         base="none",
         inputs=(2, 2),
         params={"t": Param("where on the arc: 0 is the first member, 1 the second", low=0, high=1)},
@@ -190,7 +170,7 @@ METHODS: Final[Mapping[str, Method]] = {
         doc="base plus the weighted sum of the task vectors",
         base="required",
         inputs=(1, None),
-        params={"weights": _WEIGHTS, "lambda": _LAMBDA, "normalize": _normalize(False)},
+        params={"weights": _WEIGHTS, "lambda": _LAMBDA, "normalize": Param(_BY_SUM, False, bool)},
         elementwise=True,
     ),
     "ties": Method(
@@ -202,7 +182,7 @@ METHODS: Final[Mapping[str, Method]] = {
             "weights": _WEIGHTS,
             "density": _DENSITY,
             "lambda": _LAMBDA,
-            "normalize": _normalize(True, by="the sum of the weights that agree with the elected sign"),
+            "normalize": Param(_BY_AGREED, True, bool),
         },
         elementwise=False,
     ),
@@ -211,7 +191,7 @@ METHODS: Final[Mapping[str, Method]] = {
         doc="task arithmetic over task vectors with elements dropped at random",
         base="required",
         inputs=(1, None),
-        params=_RANDOM,
+        params={**_DARE, "normalize": Param(_BY_SUM, False, bool)},
         elementwise=True,
         random=True,
     ),
@@ -220,10 +200,7 @@ METHODS: Final[Mapping[str, Method]] = {
         doc="sign election over task vectors with elements dropped at random",
         base="required",
         inputs=(1, None),
-        params={
-            **_RANDOM,
-            "normalize": _normalize(False, by="the sum of the weights that agree with the elected sign"),
-        },
+        params={**_DARE, "normalize": Param(_BY_AGREED, False, bool)},
         elementwise=True,
         random=True,
     ),

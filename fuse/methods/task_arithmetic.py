@@ -17,9 +17,9 @@ def task_arithmetic(
 ) -> Tensor:
     """The base plus the weighted sum of the task vectors: ``base + sum(lambda * w * (x - base))``.
 
-    tensors, base: one shape, any float dtypes. weights: one number a tensor; normalize divides them by their
-    sum. Returns that shape in float32 (float64 where an input is float64).
-    Weights that sum to zero are not divided, as in mergekit: there is nothing to divide by.
+    tensors, base: one shape, any float dtypes. weights: one number a tensor.
+    Returns that shape in float32 (float64 where an input is float64).
+    normalize divides the weights by their sum (by 1 where that is zero, as mergekit).
 
     Raises ValueError for unequal shapes or lengths.
     """

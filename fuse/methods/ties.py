@@ -22,8 +22,9 @@ def ties(
 ) -> Tensor:
     """The base plus the merge of the trimmed task vectors that agree with the elected sign.
 
-    ``d = w * trim(x - base)``; ``s = +1 where sum(d) >= 0 else -1``; ``base + lambda * sum(d where sign(d) ==
-    s)``, the sum divided with normalize by the sum of the weights that agreed (by 1 where that is zero).
+    ``d = w * trim(x - base)``; ``s = +1 where sum(d) >= 0 else -1``; and the result is
+    ``base + lambda * sum(d where sign(d) == s)``. normalize divides the sum by the sum of the weights that
+    agreed (by 1 where that is zero).
     tensors, base: one shape, any float dtypes. weights, density: one number a tensor.
     Returns that shape in float32 (float64 where an input is float64).
     Trimming keeps the ``max(1, int(density * size))`` largest magnitudes of the tensor, as mergekit; on the
@@ -38,9 +39,9 @@ def ties(
     cuts = [_cut(member, flat_base, one, dtype) for member, one in zip(members, density, strict=True)]
     merged = torch.empty(base.shape, dtype=dtype, device=base.device)
     parts = [member.split(BLOCK) for member in members]
-    for n, (out, start) in enumerate(zip(merged.view(-1).split(BLOCK), flat_base.split(BLOCK), strict=True)):
-        start = start.to(dtype)
-        deltas = [task_vector(part[n], start) for part in parts]
+    for n, (out, part) in enumerate(zip(merged.view(-1).split(BLOCK), flat_base.split(BLOCK), strict=True)):
+        start = part.to(dtype)
+        deltas = [task_vector(member[n], start) for member in parts]
         cuts = [cut and trim(delta, cut) for delta, cut in zip(deltas, cuts, strict=True)]
         for delta, weight in zip(deltas, weights, strict=True):
             delta.mul_(weight)
@@ -63,8 +64,7 @@ def _cut(member: Tensor, base: Tensor, density: float, dtype: torch.dtype) -> Cu
 
 
 def agreed_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
-    """The sum of the weighted task vectors that have the elected sign, element by element ("elect", "disjoint
-    merge").
+    """The sum of the weighted task vectors that have the elected sign, element by element.
 
     deltas: already multiplied by their weights; changed in place. A zero has no sign and agrees with none; a
     sum of exactly zero elects plus, as mergekit. normalize divides by the sum of the weights that agreed, by

@@ -1,5 +1,4 @@
-"""Keep the largest magnitudes of a tensor that is seen block by block (TIES, arXiv 2306.01708, section 4,
-"Trim").
+"""Keep the largest magnitudes of a tensor that is seen block by block (TIES, arXiv 2306.01708, section 4).
 
 The magnitudes of floats are ordered like their bits read as integers. So the threshold is found digit by
 digit, 16 bits at a time, from histograms that add up over blocks: exact, deterministic, and without sorting
@@ -33,23 +32,21 @@ def kept_count(density: float, size: int) -> int:
 
 
 def find_cut(blocks: Callable[[], Iterable[Tensor]], keep: int, dtype: torch.dtype) -> Cut:
-    """The cut that keeps exactly `keep` elements: the largest magnitudes, and on the threshold the first in
-    order.
+    """The cut that keeps exactly `keep` elements: the largest magnitudes, the first in order among equals.
 
     blocks: called once per digit; yields the tensor's flat parts in order, in dtype (float32 or float64).
     keep: from 1 to the number of elements. NaN counts as the largest magnitude.
     """
-    prefix, room = 0, keep
-    for shift in range(torch.finfo(dtype).bits - DIGIT, -1, -DIGIT):
+    prefix, room, top = 0, keep, torch.finfo(dtype).bits - DIGIT
+    for shift in range(top, -1, -DIGIT):
         counts: Tensor | int = 0
         for block in blocks():
             bits = magnitude_bits(block) >> shift
-            if prefix:  # a magnitude of zero in all digits so far selects nothing less than all that is left
+            if shift < top:
                 bits = bits[bits >> DIGIT == prefix]
             counts = counts + (bits & DIGIT_MASK).bincount(minlength=DIGIT_MASK + 1)
-        at_least = (
-            torch.as_tensor(counts).flip(0).cumsum(0)
-        )  # [i]: how many digits are DIGIT_MASK - i or more
+        # at_least[i]: how many of the digits are DIGIT_MASK - i or more
+        at_least = torch.as_tensor(counts).flip(0).cumsum(0)
         place = int(torch.searchsorted(at_least, room))
         room -= int(at_least[place - 1]) if place else 0
         prefix = prefix << DIGIT | (DIGIT_MASK - place)

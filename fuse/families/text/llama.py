@@ -59,6 +59,7 @@ FAMILY = TextFamily(
             "intermediate_size": 11008,
             "vocab_size": 32000,
             "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
             "hidden_act": "silu",
             "tie_word_embeddings": False,
         }

@@ -5,6 +5,7 @@ from fuse.families.text.llama import ATTENTION_BIAS, ROPE_BUFFERS, TENSORS
 
 _COMMON = {
     "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
     "hidden_act": "silu",
     "tie_word_embeddings": False,
     "head_dim": None,

@@ -1,0 +1,93 @@
+"""The numbers of a language model, from its config, with the config class's defaults where config.json is silent."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fuse.errors import CheckpointError
+from fuse.families.family import Basis, Family
+from fuse.families.registry import TEXTS, model_type_of, text_module
+from fuse.families.rope import rope_of
+
+KEYS = {
+    "hidden_size": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "intermediate_size": "intermediate_size",
+    "vocab_size": "vocab_size",
+    "norm_eps": "rms_norm_eps",
+    "activation": "hidden_act",
+}
+MAX_LAYERS = 10_000
+MAX_SIZE = 1 << 31
+# text model_type of original-LLaVA configs, by their own model_type or by the word in their architecture
+FLAT_TYPES = {"mistral": "mistral", "qwen": "qwen2", "gemma": "gemma", "phi3": "phi3"}
+
+
+def text_config(config: Mapping[str, Any], family: Family, where: str) -> Mapping[str, Any]:
+    """The config of the language model: an inner one, or the config itself where it is flat."""
+    if not family.text:
+        return config
+    inner = config.get(family.text)
+    if inner is None:
+        return config if "hidden_size" in config else {}
+    if not isinstance(inner, Mapping):
+        raise CheckpointError(f"config.json: {family.text} is {str(inner)[:60]!r}, not an object", where=where)
+    return inner
+
+
+def text_type_of(config: Mapping[str, Any], family: Family, where: str) -> str:
+    """The model_type of the language model."""
+    inner = text_config(config, family, where)
+    if inner is not config:
+        return model_type_of(inner, where) if "model_type" in inner else family.text_type
+    model_type = str(config.get("model_type", ""))
+    if model_type in TEXTS:
+        return model_type
+    words = " ".join([model_type, *map(str, config.get("architectures") or [])]).lower()
+    return next((text for word, text in FLAT_TYPES.items() if word in words), family.text_type)
+
+
+def basis_of(config: Mapping[str, Any], family: Family, where: str) -> Basis:
+    """What must agree between members of one base.
+
+    Raises CheckpointError for numbers that are not positive whole numbers of a sane size.
+    """
+    inner, model_type = text_config(config, family, where), text_type_of(config, family, where)
+    text = text_module(model_type, where)
+    defaults = text.defaults[model_type] if model_type in text.defaults else next(iter(text.defaults.values()))
+
+    def value(field: str) -> Any:
+        key = text.keys.get(field, KEYS.get(field, field))
+        given = inner.get(key)
+        return defaults.get(key) if given is None else given
+
+    def number(field: str, fallback: int | None = None) -> int:
+        key, found = text.keys.get(field, KEYS.get(field, field)), value(field)
+        found = fallback if found is None else found
+        limit = MAX_LAYERS if field == "layers" else MAX_SIZE
+        if type(found) is not int or not 0 < found < limit:
+            raise CheckpointError(f"config.json: {key} is {found!r}, not a whole number from 1 to {limit - 1:,}", where=where)
+        return found
+
+    hidden, heads = number("hidden_size"), number("heads")
+    if value("head_dim") is None and hidden % heads:
+        raise CheckpointError(f"config.json: hidden size {hidden} does not divide by {heads} heads", where=where)
+    theta, scaling = rope_of(inner, defaults, where)
+    eps = value("norm_eps")
+    return Basis(
+        family=text.name, hidden_size=hidden, layers=number("layers"), heads=heads,
+        kv_heads=number("kv_heads", heads), head_dim=number("head_dim", hidden // heads),
+        intermediate_size=number("intermediate_size", 4 * hidden), vocab_size=number("vocab_size"),
+        norm_eps=None if eps is None else float(eps), rope_theta=theta, rope_scaling=scaling,
+        activation=str(value("activation")), tied=_tied(config, inner, family, defaults),
+        sizes={symbol: number(key) for symbol, key in text.symbols.items()},
+    )  # fmt: skip
+
+
+def _tied(config: Mapping[str, Any], inner: Mapping[str, Any], family: Family, defaults: Mapping[str, Any]) -> bool:
+    """Multimodal classes read the outer `tie_word_embeddings`, language models their own."""
+    if inner is config:
+        return bool(config.get("tie_word_embeddings", defaults.get("tie_word_embeddings", False)))
+    return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", family.tied)))

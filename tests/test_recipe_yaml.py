@@ -1,0 +1,117 @@
+"""Every mistake in a recipe is one line with file, line, column and what would work."""
+
+from pathlib import Path
+
+import pytest
+
+from fuse.errors import RecipeError
+from fuse.recipe_yaml import load_recipe
+
+HEAD = "members:\n  a: x\n  b: {path: y, revision: 0123abc}\n"
+
+
+def refusal(tmp_path: Path, text: str | bytes) -> str:
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RecipeError) as error:
+        load_recipe(file)
+    assert error.value.exit_code == 2
+    return str(error.value)
+
+
+def test_reads_a_recipe(tmp_path: Path) -> None:
+    text = HEAD + (
+        "base: z\nlanguage:\n  method: ties\n  weights: {a: [0, 1e-5], b: {'*.mlp.*': 1, '*': 0x10}}\n  density: 0.5\n"
+        "  lambda: 2\n  normalize: false\nvision: [a]\noutput: {dtype: bfloat16, shard_size: 1.5MB}\n"
+    )
+    (tmp_path / "recipe.yaml").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    loaded = load_recipe(tmp_path / "recipe.yaml")
+    recipe = loaded.recipe
+    assert recipe.members["a"].path == "x" and recipe.members["b"].revision == "0123abc"
+    assert recipe.language.weights == {"a": [0.0, 1e-5], "b": {"*.mlp.*": 1.0, "*": 16.0}}
+    assert recipe.language.given("lambda") == 2 and recipe.language.normalize is False
+    assert recipe.vision is not None and recipe.vision[0].from_ == "a"
+    assert recipe.output.shard_size == 1_500_000
+    assert loaded.error(("language", "weights", "b", "*"), "no").where == "recipe.yaml:7:37"
+
+
+LINEAR = "language: {method: linear, weights: 1}\n"
+CASES = {
+    "members:\n  mgm:\n    path: x\n\n    revison: y\n" + LINEAR:
+        "recipe.yaml:5:5: members.mgm.revison: unknown key (did you mean: revision)",
+    HEAD + "language:\n  method: linear\n  wieghts: 1\n  weights: 1\n":
+        "recipe.yaml:6:3: language.wieghts: unknown key (did you mean: weights)",
+    HEAD + LINEAR + "otuput: {}\n": "recipe.yaml:5:1: otuput: unknown key (did you mean: output)",
+    "members:\n  a: x\n  a: y\n" + LINEAR: "recipe.yaml:3:3: members.a: the key stands twice",
+    HEAD + "language: {method: linaer, weights: 1}\n":
+        "recipe.yaml:4:12: language.method: unknown method 'linaer' (did you mean: linear)",
+    HEAD + "language: {method: linear}\n": "recipe.yaml:4:1: language.weights: linear needs weights",
+    HEAD + "language: {method: linear, weights: 1, density: 1}\n":
+        "recipe.yaml:4:40: language.density: linear has no density (it takes: weights, normalize)",
+    HEAD + "language: {method: linear, weights: .nan}\n": "recipe.yaml:4:37: .nan is not a finite number",
+    HEAD + "language: {method: linear, weights: -.inf}\n": "recipe.yaml:4:37: -.inf is not a finite number",
+    HEAD + "language: {method: linear, weights: 1e400}\n": "recipe.yaml:4:37: 1e400 is not a finite number",
+    HEAD + "language: {method: linear, weights: {a: lots}}\n":
+        "recipe.yaml:4:38: language.weights.a: should be a valid number, not 'lots'",
+    HEAD + "language: {method: linear, weights: true}\n":
+        "recipe.yaml:4:28: language.weights: should be a valid number, not True",
+    HEAD + "language: {method: linear, weights: []}\n":
+        "recipe.yaml:4:28: language.weights: List should have at least 1 item after validation, not 0",
+    LINEAR: "recipe.yaml:1:1: members: is missing",
+    "members: {}\n" + LINEAR:
+        "recipe.yaml:1:1: members: Dictionary should have at least 1 item after validation, not 0",
+    "members: {1a: x}\n" + LINEAR:
+        "recipe.yaml:1:11: members.1a: a member's name is a letter followed by letters, digits, - or _",
+    "members: {base: x}\n" + LINEAR:
+        "recipe.yaml:1:11: members.base: a member cannot be called 'base': the word has a meaning in recipes",
+    HEAD + LINEAR + "grafts: [{kind: mks2}]\n": "recipe.yaml:5:1: grafts: this version inserts no grafts",
+    HEAD + LINEAR + "output: {shard_size: 5 potatoes}\n":
+        "recipe.yaml:5:10: output.shard_size: '5 potatoes' is not a size (such as 5GB or 500MB)",
+    HEAD + LINEAR + "output: {dtype: bf16}\n":
+        "recipe.yaml:5:10: output.dtype: should be 'bfloat16', 'float16' or 'float32', not 'bf16'",
+    "members: {a: !!python/object/apply:os.system [id]}\n":
+        "recipe.yaml:1:14: the tag tag:yaml.org,2002:python/object/apply:os.system is not allowed in a recipe",
+    "members: &x [*x]\n":
+        "recipe.yaml:1:10: anchors and aliases are not allowed in a recipe (write it out)",
+    "members: {a: x, <<: {b: y}}\n": "recipe.yaml:1:17: a key is a plain word",
+    "": "recipe.yaml: the recipe is empty (it needs members and language)",
+    "# nothing\n": "recipe.yaml: the recipe is empty (it needs members and language)",
+    "a: 1\n---\nb: 2\n": "recipe.yaml:2:1: a recipe is one document",
+    "members:\n\ta: x\n": "recipe.yaml:2:1: not YAML: found character '\\t' that cannot start any token",
+    "- 1\n": "recipe.yaml:1:1: recipe: should be a valid dictionary or instance of Recipe, not [1]",
+    "merge_method: linear\nmodels: []\n":
+        "recipe.yaml:1:1: this is a mergekit recipe (write it with members and language; README.md shows the same merge "
+        "in both)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", CASES)
+def test_refuses(tmp_path: Path, text: str) -> None:
+    assert refusal(tmp_path, text) == CASES[text]
+
+
+def test_every_mistake_has_a_line(tmp_path: Path) -> None:
+    text = HEAD + "language: {method: linear, weights: 1}\noutput: {dtype: int8, size: 3}\n"
+    assert refusal(tmp_path, text).splitlines() == [
+        "recipe.yaml:5:10: output.dtype: should be 'bfloat16', 'float16' or 'float32', not 'int8'",
+        "recipe.yaml:5:23: output.size: unknown key (did you mean: shard_size)",
+    ]
+
+
+def test_hostile_text(tmp_path: Path) -> None:
+    file = str(tmp_path / "recipe.yaml")
+    assert refusal(tmp_path, b"members: \xe9\n") == f"{file}: not UTF-8 at byte 9"
+    assert "not YAML" in refusal(tmp_path, "members: \0")
+    assert refusal(tmp_path, b"a" * 2_000_000) == f"{file}: 2,000,000 bytes is more than a recipe's 1,048,576"
+    assert refusal(tmp_path, "[" * 10_000).split(": ", 1)[1] in {
+        "nested too deeply", "not YAML: expected the node content, but found '<stream end>'"
+    }  # fmt: skip
+    assert "nested too deeply" in refusal(tmp_path, "members: " + "[" * 40 + "]" * 40)
+    assert "too many digits" in refusal(tmp_path, HEAD + "language: {method: linear, weights: " + "9" * 5000 + "}")
+
+
+def test_not_a_file(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="there is no such file"):
+        load_recipe(tmp_path / "absent.yaml")
+    with pytest.raises(RecipeError, match="this is not a plain file"):
+        load_recipe(tmp_path)
