@@ -134,8 +134,8 @@ def interpolate(values: Sequence[float], position: float) -> float:
 def layer_position(canonical: str, depth: int) -> float:
     """Where a tensor stands between the first layer (0) and the last (1).
 
-    Tensors outside the layers stand at 0 if they are embeddings and at 1 if they come after (final norm, head), as in
-    mergekit. depth: number of layers.
+    Tensors outside the layers stand at 0 if they are embeddings and at 1 if they come after (final norm, head): our
+    choice; mergekit puts both at 0. depth: number of layers.
     """
     match = re.search(r"\.(\d+)\.", canonical)
     if match:

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 
 import click
 
+WORTH_SHOWING = 100 * 10**6  # bytes; less is done before a line is read
+
 
 @contextmanager
 def byte_progress(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
     """A function to call with the bytes done since its last call."""
-    if not shown:
+    if not shown or (total < WORTH_SHOWING and not sys.stderr.isatty()):
         yield lambda _: None
     elif sys.stderr.isatty():
         from rich.console import Console

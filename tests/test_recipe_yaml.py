@@ -32,7 +32,7 @@ def test_reads_a_recipe(tmp_path: Path) -> None:
     assert recipe.language.given("lambda") == 2 and recipe.language.normalize is False
     assert recipe.vision is not None and recipe.vision[0].from_ == "a"
     assert recipe.output.shard_size == 1_500_000
-    assert loaded.error(("language", "weights", "b", "*"), "no").where == "recipe.yaml:7:37"
+    assert loaded.error(("language", "weights", "b", "*"), "no").where == "recipe.yaml:7:45"
 
 
 LINEAR = "language: {method: linear, weights: 1}\n"
@@ -91,10 +91,10 @@ def test_refuses(tmp_path: Path, text: str) -> None:
 
 
 def test_every_mistake_has_a_line(tmp_path: Path) -> None:
-    text = HEAD + "language: {method: linear, weights: 1}\noutput: {dtype: int8, size: 3}\n"
+    text = HEAD + "language: {method: linear, weights: 1}\noutput: {dtype: int8, shard_sise: 3}\n"
     assert refusal(tmp_path, text).splitlines() == [
         "recipe.yaml:5:10: output.dtype: should be 'bfloat16', 'float16' or 'float32', not 'int8'",
-        "recipe.yaml:5:23: output.size: unknown key (did you mean: shard_size)",
+        "recipe.yaml:5:23: output.shard_sise: unknown key (did you mean: shard_size)",
     ]
 
 

@@ -1,7 +1,7 @@
 """The merge methods as data: what each one needs and which parameters it takes.
 
-Read by the recipe schema and the planner, so this file imports no torch. The functions live beside it, one file
-a method; `fuse.methods.load` fetches one.
+Read by the recipe schema and the planner, so this file imports no torch. The functions live beside it, one
+file a method; `fuse.methods.load` fetches one.
 """
 
 import math
@@ -56,7 +56,7 @@ class Param:
         return None
 
     def problem_of_all(self, value: object, inputs: int) -> str | None:
-        """As `problem`, for one value or, where the parameter is per member, a sequence of `inputs` values."""
+        """As `problem`, for one value or, where it is per member, a sequence of `inputs` values."""
         if value is REQUIRED:
             return "is missing"
         if not isinstance(value, Sequence) or isinstance(value, str):
@@ -106,9 +106,10 @@ class Method:
         for name, param in self.params.items():
             if text := param.problem_of_all(values.get(name, param.default), inputs):
                 return f"{self.name}: {name} {text}"
-        if self.nonzero_sum and self.arguments(values, inputs)["normalize"]:
-            weights = values["weights"]
-            if sums_to_zero([weights] if isinstance(weights, int | float) else weights):  # type: ignore[arg-type]
+        if self.nonzero_sum:
+            filled = self.arguments(values, inputs)
+            weights = filled["weights"]
+            if filled["normalize"] and isinstance(weights, Sequence) and sums_to_zero(weights):
                 return f"{self.name}: the weights sum to zero, so normalize cannot divide by their sum"
         return None
 

@@ -1,0 +1,44 @@
+"""Running `fuse` in tests as a user does."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+def fuse(*args: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ran:
+    """Run `python -m fuse` in a process of its own."""
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-m", "fuse", *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=240,
+        env={**os.environ, **(env or {})}, check=False,
+    )  # fmt: skip
+    return Ran(done.returncode, done.stdout, done.stderr)
+
+
+def fuse_here(*args: object) -> Ran:
+    """Run the same command line in this process, without paying for imports again; exit code and streams likewise."""
+    import contextlib
+    import io
+
+    from fuse.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    before, sys.argv = sys.argv, ["fuse", *map(str, args)]
+    code = 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+    except SystemExit as error:
+        code = int(error.code or 0)
+    finally:
+        sys.argv = before
+    return Ran(code, out.getvalue(), err.getvalue())
