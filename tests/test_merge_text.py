@@ -116,24 +116,25 @@ def run_mergekit(family: Path, out: Path, kind: str) -> dict[str, torch.Tensor]:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", MERGEKIT)
 def test_agrees_with_mergekit(family: Path, tmp_path: Path, kind: str) -> None:
-    ours = merge(family, tmp_path / "ours", MERGEKIT[kind][0], base=kind not in {"linear", "gradient", "slerp"})
+    """In float32, where nothing hides; and the bf16 output is that result rounded once.
+
+    Comparing after the rounding would count ties: with weights like 0.7 and bf16 inputs, many exact results lie half
+    way between two bf16 numbers, and one unit of float32 decides (0.2% of the elements here).
+    """
+    language, base = MERGEKIT[kind][0], kind not in {"linear", "gradient", "slerp"}
+    ours = merge(family, tmp_path / "ours", language, base, "output: {dtype: float32}")
+    rounded = merge(family, tmp_path / "rounded", language, base)
     theirs = run_mergekit(family, tmp_path / "theirs", kind)
-    assert set(ours) == set(theirs)
-    excluded = total = differ = 0
+    assert set(ours) == set(theirs) == set(rounded)
+    excluded = total = 0
     for name, tensor in ours.items():
+        assert torch.equal(rounded[name], tensor.to(torch.bfloat16)), name
         if kind == "gradient" and name in {"model.norm.weight", "lm_head.weight"}:
             continue  # at the end of the depth for us, at its beginning for mergekit
-        wanted = theirs[name].to(torch.bfloat16)
-        keep = torch.ones_like(tensor, dtype=torch.bool)
-        if kind == "ties":
-            keep = ~on_a_threshold(family, name)
-            excluded += int((~keep).sum())
+        keep = torch.ones_like(tensor, dtype=torch.bool) if kind != "ties" else ~on_a_threshold(family, name)
+        excluded += int((~keep).sum())
         total += tensor.numel()
-        # a float32 difference of one unit may fall on a bf16 boundary, or be all that is left of a sum that cancels
-        near = torch.isclose(tensor.float(), wanted.float(), rtol=2**-7, atol=1e-7)
-        differ += int((tensor != wanted)[keep].sum())
-        assert near[keep].all(), name
-    assert differ <= total // 1000, f"{differ} of {total} differ by one rounding"
+        torch.testing.assert_close(tensor[keep], theirs[name][keep], rtol=1e-5, atol=1e-7)
     assert excluded < total // 20, f"{excluded} of {total} elements sit on a threshold"
 
 
