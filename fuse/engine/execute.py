@@ -113,8 +113,7 @@ def _checked(tensor: Tensor, source: Source, start: int) -> Tensor:
         bad = torch.nonzero(~torch.isfinite(tensor.reshape(-1))).flatten()
         value = tensor.reshape(-1)[bad[0]].item()
         raise CheckpointError(
-            f"tensor {source.tensor.name!r} of {source.member} holds {value} at element {start + int(bad[0]):,} "
-            f"({len(bad):,} such values in this block)",
+            f"tensor {source.tensor.name!r} of {source.member} holds {value} at element {start + int(bad[0]):,}",
             where=source.tensor.file,
             hint="the checkpoint is damaged; fuse writes nothing from it",
         )

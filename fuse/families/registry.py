@@ -19,7 +19,25 @@ FAMILIES: dict[str, str] = {
 # model_type of a language model, alone or as the text config of a multimodal one -> module in fuse/families/text
 TEXTS: dict[str, str] = {
     "llama": "llama",
+    "mistral": "mistral",
     "qwen2": "qwen2",
+    "qwen2_vl_text": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen2_vl": "qwen2",
+    "qwen2_5_vl": "qwen2",
+    "qwen3": "qwen3",
+    "qwen3_vl_text": "qwen3",
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3_text": "gemma3",
+    "phi3": "phi3",
+    "smollm3": "smollm3",
+    "cohere": "cohere",
+    "cohere2": "cohere2",
+    "mllama_text_model": "mllama",
+    "gpt2": "gpt2",
+    "t5": "t5",
+    "opt": "opt",
 }
 
 # Checkpoints of the original LLaVA code and its offspring; their config.json is the language model's with `mm_` keys.

@@ -8,6 +8,7 @@ never an input.
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -18,10 +19,8 @@ from fuse.methods.table import sums_to_zero
 def working_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     """float64 where any tensor is float64, else float32.
 
-    Raises ValueError for no tensors or unequal shapes, TypeError for a tensor that is not floating point.
+    Raises ValueError for unequal shapes, TypeError for a tensor that is not floating point.
     """
-    if not tensors:
-        raise ValueError("a merge needs at least one tensor")
     for tensor in tensors:
         if tensor.shape != tensors[0].shape:
             raise ValueError(f"shapes differ: {tuple(tensors[0].shape)} and {tuple(tensor.shape)}")
@@ -31,7 +30,9 @@ def working_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
 
 
 def check_lengths(tensors: Sequence[Tensor], **values: Sequence[float]) -> None:
-    """Raise ValueError where a per-member parameter does not have one value a tensor."""
+    """Raise ValueError for no tensors, or where a per-member parameter does not have one value a tensor."""
+    if not tensors:
+        raise ValueError("a merge needs at least one tensor")
     for name, numbers in values.items():
         if len(numbers) != len(tensors):
             raise ValueError(f"{name} has {len(numbers)} values for {len(tensors)} tensors")
@@ -55,10 +56,4 @@ def coefficients(weights: Sequence[float], normalize: bool, lambda_: float = 1.0
 
 def weighted_sum(terms: Iterable[Tensor], factors: Sequence[float]) -> Tensor:
     """``((f0 * t0) + f1 * t1) + ...``, from left to right; the terms are changed in place."""
-    total: Tensor | None = None
-    for term, factor in zip(terms, factors, strict=True):
-        scaled = term.mul_(factor)
-        total = scaled if total is None else total.add_(scaled)
-    if total is None:
-        raise ValueError("a merge needs at least one tensor")
-    return total
+    return reduce(Tensor.add_, (term.mul_(factor) for term, factor in zip(terms, factors, strict=True)))

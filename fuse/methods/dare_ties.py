@@ -33,8 +33,8 @@ def dare_ties(
 
     Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
     """
-    dtype = working_dtype([*tensors, base])
     check_lengths(tensors, weights=weights, density=density, keys=keys)
+    dtype = working_dtype([*tensors, base])
     start = base.to(dtype)
     thinned = [
         drop_at_random(task_vector(tensor, start), share, rescale, key, offset).mul_(weight)

@@ -17,8 +17,8 @@ def linear(tensors: Sequence[Tensor], *, weights: Sequence[float], normalize: bo
 
     Raises ValueError for unequal shapes or lengths and, with normalize, for weights that sum to zero.
     """
-    dtype = working_dtype(tensors)
     check_lengths(tensors, weights=weights)
+    dtype = working_dtype(tensors)
     if normalize and sums_to_zero(weights):
         raise ValueError(f"the weights {list(weights)} sum to zero, so they cannot be normalized")
     return weighted_sum((fresh(tensor, dtype) for tensor in tensors), coefficients(weights, normalize))

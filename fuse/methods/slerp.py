@@ -20,8 +20,8 @@ def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
     ``sin((1 - t) * a) / sin(a) * x0 + sin(t * a) / sin(a) * x1`` with ``cos(a) = <x0, x1> / (|x0| |x1|)``.
     tensors: exactly two of one shape, any float dtypes.
     Returns that shape in float32 (float64 where an input is float64); the cosine is computed in float64.
-    Where ``|cos(a)| > 0.9995``, or a tensor is zero or not finite, the straight line ``(1 - t) * x0 + t * x1``
-    is taken. For a zero tensor that is our choice: mergekit takes a right angle there.
+    Where ``|cos(a)| > 0.9995``, or a tensor is zero or not finite, it is the straight line
+    ``(1 - t) * x0 + t * x1``. For a zero tensor that is our choice: mergekit takes a right angle there.
 
     Raises ValueError for other than two tensors, unequal shapes, or t outside 0 to 1.
     """

@@ -23,8 +23,8 @@ def task_arithmetic(
 
     Raises ValueError for unequal shapes or lengths.
     """
-    dtype = working_dtype([*tensors, base])
     check_lengths(tensors, weights=weights)
+    dtype = working_dtype([*tensors, base])
     start = base.to(dtype)
     deltas = (task_vector(tensor, start) for tensor in tensors)
     return weighted_sum(deltas, coefficients(weights, normalize, lambda_)).add_(start)

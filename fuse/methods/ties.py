@@ -33,8 +33,8 @@ def ties(
 
     Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
     """
-    dtype = working_dtype([*tensors, base])
     check_lengths(tensors, weights=weights, density=density)
+    dtype = working_dtype([*tensors, base])
     flat_base, members = base.reshape(-1), [tensor.reshape(-1) for tensor in tensors]
     cuts = [_cut(member, flat_base, one, dtype) for member, one in zip(members, density, strict=True)]
     merged = torch.empty(base.shape, dtype=dtype, device=base.device)

@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import load_file
 from torch import Tensor
+
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 

@@ -22,7 +22,7 @@ def trimmed(delta, density):
     return kept
 
 
-def oracle(tensors, base, weights, density, lambda_=1.0, normalize=True):
+def oracle(tensors, base, weights, density, *, lambda_=1.0, normalize=True):
     """The merge, and where the elected sign is too close to call in float32."""
     start = base.float().numpy()
     shares = np.reshape(weights, (-1, *[1] * base.ndim)).astype(np.float64)
@@ -43,7 +43,7 @@ def test_oracle(draw, close, dtype, normalize, density):
     base, *tensors = draw(1, 4, (40, 50), dtype)
     weights = [0.5, 1.25, -0.3]
     result = ties(tensors, base, weights=weights, density=density, lambda_=0.7, normalize=normalize)
-    expected, unsure = oracle(tensors, base, weights, density, 0.7, normalize)
+    expected, unsure = oracle(tensors, base, weights, density, lambda_=0.7, normalize=normalize)
     assert unsure.sum() <= 2
     close(result[~torch.from_numpy(unsure)], expected[~unsure])
 
@@ -101,7 +101,6 @@ def test_where_all_signs_agree_it_is_the_weighted_mean(draw, close, seed, weight
 def test_order_of_members_does_not_matter(draw, close, seed, random):
     base, *tensors = draw(seed, 4)
     members = list(zip(tensors, [0.3, 1, 0.7], [0.3, 0.8, 1], strict=True))
-    one, unsure = oracle(*zip(*((t, base) for t in tensors), strict=True), *[[1] * 3] * 2)[0], False
     one = ties(tensors, base, weights=[0.3, 1, 0.7], density=[0.3, 0.8, 1])
     _, unsure = oracle(tensors, base, [0.3, 1, 0.7], [0.3, 0.8, 1])
     random.shuffle(members)
@@ -130,13 +129,16 @@ def test_mergekit(draw, close, dtype, normalize, density):
     ours = ties(tensors, base, weights=weights, density=[density] * 3, normalize=normalize, lambda_=0.6)
     # mergekit leaves open which of the magnitudes exactly on the threshold stay, where they do not all stay
     open_ = torch.from_numpy(oracle(tensors, base, weights, [density] * 3)[1])
+    assert open_.sum() <= 0.005 * base.numel()
     for tensor in tensors:
         magnitude = (tensor.float() - base.float()).abs()
         keep = kept_count(density, magnitude.numel())
         threshold = magnitude.view(-1).sort(descending=True).values[keep - 1]
         if (magnitude >= threshold).sum() > keep:
             open_ |= magnitude == threshold
-    assert open_.sum() <= (0 if dtype == torch.float32 or density == 1 else 0.02 * base.numel())
+    # bfloat16 task vectors of a base near 1 lie on a coarse grid, so that many share the threshold
+    share = {torch.float32: 0, torch.float16: 0.02, torch.bfloat16: 0.08}[dtype]
+    assert open_.sum() <= (share if density < 1 else 0.005) * base.numel()
     close(ours[~open_], theirs[~open_].numpy())
 
 
