@@ -39,7 +39,10 @@ def load(folder: Path, *, device: str = "cpu") -> Answerer:
         model, report = auto.from_pretrained(
             folder, dtype="auto", device_map=None, trust_remote_code=False, output_loading_info=True
         )
-        processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False) if sees else None
+        has_processor = any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
+        processor = (
+            transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False) if sees and has_processor else None
+        )
         tokenizer = processor.tokenizer if processor else transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False)  # fmt: skip
     except (OSError, ValueError) as error:
@@ -71,13 +74,42 @@ def ask(
     return answerer.tokenizer.decode(out[0, start:], skip_special_tokens=True).strip()
 
 
+def ask_many(answerer: Answerer, questions: list[str], *, max_tokens: int = 128, batch: int = 20) -> list[str]:
+    """The greedy answers to questions without images, in batches padded on the left."""
+    import torch
+
+    tokenizer = answerer.tokenizer
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    answers: list[str] = []
+    for start in range(0, len(questions), batch):
+        prompts = [_prompt(tokenizer, question) for question in questions[start : start + batch]]
+        special = not getattr(tokenizer, "chat_template", None)
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=special)
+        inputs = {key: inputs[key].to(answerer.model.device) for key in ("input_ids", "attention_mask")}
+        with torch.no_grad():
+            out = answerer.model.generate(
+                **inputs, max_new_tokens=max_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            )
+        ends = out[:, inputs["input_ids"].shape[1] :]
+        answers += [text.strip() for text in tokenizer.batch_decode(ends, skip_special_tokens=True)]
+    return answers
+
+
+def _prompt(tokenizer: Any, question: str) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        return question
+    turns = [{"role": "user", "content": question}]
+    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+
+
 def _pad(tokenizer: Any) -> int | None:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
 def _inputs(answerer: Answerer, question: str, images: tuple[Path, ...]) -> Any:
     if images and answerer.processor is None:
-        raise RecipeError("this model does not see; ask it without --image", where=answerer.folder)
+        raise RecipeError("no image processor in this folder; ask it without --image", where=answerer.folder)
     opened = [_open_image(path) for path in images]
     speaker = answerer.processor or answerer.tokenizer
     if getattr(speaker, "chat_template", None):

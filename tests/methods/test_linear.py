@@ -94,7 +94,9 @@ def test_inputs_are_untouched(draw, dtype):
 def test_transposed_input(draw):
     one, other = draw(6, 2, (4, 6))
     expected = linear([one, other], weights=[1, 2])
-    assert torch.equal(linear([one.T.contiguous().T, other], weights=[1, 2]), expected)
+    result = linear([one.T.contiguous().T, other], weights=[1, 2])
+    assert torch.equal(result, expected)
+    assert result.is_contiguous()
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0, 2)])

@@ -74,6 +74,12 @@ def test_mergekit(draw, close, dtype, t):
     close(slerp([one, -near], t=t), theirs.numpy(), atol=5e-6)
 
 
+def test_the_line_begins_above_a_cosine_of_0_9995():
+    for cos, line in ((0.9994, False), (0.9996, True), (-0.9994, False), (-0.9996, True)):
+        one, other = torch.tensor([1.0, 0.0]), torch.tensor([cos, (1 - cos * cos) ** 0.5])
+        assert (arc_weights(cosine(one, other), 0.25) == (0.75, 0.25)) == line
+
+
 def test_identical_is_the_identity(draw):
     (one,) = draw(4, 1)
     torch.testing.assert_close(slerp([one, one], t=0.4), one)
