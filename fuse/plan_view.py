@@ -1,13 +1,16 @@
 """A plan for people (a tree, layers folded) and for programs (JSON)."""
 
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from fuse.checkpoint import free_bytes
 from fuse.errors import printable
 from fuse.plan import Plan, Row, Source
 
+NAMES_SHOWN = 2
 LAYER = re.compile(r"\.(\d+)(?=\.)")
 
 
@@ -30,13 +33,14 @@ def plan_text(plan: Plan, *, every: bool = False) -> str:
     lines.append("verdicts")
     lines += [f"  {'=' if v.agrees else '!'} {v.topic}: {v.text}" for v in plan.verdicts]
     lines.append(f"tensors ({len(plan.rows)})")
-    lines += [f"  {line}" for line in _row_lines(plan.rows, every)]
+    lines += [f"  {line}" for line in (_every_row(plan.rows) if every else _folded(plan.rows))]
     if plan.drops:
         lines.append(f"left out ({len(plan.drops)})")
         lines += [f"  {line}" for line in _drop_lines(plan, every)]
     lines.append("cost")
     lines.append(f"  read {size_text(plan.bytes_read)}, write {size_text(plan.bytes_written)} in {len(plan.shards)} "
-                 f"file{'s' * (len(plan.shards) > 1)}, tensors in memory up to {size_text(plan.memory)}")  # fmt: skip
+                 f"file{'s' * (len(plan.shards) > 1)}, tensors in memory up to {size_text(plan.memory)}; "
+                 f"free disk here {size_text(free_bytes(Path.cwd()))}")  # fmt: skip
     if not plan.host.family.native:
         lines.append(
             f"note: the output has the layout of {plan.host.name} ({plan.host.family.model_type}), which the code it came "
@@ -45,16 +49,37 @@ def plan_text(plan: Plan, *, every: bool = False) -> str:
     return printable("\n".join(lines))
 
 
-def _row_lines(rows: Iterable[Row], every: bool) -> list[str]:
-    """One line per tensor, or per group of tensors that differ only in layer numbers and are treated alike."""
-    groups: dict[tuple[str, str], list[Row]] = {}
+def _every_row(rows: Iterable[Row]) -> list[str]:
+    return [f"{row.name} {row.dtype}[{', '.join(map(str, row.shape))}]  {_treatment(row, every=True)}" for row in rows]
+
+
+def _folded(rows: Iterable[Row]) -> list[str]:
+    """A line per part, and under it a line per way of treatment with the names it covers, layer numbers folded."""
+    parts: dict[str, dict[str, list[Row]]] = {}
     for row in rows:
-        name = row.name if every else LAYER.sub(".{}", row.name)
-        groups.setdefault((name, _treatment(row, every)), []).append(row)
+        parts.setdefault(row.part, {}).setdefault(_treatment(row, every=False), []).append(row)
     lines = []
-    for (name, treatment), members in groups.items():
-        lines.append(f"{name} {_shape(members[0])}{_times(len(members))}  {treatment}")
+    for part, treatments in parts.items():
+        count = sum(map(len, treatments.values()))
+        size = sum(row.nbytes for group in treatments.values() for row in group)
+        lines.append(f"{part}: {count} tensors, {size_text(size)}")
+        for treatment, group in treatments.items():
+            lines.append(f"  {len(group):4} {treatment}: {_names(group)}")
     return lines
+
+
+def _names(rows: Iterable[Row]) -> str:
+    """The names of tensors in short: one layer's number where all are of it, else layers folded to {}."""
+    names = [row.name for row in rows]
+    folded = list(dict.fromkeys(LAYER.sub(".{}", name) for name in names))
+    layers = {match[1] for name in names for match in LAYER.finditer(name)}
+    if len(layers) == 1 and len(names) > 1:
+        folded = [name.replace("{}", layers.copy().pop()) for name in folded]
+    if len(folded) <= NAMES_SHOWN:
+        return ", ".join(folded)
+    common = os.path.commonprefix(folded)
+    common = common[: common.rfind(".") + 1]
+    return f"{common}*" if common else f"{folded[0]}, {folded[1]} and {len(folded) - 2} more"
 
 
 def _treatment(row: Row, every: bool) -> str:
@@ -80,10 +105,6 @@ def _number(value: Any) -> str:
     if isinstance(value, list):
         return "/".join(_number(v) for v in value)
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
-
-
-def _shape(row: Row) -> str:
-    return f"{row.dtype}[{', '.join(map(str, row.shape))}]"
 
 
 def _times(count: int) -> str:
