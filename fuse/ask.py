@@ -65,6 +65,8 @@ def ask(
 
     inputs = _inputs(answerer, question, images).to(answerer.model.device)
     start = inputs["input_ids"].shape[1]
+    if start == 0:
+        raise RecipeError(f"the question {question!r} has no tokens", where=answerer.folder)
     streamer = _Streamer(answerer.tokenizer, say) if say else None
     with torch.no_grad():
         out = answerer.model.generate(

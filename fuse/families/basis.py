@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fuse.errors import CheckpointError
-from fuse.families.family import Basis, Family
+from fuse.families.family import Basis, Family, TextFamily
 from fuse.families.registry import TEXTS, model_type_of, text_module
-from fuse.families.rope import rope_of
+from fuse.families.rope import finite, rope_of, short
 
 KEYS = {
     "hidden_size": "hidden_size",
@@ -33,7 +33,7 @@ def text_config(config: Mapping[str, Any], family: Family, where: str) -> Mappin
     if inner is None:
         return config if "hidden_size" in config else {}
     if not isinstance(inner, Mapping):
-        raise CheckpointError(f"config.json: {family.text} is {str(inner)[:60]!r}, not an object", where=where)
+        raise CheckpointError(f"config.json: {family.text} is {short(inner)}, not an object", where=where)
     return inner
 
 
@@ -49,6 +49,11 @@ def text_type_of(config: Mapping[str, Any], family: Family, where: str) -> str:
     return next((text for word, text in FLAT_TYPES.items() if word in words), family.text_type)
 
 
+def defaults_of(text: TextFamily, model_type: str) -> Mapping[str, Any]:
+    """The config class's defaults of the keys that we read."""
+    return text.defaults[model_type] if model_type in text.defaults else next(iter(text.defaults.values()))
+
+
 def basis_of(config: Mapping[str, Any], family: Family, where: str) -> Basis:
     """What must agree between members of one base.
 
@@ -56,38 +61,48 @@ def basis_of(config: Mapping[str, Any], family: Family, where: str) -> Basis:
     """
     inner, model_type = text_config(config, family, where), text_type_of(config, family, where)
     text = text_module(model_type, where)
-    defaults = text.defaults[model_type] if model_type in text.defaults else next(iter(text.defaults.values()))
+    defaults = defaults_of(text, model_type)
 
     def value(field: str) -> Any:
-        key = text.keys.get(field, KEYS.get(field, field))
-        given = inner.get(key)
-        return defaults.get(key) if given is None else given
+        key = key_of(field)
+        return inner[key] if key in inner else defaults.get(key)
 
-    def number(field: str, fallback: int | None = None) -> int:
-        key, found = text.keys.get(field, KEYS.get(field, field)), value(field)
-        found = fallback if found is None else found
-        limit = MAX_LAYERS if field == "layers" else MAX_SIZE
+    def key_of(field: str) -> str:
+        return text.keys.get(field, KEYS.get(field, field))
+
+    def number(field: str, fallback: int | None = None, limit: int = MAX_SIZE) -> int:
+        key, found = key_of(field), value(field)
+        if found is None:  # null, here or in the class: derived from other numbers, else the class's
+            found = defaults.get(key) if fallback is None else fallback
         if type(found) is not int or not 0 < found < limit:
-            raise CheckpointError(f"config.json: {key} is {found!r}, not a whole number from 1 to {limit - 1:,}", where=where)
+            raise CheckpointError(
+                f"config.json: {key} is {short(found)}, not a whole number from 1 to {limit - 1:,}", where=where
+            )
         return found
+
+    def symbol(name: str) -> int:
+        key, _, other = text.symbols[name].partition("|")
+        return number(key, number(other) if other else None, MAX_LAYERS if name in text.depth else MAX_SIZE)
 
     hidden, heads = number("hidden_size"), number("heads")
     if value("head_dim") is None and hidden % heads:
         raise CheckpointError(f"config.json: hidden size {hidden} does not divide by {heads} heads", where=where)
     theta, scaling = rope_of(inner, defaults, where)
-    eps = value("norm_eps")
+    eps, layers = value("norm_eps"), number("layers", limit=MAX_LAYERS)
     return Basis(
-        family=text.name, hidden_size=hidden, layers=number("layers"), heads=heads,
+        family=text.name, hidden_size=hidden, layers=layers, heads=heads,
         kv_heads=number("kv_heads", heads), head_dim=number("head_dim", hidden // heads),
         intermediate_size=number("intermediate_size", 4 * hidden), vocab_size=number("vocab_size"),
-        norm_eps=None if eps is None else float(eps), rope_theta=theta, rope_scaling=scaling,
-        activation=str(value("activation")), tied=_tied(config, inner, family, defaults),
-        sizes={symbol: number(key) for symbol, key in text.symbols.items()},
+        norm_eps=None if eps is None else finite(key_of("norm_eps"), eps, where),
+        rope_theta=theta, rope_scaling=scaling, activation=str(value("activation")), tied=_tied(config, inner, family, defaults),
+        sizes={name: symbol(name) for name in text.symbols},
     )  # fmt: skip
 
 
 def _tied(config: Mapping[str, Any], inner: Mapping[str, Any], family: Family, defaults: Mapping[str, Any]) -> bool:
-    """Multimodal classes read the outer `tie_word_embeddings`, language models their own."""
+    """Language models read their own `tie_word_embeddings`; a multimodal class the outer one, or as `ties` says."""
+    own = bool(inner.get("tie_word_embeddings", defaults.get("tie_word_embeddings", False)))
     if inner is config:
-        return bool(config.get("tie_word_embeddings", defaults.get("tie_word_embeddings", False)))
-    return bool(config.get("tie_word_embeddings", inner.get("tie_word_embeddings", family.tied)))
+        return own
+    outer = bool(config.get("tie_word_embeddings", family.tied))
+    return {"outer": outer, "text": own, "either": outer or own, "never": False}[family.ties]

@@ -43,7 +43,8 @@ class TextFamily:
 
     Symbols: D hidden_size, V vocab_size, F intermediate_size, Q heads*head_dim, K kv_heads*head_dim, H head_dim,
     G heads, integers, sums and products of them ("Q+2*K"); a family may add its own through `symbols`.
-    `{n}` in a name runs over the layers of `depth["n"]`.
+    `{n}` in a name runs over the layers of `depth["n"]`: as many as that config key says, or those that it lists, or
+    with `!` before the key those that it does not list. An optional tensor is there for every layer or for none.
     """
 
     name: str
@@ -54,7 +55,7 @@ class TextFamily:
     head: str = "lm_head.weight"
     keys: Mapping[str, str] = field(default_factory=dict)  # our field -> config key, where not the usual one
     depth: Mapping[str, str] = field(default_factory=lambda: {"n": "num_hidden_layers"})
-    symbols: Mapping[str, str] = field(default_factory=dict)  # symbol -> config key
+    symbols: Mapping[str, str] = field(default_factory=dict)  # symbol -> config key, or "key|key to use where null"
     prefixes: Mapping[str, str] = field(default_factory=dict)  # other on-disk prefix -> canonical prefix
     buffers: tuple[str, ...] = ()  # regular expressions: stored by old releases, recomputed when a model is built
 
@@ -63,8 +64,10 @@ class TextFamily:
 class Family:
     """A checkpoint family, by model_type: where each prefix on disk belongs, in every layout that is published.
 
-    prefixes: on-disk prefix -> (part, canonical prefix); the longest prefix that fits wins.
+    prefixes: on-disk prefix -> (part, canonical prefix); the longest prefix that fits wins. One that does not end in
+    a dot is the name of a tensor.
     text: key of the text config inside config.json ("" where the config itself is the text config).
+    ties: which config's tie_word_embeddings the class obeys: the outer one, the text config's, either, or none.
     """
 
     model_type: str
@@ -75,6 +78,7 @@ class Family:
     buffers: tuple[str, ...] = ()
     native: bool = True  # transformers has a class for it
     tied: bool = False  # the config class's default of the top-level tie_word_embeddings
+    ties: Literal["outer", "text", "either", "never"] = "outer"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""LLaVA-1.5 as transformers writes it, in the layouts B, C and D of its Hub files."""
+"""LLaVA-1.5 as transformers writes it, in the layouts of its Hub files."""
 
 from fuse.families.family import Family, Part
 
-# D and B: one module name per outer prefix. The tower of old files has CLIP's inner `vision_model.`; today's has not.
+# On disk: one module name per outer prefix. The tower of older files has CLIP's inner `vision_model.`.
 SAVED: dict[str, tuple[Part, str]] = {
     "language_model.": ("language", ""),
     "vision_tower.": ("encoder", "vision_tower."),
@@ -10,7 +10,7 @@ SAVED: dict[str, tuple[Part, str]] = {
     "multi_modal_projector.": ("projector", "multi_modal_projector."),
 }
 
-# C: the names in memory.
+# The names in memory, which releases 4.52 to 4.57 also wrote.
 IN_MEMORY: dict[str, tuple[Part, str]] = {
     "model.language_model.": ("language", "model."),
     "lm_head.": ("language", "lm_head."),
@@ -26,5 +26,6 @@ FAMILY = Family(
     model_type="llava",
     prefixes={**SAVED, **IN_MEMORY},
     text="text_config",
+    ties="either",
     buffers=TOWER_BUFFERS,
 )

@@ -14,6 +14,24 @@ from fuse.families.family import Family, TextFamily
 # model_type of a multimodal checkpoint -> module in fuse/families
 FAMILIES: dict[str, str] = {
     "llava": "llava",
+    "llava_next": "llava_next",
+    "llava_onevision": "llava_onevision",
+    "vipllava": "vipllava",
+    "internvl": "internvl",
+    "internvl_chat": "internvl_chat",
+    "idefics2": "idefics2",
+    "idefics3": "idefics3",
+    "smolvlm": "smolvlm",
+    "paligemma": "paligemma",
+    "qwen2_vl": "qwen2_vl",
+    "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
+    "mistral3": "mistral3",
+    "gemma3": "gemma3",
+    "aya_vision": "aya_vision",
+    "blip-2": "blip2",
+    "instructblip": "instructblip",
+    "mllama": "mllama",
 }
 
 # model_type of a language model, alone or as the text config of a multimodal one -> module in fuse/families/text
@@ -41,16 +59,26 @@ TEXTS: dict[str, str] = {
 }
 
 # Checkpoints of the original LLaVA code and its offspring; their config.json is the language model's with `mm_` keys.
-ORIGINALS: dict[str, str] = {}
+ORIGINALS: dict[str, str] = {
+    "llava": "llava_original",
+    "llava_llama": "llava_original",
+    "llava_mistral": "llava_original",
+    "llava_qwen": "llava_original",
+    "mgm": "mgm",
+    "mgm_llama": "mgm",
+    "mgm_mistral": "mgm",
+    "mgm_gemma": "mgm",
+}
 
-# SliME's own `mm_resampler_type`s. LLaVA-NeXT writes the key too, as null or "spatial_pool".
-SLIME_KEYS = ("mm_resampler_dim", "mm_resampler_topp", "mm_resampler_temp", "seperator")
+# What SliME adds to an original LLaVA config; its spelling. LLaVA-NeXT writes mm_resampler_type too, null or pooling.
+SLIME_KEYS = ("mm_resampler_dim", "mm_resampler_topp", "mm_resampler_temp", "mm_learnable_gated", "seperator")
+SLIME_RESAMPLERS = ("cosine", "qformer")
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:
     """The family of a checkpoint by its config.json; an unknown or missing model_type is a CheckpointError."""
     model_type = model_type_of(config, where)
-    if "mm_vision_tower" in config and model_type in ORIGINALS:
+    if model_type in ORIGINALS and ("mm_vision_tower" in config or model_type not in FAMILIES):
         return _original(config, model_type)
     if model_type in FAMILIES:
         return _load(f"fuse.families.{FAMILIES[model_type]}")
@@ -80,7 +108,8 @@ def model_type_of(config: Mapping[str, Any], where: str) -> str:
 
 def _original(config: Mapping[str, Any], model_type: str) -> Family:
     module = ORIGINALS[model_type]
-    if module == "llava_original" and any(config.get(key) is not None for key in SLIME_KEYS):
+    sampled = config.get("mm_resampler_type") in SLIME_RESAMPLERS
+    if module == "llava_original" and (sampled or any(config.get(key) is not None for key in SLIME_KEYS)):
         module = "slime"
     return replace(_load(f"fuse.families.{module}"), model_type=model_type)
 

@@ -1,1 +1,1 @@
-"""One table per language-model architecture: `FAMILY = TextFamily(...)`, found by model_type through `registry.TEXTS`."""
+"""One table per language-model architecture: `FAMILY = TextFamily(...)`, found by model_type in `registry.TEXTS`."""

@@ -29,7 +29,7 @@ FAMILY = TextFamily(
     prefixes={"decoder.": "model.decoder."},  # the files of 2022 were saved without the head's class around them
     buffers=(r"model\.decoder\.version",),
     symbols={"E": "word_embed_proj_dim|hidden_size", "P": "max_position_embeddings"},
-    keys={"intermediate_size": "ffn_dim", "activation": "activation_function", "norm_eps": "layer_norm_eps"},
+    keys={"intermediate_size": "ffn_dim", "activation": "activation_function"},
     defaults={
         "opt": {
             "hidden_size": 768,
