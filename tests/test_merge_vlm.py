@@ -189,6 +189,7 @@ def test_two_classes_on_one_base(tmp_path: Path, host: str) -> None:
     """Qwen2-VL and LLaVA-OneVision, either way round; vocabularies matched by token."""
     qwen, onevision = tiny_vlm.build("qwen2_vl", 1), tiny_vlm.build("llava_onevision", 2)
     onevision.config.text_config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6}
+    onevision.config.text_config.rms_norm_eps = 1e-5  # Qwen2-VL's default
     special = {"<image>": 90, "<video>": 91, "<|vision_start|>": 92, "<|vision_end|>": 93}
     save_member(qwen, tmp_path / "qwen", TOKENS, special)
     save_member(onevision, tmp_path / "onevision", TOKENS, {"<image>": 90, "<video>": 91})

@@ -41,6 +41,7 @@ def build(kind: str) -> torch.nn.Module:
     model = tiny_vlm.build(kind)
     if kind == "llava_onevision":
         model.config.text_config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6}
+        model.config.text_config.rms_norm_eps = 1e-5  # Qwen2-VL's default
     return model
 
 

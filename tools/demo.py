@@ -55,7 +55,7 @@ def show(folders: list[Path]) -> None:
     chosen = {skill: [row for row in rows if row["skill"] == skill][:SCORED] for skill in skills}
     flat = [row for skill in skills for row in chosen[skill]]
     said = {
-        folder.name: ask_many(load(folder), [row["question"] for row in flat], max_tokens=40)
+        folder.name: ask_many(load(folder), [row["question"] for row in flat], max_tokens=28)
         for folder in folders
     }
 
