@@ -36,13 +36,12 @@ def load(folder: Path, *, device: str = "cpu") -> Answerer:
     sees = any(key.startswith("vision_config") for key in config) or "image_token_id" in config
     auto = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
     try:
-        model, report = auto.from_pretrained(
-            folder, dtype="auto", device_map=None, trust_remote_code=False, output_loading_info=True
-        )
+        loaded: Any = auto.from_pretrained(folder, dtype="auto", trust_remote_code=False, output_loading_info=True)
+        model, report = loaded
         has_processor = any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
-        processor = (
-            transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False) if sees and has_processor else None
-        )
+        processor = None
+        if sees and has_processor:
+            processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         tokenizer = processor.tokenizer if processor else transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False)  # fmt: skip
     except (OSError, ValueError) as error:

@@ -20,8 +20,9 @@ def model_card(plan: Plan) -> str:
         tags=["merge", "fuse", *(["multimodal"] if sees else [])],
         license=licences.pop() if len(licences) == 1 and "" not in licences else OTHER,
         base_model=hub_ids or None,
-        **({"base_model_relation": "merge"} if hub_ids else {}),
     )
+    if hub_ids:
+        data["base_model_relation"] = "merge"
     return f"---\n{data.to_yaml()}\n---\n\n{_body(plan)}"
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint folder: its config, its tensors by name with dtype, shape and byte range. Reads headers, never weights."""
+"""A checkpoint folder: its config, its tensors by name with dtype, shape and byte range. Weights are not read."""
 
 import os
 import re

@@ -1,6 +1,5 @@
 """A plan for people (a tree, layers folded) and for programs (JSON)."""
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,8 +42,8 @@ def plan_text(plan: Plan, *, every: bool = False) -> str:
                  f"free disk here {size_text(free_bytes(Path.cwd()))}")  # fmt: skip
     if not plan.host.family.native:
         lines.append(
-            f"note: the output has the layout of {plan.host.name} ({plan.host.family.model_type}), which the code it came "
-            "from loads; transformers has no class for it"
+            f"note: the output has the layout of {plan.host.name} ({plan.host.family.model_type}), which the code "
+            "it came from loads; transformers has no class for it"
         )
     return printable("\n".join(lines))
 
@@ -77,9 +76,18 @@ def _names(rows: Iterable[Row]) -> str:
         folded = [name.replace("{}", layers.copy().pop()) for name in folded]
     if len(folded) <= NAMES_SHOWN:
         return ", ".join(folded)
-    common = os.path.commonprefix(folded)
-    common = common[: common.rfind(".") + 1]
+    common = _common([name.split(".") for name in folded])
     return f"{common}*" if common else f"{folded[0]}, {folded[1]} and {len(folded) - 2} more"
+
+
+def _common(names: list[list[str]]) -> str:
+    """The leading pieces that all names share, each with its dot."""
+    pieces = []
+    for column in zip(*names, strict=False):
+        if len(set(column)) > 1:
+            break
+        pieces.append(f"{column[0]}.")
+    return "".join(pieces)
 
 
 def _treatment(row: Row, every: bool) -> str:

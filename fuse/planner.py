@@ -74,7 +74,8 @@ def _host(loaded: LoadedRecipe, members: dict[str, Member], base: Member | None)
         return _member(loaded, ("output", "host"), recipe.output.host, members, first, base)
     for i, branch in enumerate(recipe.vision):
         if branch.from_ not in members:
-            raise loaded.error(("vision", i), f"{branch.from_!r} is not a member ({did_you_mean(branch.from_, members)})")
+            near = did_you_mean(branch.from_, members)
+            raise loaded.error(("vision", i), f"{branch.from_!r} is not a member ({near})")
         if not members[branch.from_].sees:
             raise loaded.error(("vision", i), f"{branch.from_} has no encoder")
     if len(recipe.vision) > 1:
@@ -116,9 +117,7 @@ def _check_method(
 class _Rows:
     """The rows of one plan; holds what every row needs to know."""
 
-    def __init__(
-        self, loaded: LoadedRecipe, members: dict[str, Member], base: Member | None, host: Member
-    ) -> None:
+    def __init__(self, loaded: LoadedRecipe, members: dict[str, Member], base: Member | None, host: Member) -> None:
         self.loaded, self.members, self.base, self.host = loaded, members, base, host
         self.recipe = loaded.recipe
         self.dtype = DTYPES.get(self.recipe.output.dtype or "")
@@ -166,9 +165,7 @@ class _Rows:
     def _copy_row(self, part: str, canonical: str, entry: TensorEntry, note: str = "") -> Row:
         return self._row("copy", part, canonical, entry, sources=(Source(self.host.name, entry),), note=note)
 
-    def _merge_row(
-        self, part: str, canonical: str, entry: TensorEntry, parameters: Parameters, position: float
-    ) -> Row:
+    def _merge_row(self, part: str, canonical: str, entry: TensorEntry, parameters: Parameters, position: float) -> Row:
         sources = [self._source(self.members[name], part, canonical) for name in parameters.members]
         base = self._base_source(parameters, part, canonical)
         for source in (*sources, base):

@@ -47,6 +47,11 @@ Value = Annotated[
 ]
 
 
+def _mistake(kind: str, text: str, key: str = "") -> PydanticCustomError:
+    """An error whose sentence is ours; `key` is the field that it is about, where the error stands one level up."""
+    return PydanticCustomError(kind, "{text}", {"text": text, "key": key})  # pyright: ignore[reportArgumentType]
+
+
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
@@ -65,7 +70,7 @@ class Member(Strict):
 
 def _method(name: str) -> str:
     if name not in METHODS:
-        raise PydanticCustomError("method", f"unknown method {name!r} ({did_you_mean(name, METHODS)})")
+        raise _mistake("method", f"unknown method {name!r} ({did_you_mean(name, METHODS)})")
     return name
 
 
@@ -77,7 +82,7 @@ class Merge(Strict):
     """
 
     method: Annotated[str, AfterValidator(_method)] = Field(
-        description="Merge method.", json_schema_extra={"enum": sorted(METHODS)}
+        description="Merge method.", json_schema_extra={"enum": [*sorted(METHODS)]}
     )
     weights: Value | None = Field(None, description="Coefficient of each member's weights or task vector.")
     density: Value | None = Field(None, description="Share of a task vector's elements that is kept, 0 to 1.")
@@ -95,11 +100,10 @@ class Merge(Strict):
         for field in PARAMETERS:
             given = getattr(self, "lambda_" if field == "lambda" else field) is not None
             if given and field not in row.params:
-                raise PydanticCustomError(
-                    "parameter", f"{self.method} has no {field} (it takes: {', '.join(row.params)})", {"key": field}
-                )
+                told = f"{self.method} has no {field} (it takes: {', '.join(row.params)})"
+                raise _mistake("parameter", told, field)
             if not given and field in row.params and row.params[field].default is REQUIRED:
-                raise PydanticCustomError("parameter", f"{self.method} needs {field}", {"key": field})
+                raise _mistake("parameter", f"{self.method} needs {field}", field)
         return self
 
     def given(self, field: str) -> Any:
@@ -135,7 +139,7 @@ class Branch(Strict):
 
 
 class Prompt(Strict):
-    template: str | None = Field(None, description="The member whose chat template the output uses; the host's if left out.")
+    template: str | None = Field(None, description="The member whose chat template the output uses (else the host's).")
 
 
 def _size(value: Any) -> Any:
@@ -143,7 +147,7 @@ def _size(value: Any) -> Any:
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB|KiB|MiB|GiB)", value) if isinstance(value, str) else None
     if match is None:
-        raise PydanticCustomError("size", f"{value!r} is not a size (such as 5GB or 500MB)")
+        raise _mistake("size", f"{value!r} is not a size (such as 5GB or 500MB)")
     return int(float(match[1]) * SIZE_UNITS[match[2]])
 
 
@@ -160,9 +164,9 @@ class Output(Strict):
 
 def _member_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z_][\w-]{0,63}", name, re.ASCII):
-        raise PydanticCustomError("name", "a member's name is a letter followed by letters, digits, - or _")
+        raise _mistake("name", "a member's name is a letter followed by letters, digits, - or _")
     if name in RESERVED:
-        raise PydanticCustomError("name", f"a member cannot be called {name!r}: the word has a meaning in recipes")
+        raise _mistake("name", f"a member cannot be called {name!r}: the word has a meaning in recipes")
     return name
 
 

@@ -127,6 +127,7 @@ def _value(file: Path, node: Node, path: Path_, positions: dict[Path_, tuple[int
             positions[(*path, key.value)] = where
             table[key.value] = _value(file, child, (*path, key.value), positions)
         return table
+    assert isinstance(node, ScalarNode)
     return _scalar(node, at)
 
 

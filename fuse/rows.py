@@ -24,9 +24,7 @@ def match_rows(host: Vocabulary, host_rows: int, sources: Sequence[tuple[Vocabul
     for token, row in sorted(host.ids.items(), key=lambda item: item[1]):
         if row >= host_rows:
             continue
-        starts = tuple(
-            found if (found := vocabulary.ids.get(token, -1)) < rows else -1 for vocabulary, rows in sources
-        )
+        starts = tuple(found if (found := vocabulary.ids.get(token, -1)) < rows else -1 for vocabulary, rows in sources)
         if -1 in starts:
             continue
         last = runs[-1] if runs else None

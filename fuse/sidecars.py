@@ -22,7 +22,9 @@ CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines"}
 PROVENANCE = "fuse.json"
 
 
-def write_sidecars(plan: Plan, folder: Path, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]]) -> None:
+def write_sidecars(
+    plan: Plan, folder: Path, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]]
+) -> None:
     """Write everything but the weights, the index last.
 
     digests: sha256 of each weight file. sources: sha256 of each member's weight files, by member.
@@ -108,7 +110,9 @@ def provenance(plan: Plan, digests: Mapping[str, str], sources: Mapping[str, Map
             for m in plan.members
         },
         "sha256": dict(digests),
-        "dropped": [{"member": d.source.member, "tensor": d.source.tensor.name, "reason": d.reason} for d in plan.drops],
+        "dropped": [
+            {"member": d.source.member, "tensor": d.source.tensor.name, "reason": d.reason} for d in plan.drops
+        ],
     }
 
 

@@ -20,7 +20,7 @@ def install() -> bool:
     Needed means: torch is a CPU build, torchvision is installed, and its extension cannot load.
     Call it before anything imports torchvision. A CUDA build of torch is left alone.
     """
-    global _library
+    global _library  # noqa: PLW0603 - set once, and must outlive the call
     if _library is not None:
         return True
     import torch

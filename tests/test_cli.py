@@ -108,13 +108,17 @@ def test_closed_pipe_is_quiet(family: Path) -> None:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_merge_leaves_nothing(tmp_path: Path, family: Path, number: int, code: int) -> None:
     """A merge that takes seconds is stopped in the middle of its weights."""
-    config = LlamaConfig(hidden_size=512, intermediate_size=20_000, num_hidden_layers=8, num_attention_heads=4, vocab_size=64)
+    config = LlamaConfig(
+        hidden_size=512, intermediate_size=20_000, num_hidden_layers=8, num_attention_heads=4, vocab_size=64
+    )
     with torch.device("meta"):
         shapes = {k: v.shape for k, v in LlamaForCausalLM(config).state_dict().items()}
     for name in "ab":
         (tmp_path / name).mkdir()
         config.save_pretrained(tmp_path / name)
-        save_file({k: torch.zeros(s, dtype=torch.bfloat16) for k, s in shapes.items()}, tmp_path / name / "model.safetensors")
+        save_file(
+            {k: torch.zeros(s, dtype=torch.bfloat16) for k, s in shapes.items()}, tmp_path / name / "model.safetensors"
+        )
         (tmp_path / name / "tokenizer.json").write_text((family / "a" / "tokenizer.json").read_text())
     (tmp_path / "recipe.yaml").write_text("members: {a: a, b: b}\nlanguage: {method: slerp, t: 0.5}\n")
     process = subprocess.Popen(
@@ -123,7 +127,9 @@ def test_interrupted_merge_leaves_nothing(tmp_path: Path, family: Path, number: 
     partial = None
     deadline = time.monotonic() + 60
     while partial is None and time.monotonic() < deadline and process.poll() is None:
-        partial = next((p for p in tmp_path.glob(".out.*.partial/model.safetensors") if p.stat().st_size > 10_000), None)
+        partial = next(
+            (p for p in tmp_path.glob(".out.*.partial/model.safetensors") if p.stat().st_size > 10_000), None
+        )
         time.sleep(0.005)
     assert partial is not None, "the merge was over before it could be stopped"
     process.send_signal(number)

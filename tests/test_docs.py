@@ -11,7 +11,9 @@ from fuse.methods.table import METHODS, REQUIRED
 from fuse.recipe_yaml import load_recipe
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted(p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/**/*.md")])
+DOCUMENTS = sorted(
+    p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/**/*.md")]
+)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -44,7 +46,13 @@ def test_table_of_methods() -> None:
             assert METHODS[name].params.keys() == METHODS[told.split("`")[1]].params.keys()
             continue
         for field, param in METHODS[name].params.items():
-            default = "" if param.default is REQUIRED else f" ({param.default:g})" if not isinstance(param.default, bool) else f" ({str(param.default).lower()})"  # noqa: E501
+            default = (
+                ""
+                if param.default is REQUIRED
+                else f" ({param.default:g})"
+                if not isinstance(param.default, bool)
+                else f" ({str(param.default).lower()})"
+            )
             assert f"`{field}`{default}" in told, (name, field, default)
 
 

@@ -159,7 +159,9 @@ def test_output_loads_whole_and_runs(family: Path, tmp_path: Path) -> None:
 
 
 def test_shards_and_dtype(family: Path, tmp_path: Path) -> None:
-    whole = merge(family, tmp_path / "whole", "{method: linear, weights: 1}", base=False, more="output: {dtype: float32}")
+    whole = merge(
+        family, tmp_path / "whole", "{method: linear, weights: 1}", base=False, more="output: {dtype: float32}"
+    )
     recipe = family / "sharded.yaml"
     recipe.write_text(
         "members: {a: a, b: b}\nlanguage: {method: linear, weights: 1}\noutput: {dtype: float32, shard_size: 60KB}\n"

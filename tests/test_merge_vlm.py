@@ -146,9 +146,13 @@ def test_added_tokens_at_other_ids_follow_their_token(llavas: Path, tmp_path: Pa
     moved = perturbed(tiny_vlm.build("llava", 1), 8)
     save_member(moved, tmp_path / "moved", TOKENS, {"<pad>": 90, "<image>": 91})
     save_member(tiny_vlm.build("llava", 1), tmp_path / "host", TOKENS, {"<image>": 90, "<pad>": 91, "<mine>": 92})
-    out = run(tmp_path, "members: {host: host, moved: moved}\nlanguage: {method: linear, weights: 0.5}\nvision: [host]\n")
+    out = run(
+        tmp_path, "members: {host: host, moved: moved}\nlanguage: {method: linear, weights: 0.5}\nvision: [host]\n"
+    )
     name = "language_model.model.embed_tokens.weight"
-    stored, host, other = (load_file(f / "model.safetensors")[name] for f in (out, tmp_path / "host", tmp_path / "moved"))
+    stored, host, other = (
+        load_file(f / "model.safetensors")[name] for f in (out, tmp_path / "host", tmp_path / "moved")
+    )
     torch.testing.assert_close(stored[90], (host[90] + other[91]) / 2)
     torch.testing.assert_close(stored[91], (host[91] + other[90]) / 2)
     assert torch.equal(stored[92:], host[92:])
@@ -172,7 +176,9 @@ def test_layouts_mix_freely(llavas: Path, tmp_path: Path, host: str) -> None:
         layouts.to_layout(llavas / "b", tmp_path / f"b{layout}", layout)
     layouts.to_layout(llavas / "a", tmp_path / f"a{host}", host)
     guests = ", ".join(f"b{n}: b{n}" for n in "ABCD")
-    out = run(tmp_path, f"members: {{host: a{host}, {guests}}}\nlanguage: {{method: linear, weights: 1}}\nvision: [host]\n")
+    out = run(
+        tmp_path, f"members: {{host: a{host}, {guests}}}\nlanguage: {{method: linear, weights: 1}}\nvision: [host]\n"
+    )
     a, b = (load_file(llavas / n / "model.safetensors") for n in "ab")
     stored = load_file(out / "model.safetensors")
     assert set(stored) == set(load_file(tmp_path / f"a{host}" / "model.safetensors"))
@@ -235,7 +241,9 @@ def test_folder_is_complete(llavas: Path, tmp_path: Path) -> None:
     (llavas / "a" / "evil.py").write_text("raise SystemExit")
     config = json.loads((llavas / "a" / "config.json").read_text())
     (llavas / "a" / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Evil"}}))
-    out = run(tmp_path, f"members: {{a: {llavas}/a, b: {llavas}/b}}\nlanguage: {{method: linear, weights: 0.5}}\nvision: [a]")
+    out = run(
+        tmp_path, f"members: {{a: {llavas}/a, b: {llavas}/b}}\nlanguage: {{method: linear, weights: 0.5}}\nvision: [a]"
+    )
     (llavas / "a" / "evil.py").unlink()
     (llavas / "a" / "config.json").write_text(json.dumps(config))
     assert sorted(p.name for p in out.iterdir()) == [

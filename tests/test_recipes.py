@@ -55,7 +55,9 @@ def test_runs(tmp_path: Path, recipe: str) -> None:
     assert text.startswith("# yaml-language-server: $schema=../")
     assert ((ROOT / recipe).parent / text.split("=", 1)[1].split("\n")[0]).exists()
     for seed, (name, kind) in enumerate(KINDS[recipe].items()):
-        save_member(perturbed(build(kind), seed), tmp_path / name, words(tiny_vlm.VOCAB), template=f"{TEMPLATE}{{# {name} #}}")
+        save_member(
+            perturbed(build(kind), seed), tmp_path / name, words(tiny_vlm.VOCAB), template=f"{TEMPLATE}{{# {name} #}}"
+        )
     lines = [
         f"{line.split(':')[0]}: {line.split(':')[0].strip()}" if line.split(":")[0].strip() in KINDS[recipe]
         and "/" in line.split("#")[0] else line for line in text.splitlines()

@@ -87,9 +87,7 @@ BASES = {
 def test_members_of_different_bases(family: Path, key: str) -> None:
     value, difference, hint = BASES[key]
     other(family, **{key: value})
-    assert refusal(family, code=3) == (
-        f"FAMILY/b/config.json: a and b are not of one base: {difference} ({hint})"
-    )
+    assert refusal(family, code=3) == (f"FAMILY/b/config.json: a and b are not of one base: {difference} ({hint})")
 
 
 def test_accepted_difference(family: Path) -> None:
@@ -97,7 +95,10 @@ def test_accepted_difference(family: Path) -> None:
     (family / "recipe.yaml").write_text(LINEAR.replace("weights: 0.5", "weights: 0.5, accept: [norm_eps]"))
     ran = fuse_here("plan", family / "recipe.yaml")
     assert ran.code == 0
-    assert "! same base: llama, 2 layers, hidden 32, 4/2 heads; accepted although it differs from a: norm_eps 1e-05 in b" in ran.out  # noqa: E501
+    assert (
+        "! same base: llama, 2 layers, hidden 32, 4/2 heads; accepted although it differs from a: norm_eps 1e-05 in b"
+        in ran.out
+    )
 
 
 def test_shape_that_differs_from_the_config(family: Path) -> None:

@@ -89,7 +89,7 @@ RAW = {
 def test_refuses_bytes(tmp_path: Path, case: str) -> None:
     data, message = RAW[case]
     (tmp_path / "model.safetensors").write_bytes(data)
-    with pytest.raises(CheckpointError, match="^.*model.safetensors") as error:
+    with pytest.raises(CheckpointError, match=r"^.*model\.safetensors") as error:
         read_header(tmp_path / "model.safetensors")
     assert message in str(error.value)
 

@@ -28,7 +28,9 @@ def pieces(*tokens: str) -> bytes:
 
 
 def test_fast_tokenizer(tmp_path: Path) -> None:
-    write(tmp_path, tokenizer__json={"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 5, "content": "<x>"}]})
+    write(
+        tmp_path, tokenizer__json={"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 5, "content": "<x>"}]}
+    )
     found = read_vocabulary(tmp_path)
     assert found and dict(found.ids) == {"a": 0, "b": 1, "<x>": 5} and found.added == {"<x>"} and found.size == 6
 
@@ -41,7 +43,9 @@ def test_unigram(tmp_path: Path) -> None:
 def test_sentencepiece_with_added_tokens(tmp_path: Path) -> None:
     write(tmp_path, tokenizer__model=pieces("<unk>", "\u2581the", "z"), added_tokens__json={"<image>": 3})
     found = read_vocabulary(tmp_path)
-    assert found and dict(found.ids) == {"<unk>": 0, "\u2581the": 1, "z": 2, "<image>": 3} and found.added == {"<image>"}
+    assert (
+        found and dict(found.ids) == {"<unk>": 0, "\u2581the": 1, "z": 2, "<image>": 3} and found.added == {"<image>"}
+    )
 
 
 def test_the_same_tokens_from_other_files_have_one_digest(tmp_path: Path) -> None:

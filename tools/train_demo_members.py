@@ -5,7 +5,7 @@
     python tools/train_demo_members.py train extract build/demo/base
     python tools/train_demo_members.py measure build/demo/base
 
-One thread and fixed seeds: on one machine the same files come out again. Fast where the CPU has bf16 (AMX), else slow.
+One thread and fixed seeds: one machine writes the same files again. Minutes on a CPU with bf16 (AMX), else hours.
 """
 
 import json
@@ -60,11 +60,11 @@ def prompt(tokenizer: Any, question: str) -> str:
 
 
 def add_low_rank(model: nn.Module) -> dict[str, LowRank]:
-    """Wraps every projection of the model; returns the wrappers by the name of the weight that they change."""
+    """Wraps every projection of the model; returns the wrappers by the name of the weight they change."""
     wrapped = {}
     for parent_name, parent in list(model.named_modules()):
         for child_name, child in list(parent.named_children()):
-            if child_name in PROJECTIONS:
+            if isinstance(child, nn.Linear) and child_name in PROJECTIONS:
                 wrapped[f"{parent_name}.{child_name}.weight"] = layer = LowRank(child, RANK)
                 setattr(parent, child_name, layer)
     return wrapped
@@ -185,9 +185,7 @@ def measure(base: Path, deltas: Path) -> None:
     full = {s: products(factors[s]) for s in SKILLS}
     same = {n: weights[n] for n in full[SKILLS[0]]}
     for skill in SKILLS:
-        click.echo(
-            f"{skill}: norm of the delta / norm of the changed weights {norm(full[skill]) / norm(same):.2%}"
-        )
+        click.echo(f"{skill}: norm of the delta / norm of the changed weights {norm(full[skill]) / norm(same):.2%}")
     dot = sum(float((full["dates"][n] * full["extract"][n]).sum()) for n in same)
     click.echo(f"cosine of the two deltas {dot / (norm(full['dates']) * norm(full['extract'])):.3f}")
 

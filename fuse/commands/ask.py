@@ -12,9 +12,7 @@ import click
 @click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1, 8192))
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def command(
-    folder: Path, question: str, images: tuple[Path, ...], max_tokens: int, device: str, as_json: bool
-) -> None:
+def command(folder: Path, question: str, images: tuple[Path, ...], max_tokens: int, device: str, as_json: bool) -> None:
     """Ask the model in FOLDER a QUESTION, greedily, and print the answer as it comes."""
     import json
 

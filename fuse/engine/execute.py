@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -134,5 +133,4 @@ def _round(block: Tensor, dtype: torch.dtype, row: Row, start: int) -> Tensor:
 
 
 def _bytes(block: Tensor) -> memoryview:
-    array: np.ndarray = block.contiguous().view(torch.uint8).numpy()
-    return memoryview(array)
+    return block.contiguous().view(torch.uint8).numpy().data

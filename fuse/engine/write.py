@@ -35,7 +35,7 @@ def header_bytes(rows: Sequence[Row]) -> bytes:
 
 
 class ShardWriter:
-    """Writes one file in order, hashing as it goes; `sha256` is there after the `with` block, when the file is synced."""
+    """Writes one file in order, hashing as it goes; `sha256` is set when the `with` block ends, after the sync."""
 
     def __init__(self, path: Path, rows: Sequence[Row]) -> None:
         self._file = path.open("xb")

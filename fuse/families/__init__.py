@@ -73,7 +73,7 @@ def _place(
 
 
 def _begins(key: str, prefix: str) -> bool:
-    return key.startswith(prefix) and (key == prefix or prefix == "" or prefix.endswith("."))
+    return key.startswith(prefix) and (prefix in (key, "") or prefix.endswith("."))
 
 
 def _renamed(name: str, text: TextFamily) -> str:
@@ -170,9 +170,8 @@ def _expand(
 def check_language(config: Mapping[str, Any], found: Mapping[str, tuple[int, ...]], where: str) -> None:
     """Compare the stored language tensors (canonical name to shape) with the config.
 
-    Raises CheckpointError for a tensor that is missing, of another shape, or beyond the depth the config states. The
-    head may be missing where it is tied to the embedding; the rows of embedding and head may differ from vocab_size
-    only together with the config.
+    Raises CheckpointError for a tensor that is missing, of another shape, or in a layer that the config does not have.
+    The head may be missing where it is tied to the embedding.
     """
     family = family_of(config, where)
     text, basis = text_family_of(config, family, where), basis_of(config, family, where)
@@ -189,7 +188,9 @@ def check_language(config: Mapping[str, Any], found: Mapping[str, tuple[int, ...
         if name in required:
             continue
         if name not in optional:
-            raise CheckpointError(f"tensor {name!r} is beyond the {basis.layers} layers of config.json", where=where)
+            raise CheckpointError(
+                f"tensor {name!r} belongs to none of the {basis.layers} layers of config.json", where=where
+            )
         _check_shape(name, shape, optional[name], text, where)
     _check_whole(text, optional, found, where)
 

@@ -31,7 +31,7 @@ def text_config(config: Mapping[str, Any], family: Family, where: str) -> Mappin
         return config
     inner = config.get(family.text)
     if inner is None:
-        return config if "hidden_size" in config else {}
+        return config if config.get("model_type") in TEXTS else {}
     if not isinstance(inner, Mapping):
         raise CheckpointError(f"config.json: {family.text} is {short(inner)}, not an object", where=where)
     return inner
@@ -94,7 +94,8 @@ def basis_of(config: Mapping[str, Any], family: Family, where: str) -> Basis:
         kv_heads=number("kv_heads", heads), head_dim=number("head_dim", hidden // heads),
         intermediate_size=number("intermediate_size", 4 * hidden), vocab_size=number("vocab_size"),
         norm_eps=None if eps is None else finite(key_of("norm_eps"), eps, where),
-        rope_theta=theta, rope_scaling=scaling, activation=str(value("activation")), tied=_tied(config, inner, family, defaults),
+        rope_theta=theta, rope_scaling=scaling, activation=str(value("activation")),
+        tied=_tied(config, inner, family, defaults),
         sizes={name: symbol(name) for name in text.symbols},
     )  # fmt: skip
 

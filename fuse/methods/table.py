@@ -134,9 +134,7 @@ def sums_to_zero(weights: Sequence[float]) -> bool:
 
 
 _WEIGHTS = Param("the share of each member; negative ones take away", per_member=True)
-_DENSITY = Param(
-    "the share of a task vector that is kept", 1.0, per_member=True, low=0, high=1, low_open=True
-)
+_DENSITY = Param("the share of a task vector that is kept", 1.0, per_member=True, low=0, high=1, low_open=True)
 _LAMBDA = Param("multiplies the merged task vector before it is added to the base", 1.0)
 _BY_SUM = "divide by the sum of the weights"
 _BY_AGREED = "divide by the sum of the weights that agree with the elected sign"

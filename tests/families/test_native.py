@@ -9,35 +9,29 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
-from tests import tiny_vlm
 from transformers import CONFIG_MAPPING
 
 from fuse import families
 from fuse.families.registry import FAMILIES
+from tests import tiny_vlm
 
 WHERE = "tiny"
 KINDS = [*tiny_vlm.VLM_TYPES, *tiny_vlm.VARIANTS]
 NOT_NATIVE = {"internvl_chat"}
 
-# Which parts each class has, by the canonical modules of the tensors outside the language model.
+# The canonical modules of the parts outside the language model, by class.
 TOWER, PROJECTOR = "vision_tower", "multi_modal_projector"
+LLAVA = {"encoder": {TOWER}, "projector": {PROJECTOR}}
+LLAVA_NEXT = {**LLAVA, "extra": {"image_newline"}}
+IDEFICS = {"encoder": {"vision_model"}, "projector": {"connector"}}
+QWEN = {"encoder": {"visual"}, "projector": {"visual"}}
+BLIP = {"encoder": {"vision_model"}, "projector": {"qformer", "query_tokens", "language_projection"}}
 MODULES: dict[str, dict[str, set[str]]] = {
-    **dict.fromkeys(
-        ("llava", "vipllava", "internvl", "paligemma", "mistral3", "gemma3", "aya_vision"),
-        {"encoder": {TOWER}, "projector": {PROJECTOR}},
-    ),
-    **dict.fromkeys(
-        ("llava_next", "llava_onevision"),
-        {"encoder": {TOWER}, "projector": {PROJECTOR}, "extra": {"image_newline"}},
-    ),
-    **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), {"encoder": {"vision_model"}, "projector": {"connector"}}),
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), {"encoder": {"visual"}, "projector": {"visual"}}),
-    **dict.fromkeys(
-        ("blip-2", "instructblip"),
-        {"encoder": {"vision_model"}, "projector": {"qformer", "query_tokens", "language_projection"}},
-    ),
-    "mllama": {"encoder": {"vision_model"}, "projector": {PROJECTOR}},
-}
+    "llava": LLAVA, "vipllava": LLAVA, "internvl": LLAVA, "paligemma": LLAVA, "mistral3": LLAVA, "gemma3": LLAVA,
+    "aya_vision": LLAVA, "llava_next": LLAVA_NEXT, "llava_onevision": LLAVA_NEXT, "idefics2": IDEFICS,
+    "idefics3": IDEFICS, "smolvlm": IDEFICS, "qwen2_vl": QWEN, "qwen2_5_vl": QWEN, "qwen3_vl": QWEN, "blip-2": BLIP,
+    "instructblip": BLIP, "mllama": {"encoder": {"vision_model"}, "projector": {PROJECTOR}},
+}  # fmt: skip
 
 
 @cache

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.tiny_text import INNER_CONFIGS, TEXT_TYPES, build, default_config
 
 from fuse import families
 from fuse.errors import CheckpointError
 from fuse.families.basis import KEYS
 from fuse.families.registry import TEXTS, text_module
+from tests.tiny_text import INNER_CONFIGS, TEXT_TYPES, build, default_config
 
 WHERE = "tiny"
 
@@ -229,9 +229,7 @@ def test_t5_with_its_duplicates(tmp_path: Path) -> None:
 def test_the_two_names_of_one_gpt2_tensor_clash() -> None:
     with pytest.raises(CheckpointError) as error:
         families.places({"model_type": "gpt2"}, ["wte.weight", "transformer.wte.weight"], WHERE)
-    assert str(error.value) == (
-        "tiny: tensors 'wte.weight' and 'transformer.wte.weight' are the same part of a gpt2"
-    )
+    assert str(error.value) == ("tiny: tensors 'wte.weight' and 'transformer.wte.weight' are the same part of a gpt2")
 
 
 def test_mllama_layers() -> None:

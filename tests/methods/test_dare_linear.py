@@ -63,9 +63,7 @@ def test_the_mean_over_keys_is_task_arithmetic(draw, density):
     base, *tensors = draw(3, 3)
     runs = 1000
     merged = [
-        dare_linear(
-            tensors, base, weights=[1, 0.5], density=[density] * 2, keys=[key(seed, "w", m) for m in "ab"]
-        )
+        dare_linear(tensors, base, weights=[1, 0.5], density=[density] * 2, keys=[key(seed, "w", m) for m in "ab"])
         for seed in range(runs)
     ]
     expected = task_arithmetic(tensors, base, weights=[1, 0.5])
@@ -103,12 +101,8 @@ def test_seed_and_member_change_what_is_dropped(draw):
 def test_mergekit_at_full_density(draw, close, dtype, normalize, weights):
     base, *tensors = draw(5, 4, (33, 17), dtype)
     parameters = {"weight": weights, "density": 1.0, "normalize": normalize, "lambda": 0.6}
-    theirs = merge_tensors(
-        [base, *tensors], "dare_linear", parameters=parameters, base_index=0, dtype=torch.float32
-    )
-    ours = dare_linear(
-        tensors, base, weights=weights, density=[1] * 3, keys=KEYS, normalize=normalize, lambda_=0.6
-    )
+    theirs = merge_tensors([base, *tensors], "dare_linear", parameters=parameters, base_index=0, dtype=torch.float32)
+    ours = dare_linear(tensors, base, weights=weights, density=[1] * 3, keys=KEYS, normalize=normalize, lambda_=0.6)
     close(ours, theirs.numpy())
 
 

@@ -81,8 +81,7 @@ def test_the_mean_over_keys_of_one_member_is_the_member(draw, density):
     base, tensor = draw(3, 2)
     runs = 1000
     merged = [
-        dare_ties([tensor], base, weights=[1], density=[density], keys=[key(seed, "w", "a")])
-        for seed in range(runs)
+        dare_ties([tensor], base, weights=[1], density=[density], keys=[key(seed, "w", "a")]) for seed in range(runs)
     ]
     spread = (tensor - base).abs() * ((1 - density) / density / runs) ** 0.5
     assert ((torch.stack(merged).mean(0) - tensor) / spread).abs().max() < 5
@@ -106,9 +105,7 @@ def test_order_of_members_does_not_matter(draw, close, seed, random):
 def test_mergekit_at_full_density(draw, close, dtype, normalize, weights):
     base, *tensors = draw(5, 4, (33, 17), dtype)
     parameters = {"weight": weights, "density": 1.0, "normalize": normalize, "lambda": 0.6}
-    theirs = merge_tensors(
-        [base, *tensors], "dare_ties", parameters=parameters, base_index=0, dtype=torch.float32
-    )
+    theirs = merge_tensors([base, *tensors], "dare_ties", parameters=parameters, base_index=0, dtype=torch.float32)
     numbers: dict[str, Any] = {
         "weights": weights,
         "density": [1] * 3,

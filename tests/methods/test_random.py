@@ -68,9 +68,7 @@ def test_draws_look_uniform_and_independent(seed, name):
 
 def test_keys_are_stable_and_differ():
     assert key(0, "w", "a") == 0x4472F70B2A50648E
-    parts = [
-        (seed, name, member) for seed in (0, 1, 10, -1) for name in ("w", "w1", "") for member in ("a", "1a")
-    ]
+    parts = [(seed, name, member) for seed in (0, 1, 10, -1) for name in ("w", "w1", "") for member in ("a", "1a")]
     assert len({key(*part) for part in parts}) == len(parts)
     assert key(0, 'w", "a', "b") != key(0, "w", 'a", "b')
     assert all(0 <= key(*part) < 2**64 for part in parts)

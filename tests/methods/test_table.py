@@ -17,7 +17,7 @@ GOOD = {"linear": {"weights": 1}, "slerp": {"t": 0.5}}
 
 def test_the_table_needs_no_torch():
     code = "import sys, fuse.methods, fuse.methods.table; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])  # noqa: S603
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -27,9 +27,7 @@ def test_a_row_describes_its_function(name):
     expected = {"lambda_" if param == "lambda" else param: row.params[param] for param in row.params}
     expected.pop("seed", None)
     assert ("base" in signature.parameters) == (row.base == "required")
-    assert (
-        {"keys", "offset"} <= set(signature.parameters) if row.random else "keys" not in signature.parameters
-    )
+    assert {"keys", "offset"} <= set(signature.parameters) if row.random else "keys" not in signature.parameters
     assert ("seed" in row.params) == row.random
     keywords = set(signature.parameters) - {"tensors", "base", "keys", "offset"}
     assert keywords == set(expected)
