@@ -198,11 +198,16 @@ def check_language(config: Mapping[str, Any], found: Mapping[str, tuple[int, ...
 def _check_whole(
     text: TextFamily, optional: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str
 ) -> None:
-    """An optional tensor that one layer has, all layers have."""
+    """An optional tensor that one layer has, all layers have; of the groups of `one_of`, exactly one is there."""
     used = {row for name in found if name in optional and (row := _row_of(name, text.optional))}
     for name in optional:
         if name not in found and _row_of(name, text.optional) in used:
             raise CheckpointError(f"tensor {name!r} is missing, and other layers have it", where=where)
+    stored = {name.rsplit(".", 2)[-2] for name in found if name in optional}
+    groups = [set(group) for group in text.one_of]
+    if groups and stored & set().union(*groups) not in groups:
+        told = " or ".join(" and ".join(group) for group in text.one_of)
+        raise CheckpointError(f"a {text.name} language model stores {told} in every layer, and one kind only", where=where)
 
 
 def _check_shape(name: str, found: tuple[int, ...], promised: tuple[int, ...], text: TextFamily, where: str) -> None:

@@ -30,8 +30,10 @@ def text_config(config: Mapping[str, Any], family: Family, where: str) -> Mappin
     if not family.text:
         return config
     inner = config.get(family.text)
+    if inner is None and config.get("model_type") in TEXTS:
+        return config
     if inner is None:
-        return config if config.get("model_type") in TEXTS else {}
+        raise CheckpointError(f"config.json: {family.text} is missing", where=where)
     if not isinstance(inner, Mapping):
         raise CheckpointError(f"config.json: {family.text} is {short(inner)}, not an object", where=where)
     return inner

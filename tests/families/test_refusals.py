@@ -97,7 +97,7 @@ def test_hostile_inner_model_type_imports_nothing() -> None:
 )
 @pytest.mark.parametrize("model_type", ["llama", "llava"])
 def test_wrapped_names(model_type: str, key: str, hint: str) -> None:
-    assert message(lambda: families.places({"model_type": model_type}, [key], WHERE)) == (
+    assert message(lambda: families.places({"model_type": model_type, "text_config": {}}, [key], WHERE)) == (
         f"folder: tensor {key!r} is not part of a {model_type} checkpoint ({hint})"
     )
 
@@ -114,7 +114,7 @@ def test_foreign_key(key: str) -> None:
 
 
 def test_foreign_key_of_a_multimodal_checkpoint() -> None:
-    said = message(lambda: families.places({"model_type": "llava"}, ["foo.weight"], WHERE))
+    said = message(lambda: families.places({"model_type": "llava", "text_config": {}}, ["foo.weight"], WHERE))
     assert said.startswith(
         "folder: tensor 'foo.weight' is not part of a llava checkpoint with a llama language model (known beginnings: "
     )
@@ -221,3 +221,20 @@ def test_text_config_that_is_no_object(value: Any) -> None:
 def test_long_values_are_cut() -> None:
     said = message(lambda: basis(num_hidden_layers="9" * 100_000))
     assert len(said) < 200
+
+
+@pytest.mark.parametrize("changed", [{"wi_0": 1}, {}, {"wi": 1, "wi_0": 1, "wi_1": 1}])
+def test_t5_stores_one_kind_of_mlp(changed: dict[str, int]) -> None:
+    config = {"model_type": "t5", "d_model": 8, "d_kv": 4, "d_ff": 6, "num_layers": 1, "num_heads": 2, "vocab_size": 9}
+    required, optional = families.language_shapes(config, "folder")
+    inputs = {name: shape for name, shape in optional.items() if name.rsplit(".", 2)[-2] in changed}
+    with pytest.raises(CheckpointError) as error:
+        families.check_language(config, required | inputs, "folder")
+    told = "a t5 language model stores wi or wi_0 and wi_1 in every layer, and one kind only"
+    assert str(error.value) == f"folder: {told}"
+
+
+def test_multimodal_config_without_its_text_config() -> None:
+    with pytest.raises(CheckpointError) as error:
+        families.places({"model_type": "llava"}, ["lm_head.weight"], "folder")
+    assert str(error.value) == "folder: config.json: text_config is missing"

@@ -38,8 +38,8 @@ def test_a_missing_model_type_of_the_text_config_is_the_class_default(kind: str)
 
 def test_an_outer_hidden_size_is_not_the_language_models() -> None:
     """PaliGemma's outer config has one; only Qwen-VL's old configs are the language model's themselves."""
-    config = {"model_type": "paligemma", "hidden_size": 17}
-    assert basis(config) == basis({"model_type": "paligemma", "text_config": {"model_type": "gemma"}})
+    inner = {"model_type": "paligemma", "text_config": {"model_type": "gemma"}}
+    assert basis({**inner, "hidden_size": 17}) == basis(inner)
     assert basis({"model_type": "qwen2_vl", "hidden_size": 1024}).hidden_size == 1024
 
 

@@ -42,6 +42,7 @@ FAMILY = TextFamily(
         **_feed_forward_inputs("encoder.block.{n}.layer.1"),
         **_feed_forward_inputs("decoder.block.{m}.layer.2"),
     },
+    one_of=(("wi",), ("wi_0", "wi_1")),
     buffers=(
         r"(encoder|decoder)\.embed_tokens\.weight",  # the same tensor as shared.weight, stored again
         r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",  # never read
