@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, LlamaForCausalLM, PreTrain
 
 from tests import layouts, tiny_vlm
 from tests.cli import fuse_here
-from tests.members import perturbed, save_member, words
+from tests.members import TEMPLATE, perturbed, save_member, save_tokenizer, words
 
 ADDED = {"<image>": 90}
 TOKENS = words(90)
@@ -254,3 +254,79 @@ def test_folder_is_complete(llavas: Path, tmp_path: Path) -> None:
     provenance = json.loads((out / "fuse.json").read_text())
     assert len(provenance["dropped"]) == 43
     assert {d["reason"] for d in provenance["dropped"]} == {"vision keeps a's"}
+
+
+def test_headline_pair_keeps_the_layout_of_its_host(tmp_path: Path) -> None:
+    """MGM and SliME: one base, original-LLaVA layouts; transformers has no class, so the values are what is checked."""
+    layouts.build_original("mgm", tmp_path / "mgm")
+    layouts.build_original("slime", tmp_path / "slime")
+    for name in ("mgm", "slime"):
+        rows = load_file(tmp_path / name / "model.safetensors")["model.embed_tokens.weight"].shape[0]
+        save_tokenizer(tmp_path / name, words(rows))
+    out = run(tmp_path, "members: {mgm: mgm, slime: slime}\nlanguage: {method: linear, weights: {mgm: 0.25, slime: 0.75}}\n"
+              "vision: [mgm]\n")  # fmt: skip
+    stored, mgm, slime = (load_file(f / "model.safetensors") for f in (out, tmp_path / "mgm", tmp_path / "slime"))
+    assert set(stored) == set(mgm)
+    for name, tensor in stored.items():
+        merged = name in slime and ("layers" in name or name.split(".")[1] in {"norm", "embed_tokens", "weight"})
+        merged = merged and "vision_tower" not in name and "sampler" not in name
+        wanted = mgm[name] * 0.25 + slime[name] * 0.75 if merged else mgm[name]
+        torch.testing.assert_close(tensor, wanted, msg=name)
+    plan = fuse_here("plan", tmp_path / "out.yaml").out
+    assert "slime: model.sampler.* " in plan or "slime: model.*" in plan
+    assert "note: the output has the layout of mgm (mgm)" in plan
+
+
+def test_answers_about_an_image_with_another_template(llavas: Path, tmp_path: Path) -> None:
+    """The processor travels, the chat template comes from the member that the recipe names, and the folder answers."""
+    from PIL import Image
+    from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
+
+    for name in "ab":
+        save_member(load_whole(llavas / name), tmp_path / name, TOKENS, ADDED, template=f"{TEMPLATE}{{# {name} #}}")
+        LlavaProcessor(
+            CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+            PreTrainedTokenizerFast.from_pretrained(tmp_path / name), patch_size=14,
+            vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        ).save_pretrained(tmp_path / name)  # fmt: skip
+    out = run(
+        tmp_path,
+        "members: {a: a, b: b}\nlanguage: {method: linear, weights: 0.5}\nvision: [a]\nprompt: {template: b}\n",
+    )
+    assert (out / "chat_template.jinja").read_text() == f"{TEMPLATE}{{# b #}}"
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    ran = fuse_here("ask", out, "w5 w6", "--image", tmp_path / "red.png", "--max-tokens", 4, "--json")
+    assert ran.code == 0, ran.err
+    assert len(json.loads(ran.out)["answer"].split()) <= 4
+    (tmp_path / "not.png").write_text("no image")
+    ran = fuse_here("ask", out, "w5", "--image", tmp_path / "not.png")
+    assert (ran.code, ran.err) == (2, f"fuse: {tmp_path}/not.png: does not open as an image (UnidentifiedImageError)\n")
+
+
+def test_eyes_can_be_left_out(llavas: Path, tmp_path: Path) -> None:
+    """`vision: []` and a text-only host: the VLM's language model goes into an LLM."""
+    out = run(tmp_path, f"members: {{vlm: {llavas}/a, math: {llavas}/math}}\nlanguage: {{method: linear, weights: 0.5}}\n"
+              "vision: []\noutput: {host: math}\n")  # fmt: skip
+    stored, a, math = (load_file(f / "model.safetensors") for f in (out, llavas / "a", llavas / "math"))
+    assert set(stored) == set(math)
+    name = "model.layers.0.mlp.up_proj.weight"
+    torch.testing.assert_close(stored[name], (a[f"language_model.{name}"] + math[name]) / 2)
+
+
+VISION = {
+    "": "recipe.yaml: a and b can see: say whose encoder and projector the output keeps "
+        "(vision: [a], or vision: [] and a text-only output.host)",
+    "vision: []\n": "recipe.yaml:3:1: vision: is empty, but a can see (name a text-only output.host)",
+    "vision: [a, b]\n": "recipe.yaml:3:13: vision.1: this version keeps one encoder; several need the fused model class",
+    "vision: [a]\noutput: {host: b}\n":
+        "recipe.yaml:4:10: output.host: b is not the member whose encoder is kept (a)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_refuses_unclear_eyes(llavas: Path, tmp_path: Path, vision: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        f"members: {{a: {llavas}/a, b: {llavas}/b}}\nlanguage: {{method: linear, weights: 0.5}}\n{vision}"
+    )
+    ran = fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out")
+    assert (ran.code, ran.err) == (2, f"fuse: {VISION[vision]}\n")

@@ -207,7 +207,9 @@ def _check_whole(
     groups = [set(group) for group in text.one_of]
     if groups and stored & set().union(*groups) not in groups:
         told = " or ".join(" and ".join(group) for group in text.one_of)
-        raise CheckpointError(f"a {text.name} language model stores {told} in every layer, and one kind only", where=where)
+        raise CheckpointError(
+            f"a {text.name} language model stores {told} in every layer, and one kind only", where=where
+        )
 
 
 def _check_shape(name: str, found: tuple[int, ...], promised: tuple[int, ...], text: TextFamily, where: str) -> None:
