@@ -20,6 +20,8 @@ def check_target(plan: Plan, target: Path, *, force: bool) -> None:
         raise RecipeError("the output already exists", where=target, hint="choose another folder, or --force")
     if target.exists() and not target.is_dir():
         raise RecipeError("the output exists and is not a folder", where=target)
+    if not target.parent.is_dir():
+        raise RecipeError(f"the folder {str(target.parent)!r} does not exist", where=target, hint="make it first")
     real = target.resolve()
     for member in plan.members:
         inside = member.folder.resolve()
@@ -34,7 +36,6 @@ def check_target(plan: Plan, target: Path, *, force: bool) -> None:
 def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     """A folder to write into; it becomes `target` when the block ends, and disappears when the block fails."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     except OSError as error:
         raise MachineError(f"cannot be written ({error.strerror})", where=target.parent) from None

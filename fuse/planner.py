@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fuse.anatomy import Member, open_member
-from fuse.errors import CheckpointError, RecipeError
+from fuse.anatomy import Member
+from fuse.errors import CheckpointError
+from fuse.host import host_of, member_of, open_named
 from fuse.methods.table import METHODS
 from fuse.parameters import Parameters, layer_position
 from fuse.plan import Drop, Plan, Row, Source, shard, unaccounted
@@ -25,14 +26,14 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     members do not fit together.
     """
     recipe = loaded.recipe
-    members = {name: _open(loaded, ("members", name), name) for name in recipe.members}
-    base = _open(loaded, ("base",), "base") if recipe.base else None
-    host = _host(loaded, members, base)
+    members = {name: open_named(loaded, ("members", name), name) for name in recipe.members}
+    base = open_named(loaded, ("base",), "base") if recipe.base else None
+    host = host_of(loaded, members, base)
     language = Parameters(loaded, ("language",), recipe.language, list(members))
     _check_method(loaded, ("language",), recipe.language, language, base)
     takes_part = [members[name] for name in language.members]
-    uses_base = [base] if base and METHODS[recipe.language.method].base != "none" else []
-    verdicts = judge(host, [m for m in (*uses_base, *takes_part) if m is not host], recipe.language.accept)
+    others = [m for m in (base, *takes_part) if m is not None and m is not host]
+    verdicts = judge(host, others, recipe.language.accept)
     planner = _Rows(loaded, members, base, host)
     rows = planner.rows(language)
     everyone = [*([base] if base else []), *members.values()]
@@ -42,63 +43,12 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
             raise loaded.error(("members", name), "takes part in nothing", hint="give it a weight or leave it out")
     if lost := unaccounted(rows, drops, everyone):
         raise RuntimeError(f"{len(lost)} tensors are unaccounted for, the first is {lost[0]}")
-    template = _member(loaded, ("prompt", "template"), recipe.prompt.template, members, host)
+    template = member_of(loaded, ("prompt", "template"), recipe.prompt.template, members, host)
     return Plan(
         rows=tuple(rows), drops=tuple(drops), verdicts=tuple(verdicts), members=tuple(everyone), host=host,
         shards=shard(rows, recipe.output.shard_size), recipe_text=loaded.text, template=template,
         dtype=recipe.output.dtype,
     )  # fmt: skip
-
-
-def _open(loaded: LoadedRecipe, path: tuple[str, ...], name: str) -> Member:
-    given = loaded.recipe.base if path == ("base",) else loaded.recipe.members[name]
-    assert given is not None
-    try:
-        return open_member(name, given.path, revision=given.revision, relative_to=loaded.folder)
-    except RecipeError as error:
-        raise loaded.error(path, error.problem, error.hint) from None
-
-
-def _host(loaded: LoadedRecipe, members: dict[str, Member], base: Member | None) -> Member:
-    """Whose config, tokenizer and layout the output takes: `output.host`, else the member that sees, else the first."""
-    recipe = loaded.recipe
-    seeing = [m.name for m in members.values() if m.sees]
-    if recipe.vision is None:
-        if seeing:
-            raise RecipeError(
-                f"{' and '.join(seeing)} can see: say whose encoder and projector the output keeps",
-                where=loaded.file.name,
-                hint=f"vision: [{seeing[0]}], or vision: [] and a text-only output.host",
-            )
-        first = next(iter(members.values()))
-        return _member(loaded, ("output", "host"), recipe.output.host, members, first, base)
-    for i, branch in enumerate(recipe.vision):
-        if branch.from_ not in members:
-            near = did_you_mean(branch.from_, members)
-            raise loaded.error(("vision", i), f"{branch.from_!r} is not a member ({near})")
-        if not members[branch.from_].sees:
-            raise loaded.error(("vision", i), f"{branch.from_} has no encoder")
-    if len(recipe.vision) > 1:
-        raise loaded.error(("vision", 1), "this version keeps one encoder; several need the fused model class")
-    first = members[recipe.vision[0].from_] if recipe.vision else next(iter(members.values()))
-    host = _member(loaded, ("output", "host"), recipe.output.host, members, first, base)
-    if recipe.vision and host is not first:
-        raise loaded.error(("output", "host"), f"{host.name} is not the member whose encoder is kept ({first.name})")
-    if not recipe.vision and host.sees:
-        raise loaded.error(("vision",), f"is empty, but {host.name} can see", "name a text-only output.host")
-    return host
-
-
-def _member(
-    loaded: LoadedRecipe, path: tuple[str, ...], name: str | None, members: dict[str, Member], default: Member,
-    base: Member | None = None,
-) -> Member:  # fmt: skip
-    known = members | ({"base": base} if base else {})
-    if name is None:
-        return default
-    if name not in known:
-        raise loaded.error(path, f"{name!r} is not a member ({did_you_mean(name, known)})")
-    return known[name]
 
 
 def _check_method(

@@ -149,3 +149,31 @@ def test_modes_follow_the_umask(family: Path, tmp_path: Path, mask: int) -> None
         os.umask(before)
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o777 & ~mask
     assert {p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()} == {0o666 & ~mask}
+
+
+def test_full_disk_leaves_nothing(family: Path, tmp_path: Path) -> None:
+    """A file may grow to 20 kB here; the weights need more."""
+    import resource
+
+    done = subprocess.run(
+        [sys.executable, "-m", "fuse", "merge", str(family / "recipe.yaml"), "out"], cwd=tmp_path, capture_output=True,
+        text=True, timeout=120, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == "fuse: out: File too large; nothing was written\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_needs_its_parent(family: Path, tmp_path: Path) -> None:
+    ran = fuse_here("merge", family / "recipe.yaml", tmp_path / "no" / "out")
+    said = f"fuse: {tmp_path}/no/out: the folder '{tmp_path}/no' does not exist (make it first)\n"
+    assert (ran.code, ran.err) == (2, said)
+    assert not list(tmp_path.iterdir())
+
+
+def test_merge_says_what_it_did(family: Path, tmp_path: Path) -> None:
+    ran = fuse_here("merge", family / "recipe.yaml", tmp_path / "out", "--json")
+    told = json.loads(ran.out)
+    assert (told["merged"], told["copied"], told["dropped"]) == (21, 0, 0)
+    assert told["plan"] == json.loads((tmp_path / "out" / "fuse.json").read_text())["plan"]
