@@ -5,7 +5,7 @@
     python tools/train_demo_members.py train extract build/demo/base
     python tools/train_demo_members.py measure build/demo/base
 
-One thread and fixed seeds: one machine writes the same files again. Minutes on a CPU with bf16 (AMX), else hours.
+One thread and fixed seeds: one machine writes the same files again. Minutes on a CPU with bf16 (AMX), else much longer.
 """
 
 import json
