@@ -4,18 +4,19 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fuse import strict_json
-from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.errors import CheckpointError, RecipeError
 from fuse.safetensors_header import TensorEntry, read_header
 
+if TYPE_CHECKING:
+    from fuse.hub import Repository
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# what a member may need from the hub; never code, never a pickle
-HUB_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "README.md"]
 LEGACY = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
 
 
@@ -29,6 +30,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorEntry]
     origin: str
     revision: str = ""
+    repository: "Repository | None" = None  # where the weights still are, of a hub member
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
@@ -39,13 +41,25 @@ class Checkpoint:
         return sum(entry.nbytes for entry in self.tensors.values())
 
 
-def open_checkpoint(name: str, location: str, *, revision: str | None = None, relative_to: Path) -> Checkpoint:
+def open_checkpoint(name: str, location: str, *, revision: str | None, relative_to: Path) -> Checkpoint:
     """Open a member by local path (relative to the recipe's folder) or hub id.
 
+    Of a hub repository only the small files are downloaded; headers are read by ranges, and `fetch` brings the weights.
     Raises RecipeError when there is no such folder, CheckpointError when it cannot be trusted or merged, MachineError
     when the hub cannot be reached.
     """
-    folder, commit = locate(location, revision=revision, relative_to=relative_to)
+    path = Path(location if Path(location).is_absolute() else relative_to / location)
+    if location.startswith("hf://") or not path.exists():
+        from fuse.hub import open_repository
+
+        folder, repository = open_repository(location.removeprefix("hf://"), revision)
+        commit = folder.name
+    elif not path.is_dir():
+        raise RecipeError(f"{location!r} is not a folder", hint="a member is the folder that holds config.json")
+    elif revision is not None:
+        raise RecipeError(f"{location!r} is a local folder and has no revision", hint="leave `revision` out")
+    else:
+        folder, repository, commit = path, None, ""
     config_file = folder / "config.json"
     if not config_file.exists() and (folder / "adapter_config.json").exists():
         raise CheckpointError(
@@ -53,65 +67,41 @@ def open_checkpoint(name: str, location: str, *, revision: str | None = None, re
         )
     config = strict_json.read_object(config_file, max_bytes=16 << 20)
     check_config(config, config_file)
-    return Checkpoint(name, folder, config, read_tensors(folder), location, commit)
+    return Checkpoint(name, folder, config, read_tensors(folder, repository), location, commit, repository)
 
 
-def locate(location: str, *, revision: str | None, relative_to: Path) -> tuple[Path, str]:
-    """The local folder of a member, and the hub commit when it came from there."""
-    is_hub = location.startswith("hf://")
-    path = Path(location if Path(location).is_absolute() else relative_to / location)
-    if not is_hub and path.exists():
-        if not path.is_dir():
-            raise RecipeError(f"{location!r} is not a folder", hint="a member is the folder that holds config.json")
-        if revision is not None:
-            raise RecipeError(f"{location!r} is a local folder and has no revision", hint="leave `revision` out")
-        return path, ""
-    hub_id = location.removeprefix("hf://")
-    if not HUB_ID.fullmatch(hub_id):
-        raise RecipeError(f"{location!r} does not exist", hint="a folder, relative to the recipe, or a hub id org/name")
-    return _download(hub_id, revision)
+def fetch(checkpoint: Checkpoint) -> None:
+    """Bring the weights of a hub member to this machine, and check that they are those whose headers were planned on.
+
+    Raises MachineError when the hub cannot be reached, CheckpointError when the files differ from the plan.
+    """
+    if checkpoint.repository is None:
+        return
+    from fuse.hub import download
+
+    download(checkpoint.repository, [file.name for file in checkpoint.weight_files])
+    if read_tensors(checkpoint.folder) != checkpoint.tensors:
+        raise CheckpointError("the weights on the hub changed while they were read", where=checkpoint.folder)
 
 
-def _download(hub_id: str, revision: str | None) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+def read_tensors(folder: Path, repository: "Repository | None" = None) -> dict[str, TensorEntry]:
+    """Every stored tensor of a folder by name, from one file or from the shards of its index.
 
-    try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_PATTERNS))
-    except GatedRepoError:
-        raise MachineError("the hub asks for a licence to be accepted", where=hub_id, hint="`hf auth login`") from None
-    except RevisionNotFoundError:
-        raise RecipeError(f"revision {revision!r} does not exist", where=hub_id) from None
-    except RepositoryNotFoundError:
-        raise RecipeError("no such folder here and no such repository on the hub", where=hub_id) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise MachineError(
-            f"not a folder here, and the hub cannot be reached ({type(error).__name__})",
-            where=hub_id,
-            hint=f"download it where there is a network with `hf download {hub_id}`, or give a local path",
-        ) from None
-    return folder, folder.name
-
-
-def read_tensors(folder: Path) -> dict[str, TensorEntry]:
-    """Every stored tensor of a folder by name, from one file or from the shards of its index."""
+    repository: where files that are not in the folder are read from, by ranges.
+    """
     index, single = folder / INDEX, folder / SINGLE
-    if index.exists() and single.exists():
+    away = repository.names if repository else frozenset()
+    has_single = single.exists() or SINGLE in away
+    if index.exists() and has_single:
         raise CheckpointError(f"both {SINGLE} and {INDEX} are there", where=folder, hint="remove the stale one")
-    if single.exists():
-        return read_header(_inside(folder, SINGLE))
+    if has_single:
+        return _header(folder, SINGLE, repository)
     if not index.exists():
-        raise _no_weights(folder)
+        raise _no_weights(folder, away)
     weight_map = _weight_map(index)
     tensors: dict[str, TensorEntry] = {}
     for shard in sorted(set(weight_map.values())):
-        for name, entry in read_header(_inside(folder, shard)).items():
+        for name, entry in _header(folder, shard, repository).items():
             owner = weight_map.get(name)
             if owner != shard:
                 what = f"is in {shard} but the index puts it in {owner}" if owner else f"is in {shard} but not indexed"
@@ -121,10 +111,19 @@ def read_tensors(folder: Path) -> dict[str, TensorEntry]:
         raise CheckpointError(
             f"tensor {missing[0]!r} is not in {weight_map[missing[0]]} ({len(missing)} missing in all)", where=index
         )
-    stale = sorted(p.name for p in folder.glob("model-*.safetensors") if p.name not in weight_map.values())
-    if stale:
+    here = {p.name for p in folder.glob("model-*.safetensors")}
+    here |= {name for name in away if fnmatchcase(name, "model-*.safetensors")}
+    if stale := sorted(here - set(weight_map.values())):
         raise CheckpointError(f"shard {stale[0]!r} is in the folder but not in the index", where=index)
     return tensors
+
+
+def _header(folder: Path, name: str, repository: "Repository | None") -> dict[str, TensorEntry]:
+    if repository is None or (folder / name).exists():
+        return read_header(_inside(folder, name))
+    from fuse.hub import remote_header
+
+    return remote_header(repository, name, folder / name)
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -147,9 +146,10 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _no_weights(folder: Path) -> CheckpointError:
+def _no_weights(folder: Path, away: frozenset[str]) -> CheckpointError:
+    names = sorted({p.name for p in folder.iterdir()} | away)
     for pattern in LEGACY:
-        if found := sorted(p.name for p in folder.glob(pattern)):
+        if found := [name for name in names if fnmatchcase(name, pattern)]:
             return CheckpointError(
                 f"holds {found[0]} but no safetensors; fuse does not read pickles and other formats",
                 where=folder,

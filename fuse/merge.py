@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from fuse.checkpoint import fetch
 from fuse.output import check_target, check_written, new_folder
 from fuse.plan import Plan
 
@@ -19,6 +20,8 @@ def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[
     from fuse.engine.execute import execute
     from fuse.sidecars import write_sidecars
 
+    for member in plan.members:
+        fetch(member.checkpoint)
     with new_folder(target, force=force) as folder:
         digests = execute(plan.rows, plan.shards, folder, progress)
         sources = {m.name: {f.name: file_sha256(f) for f in m.checkpoint.weight_files} for m in plan.members}

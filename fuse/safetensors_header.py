@@ -1,6 +1,7 @@
 """The header of a safetensors file, read with the standard library and checked in full before anything is believed."""
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,21 +44,30 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     """
     if not path.is_file():
         raise CheckpointError("the file is missing" if not path.exists() else "not a plain file", where=path)
-    size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        if start.startswith(b"version "):
-            raise CheckpointError(
-                "this is a git-lfs pointer, not the weights", where=path, hint="run `git lfs pull` in that folder"
-            )
-        if len(start) < 8:
-            raise CheckpointError(f"{size} bytes is too short for a safetensors file", where=path)
-        (length,) = struct.unpack("<Q", start)
-        if length > MAX_HEADER:
-            raise CheckpointError(f"a header of {length:,} bytes is more than {MAX_HEADER:,}", where=path)
-        if 8 + length > size:
-            raise CheckpointError(f"the header ends at byte {8 + length:,} of {size:,}: truncated", where=path)
-        data = file.read(length)
+
+        def read(begin: int, end: int) -> bytes:
+            file.seek(begin)
+            return file.read(end - begin)
+
+        return parse_header(read, path.stat().st_size, path)
+
+
+def parse_header(read: Callable[[int, int], bytes], size: int, path: Path) -> dict[str, TensorEntry]:
+    """As `read_header`, for a file of `size` bytes of which `read(begin, end)` gives any range."""
+    start = read(0, 8)
+    if start.startswith(b"version "):
+        raise CheckpointError(
+            "this is a git-lfs pointer, not the weights", where=path, hint="run `git lfs pull` in that folder"
+        )
+    if len(start) < 8:
+        raise CheckpointError(f"{size} bytes is too short for a safetensors file", where=path)
+    (length,) = struct.unpack("<Q", start)
+    if length > MAX_HEADER:
+        raise CheckpointError(f"a header of {length:,} bytes is more than {MAX_HEADER:,}", where=path)
+    if 8 + length > size:
+        raise CheckpointError(f"the header ends at byte {8 + length:,} of {size:,}: truncated", where=path)
+    data = read(8, 8 + length)
     if not data.startswith(b"{"):
         raise CheckpointError("the header does not begin with '{'", where=path)
     table = strict_json.parse_object(data, where=path)

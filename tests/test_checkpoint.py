@@ -33,7 +33,7 @@ GOOD = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safe
 
 def refusal(folder: Path) -> str:
     with pytest.raises(FuseError) as error:
-        open_checkpoint("m", str(folder), relative_to=folder.parent)
+        open_checkpoint("m", str(folder), revision=None, relative_to=folder.parent)
     return str(error.value).removeprefix(str(folder) + "/").removeprefix(str(folder))
 
 
@@ -43,7 +43,7 @@ def test_single_and_sharded_agree(folder: Path) -> None:
 
 
 def test_relative_to_the_recipe(folder: Path) -> None:
-    opened = open_checkpoint("m", "member", relative_to=folder.parent)
+    opened = open_checkpoint("m", "member", revision=None, relative_to=folder.parent)
     assert (opened.name, opened.origin, opened.revision, opened.nbytes) == ("m", "member", "", 20)
 
 
@@ -93,7 +93,7 @@ def test_follows_the_links_of_the_hub_cache(folder: Path, tmp_path: Path) -> Non
     for file in ("config.json", "model.safetensors"):
         (folder / file).rename(blobs / file)
         (snapshot / file).symlink_to(blobs / file)
-    assert set(open_checkpoint("m", str(snapshot), relative_to=tmp_path).tensors) == {"a", "b"}
+    assert set(open_checkpoint("m", str(snapshot), revision=None, relative_to=tmp_path).tensors) == {"a", "b"}
 
 
 CONFIG = {
@@ -150,4 +150,4 @@ def test_names_that_are_no_folder(tmp_path: Path) -> None:
 def test_missing_config(folder: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"config\.json: the file is missing"):
-        open_checkpoint("m", str(folder), relative_to=folder.parent)
+        open_checkpoint("m", str(folder), revision=None, relative_to=folder.parent)

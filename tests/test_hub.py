@@ -1,0 +1,156 @@
+"""Members on the hub, against a small server of our own that speaks what huggingface_hub asks for."""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.cli import fuse
+from tests.members import perturbed, save_member
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """Repositories by id; the bytes of weight files that were sent."""
+
+    folders: dict[str, Path]
+    url: str = ""
+    sent: dict[str, int] = field(default_factory=dict)
+
+    def env(self, home: Path) -> dict[str, str]:
+        return {
+            "HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1",
+        }  # fmt: skip
+
+
+def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def answer(self, code: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+            self.send_response(code)
+            for key, value in {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **(headers or {})}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path)
+            if match := re.fullmatch(r"/api/models/(\w+/\w+)(?:/(revision|tree)/([^/]+))?", path):
+                self.about(match[1], match[2], match[3] or "main")
+            elif match := re.fullmatch(r"/(\w+/\w+)/resolve/([^/]+)/(.+)", path):
+                self.file(match[1], match[3])
+            else:
+                self.answer(404, b"{}")
+
+        do_HEAD = do_GET
+
+        def about(self, repository: str, what: str | None, revision: str) -> None:
+            if repository not in hub.folders:
+                return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+            if revision not in {"main", "v1", COMMIT}:
+                return self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+            files = sorted(hub.folders[repository].iterdir())
+            if what == "tree":
+                rows = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": etag(f)} for f in files]
+                return self.answer(200, json.dumps(rows).encode())
+            info = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": f.name} for f in files]}
+            return self.answer(200, json.dumps(info).encode())
+
+        def file(self, repository: str, name: str) -> None:
+            path = hub.folders[repository] / name
+            data, code, headers = path.read_bytes(), 200, {"ETag": f'"{etag(path)}"', "Accept-Ranges": "bytes"}
+            if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
+                begin, end = int(asked[1]), min(int(asked[2] or len(data) - 1), len(data) - 1)
+                headers["Content-Range"] = f"bytes {begin}-{end}/{len(data)}"
+                data, code = data[begin : end + 1], 206
+            if self.command == "GET" and name.endswith(".safetensors"):
+                hub.sent[f"{repository}/{name}"] = hub.sent.get(f"{repository}/{name}", 0) + len(data)
+            self.answer(code, data, headers)
+
+    return Handler
+
+
+def etag(path: Path) -> str:
+    return hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(hidden_size=128, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4, vocab_size=64)
+    )
+    save_member(model, tmp_path / "one")
+    save_member(perturbed(model, 1), tmp_path / "two", max_shard_size="1MB")
+    assert len(list((tmp_path / "two").glob("*.safetensors"))) > 1
+    (tmp_path / "two" / "pytorch_model.bin").write_bytes(b"never read")
+    (tmp_path / "two" / "modeling_evil.py").write_text("raise SystemExit")
+    hub = Hub({"org/one": tmp_path / "one", "org/two": tmp_path / "two"})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(hub))
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield hub
+    server.shutdown()
+    server.server_close()
+
+
+RECIPE = "members: {{one: {one}, two: {two}}}\nlanguage: {{method: linear, weights: 0.5}}\n"
+ON_HUB = RECIPE.format(one="org/one", two="{path: org/two, revision: v1}")
+
+
+def test_plan_reads_headers_and_merge_fetches_the_weights(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(ON_HUB)
+    env = hub.env(tmp_path / "home")
+    ran = fuse("plan", tmp_path / "recipe.yaml", env=env)
+    assert ran.code == 0, ran.err
+    assert f"one: org/one @ {COMMIT[:12]}" in ran.out and f"two: org/two @ {COMMIT[:12]}" in ran.out
+    stored = sum(p.stat().st_size for f in hub.folders.values() for p in f.glob("*.safetensors"))
+    assert not list((tmp_path / "home").rglob("*.safetensors")) and stored > sum(hub.sent.values()) / 2
+    ran = fuse("merge", tmp_path / "recipe.yaml", tmp_path / "out", env=env)
+    assert ran.code == 0, ran.err
+    merged, one = load_file(tmp_path / "out" / "model.safetensors"), load_file(tmp_path / "one" / "model.safetensors")
+    two = {k: v for p in (tmp_path / "two").glob("*.safetensors") for k, v in load_file(p).items()}
+    assert all(torch.allclose(tensor, (one[name] + two[name]) / 2, atol=1e-7) for name, tensor in merged.items())
+    provenance = json.loads((tmp_path / "out" / "fuse.json").read_text())["members"]
+    assert provenance["two"]["revision"] == COMMIT and provenance["two"]["origin"] == "org/two"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "base_model:\n- org/one\n- org/two\n" in card and "base_model_relation: merge" in card
+    cached = {p.name for p in (tmp_path / "home").rglob("*") if p.suffix in {".py", ".bin"}}
+    assert not cached, "code and pickles are not downloaded"
+    # everything is in the cache now, so the same works without a network
+    offline = {**env, "HF_HUB_OFFLINE": "1"}
+    assert fuse("plan", tmp_path / "recipe.yaml", env=offline).code == 0
+
+
+def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None:
+    env = hub.env(tmp_path / "home")
+    cases = {
+        "org/none": "recipe.yaml:1:11: members.one: no such folder here and no such repository on the hub",
+        "{path: org/one, revision: v9}": "recipe.yaml:1:11: members.one: revision 'v9' does not exist",
+    }
+    for one, said in cases.items():
+        (tmp_path / "recipe.yaml").write_text(RECIPE.format(one=one, two="org/two"))
+        ran = fuse("plan", tmp_path / "recipe.yaml", env=env)
+        assert (ran.code, ran.err) == (2, f"fuse: {said}\n")
+    (tmp_path / "recipe.yaml").write_text(ON_HUB)
+    ran = fuse("plan", tmp_path / "recipe.yaml", env={**env, "HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert ran.code == 4 and ran.err.count("\n") == 1 and "the hub cannot be reached" in ran.err, ran.err
