@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fuse.anatomy import Member
-from fuse.rows import Run
+from fuse.new_tokens import NewToken
+from fuse.rows import Added, Run
 from fuse.safetensors_header import DTYPE_BYTES, TensorEntry
 from fuse.verdicts import Verdict
 
@@ -25,7 +26,7 @@ class Row:
     """One tensor of the output.
 
     sources are in the order of the method's inputs; `base` stands apart. `host` and `runs` are set where only the rows
-    of shared tokens are merged: the output is the host's tensor with those rows replaced.
+    of shared tokens are merged: the output is the host's tensor with those rows replaced, and rows of new tokens added.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Row:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     host: Source | None = None
     runs: tuple[Run, ...] = ()
+    added: tuple[Added, ...] = ()
     note: str = ""
 
     @property
@@ -76,6 +78,7 @@ class Plan:
     recipe_text: str
     template: Member  # whose chat template the output takes
     dtype: str | None
+    new_tokens: tuple[NewToken, ...] = ()
 
     @property
     def bytes_read(self) -> int:
@@ -104,7 +107,7 @@ def _row_key(row: Row) -> list[Any]:
 
     return [
         row.name, row.action, row.method, dict(row.parameters), row.dtype, list(row.shape),
-        [key(s) for s in row.sources], key(row.base), key(row.host), [asdict(run) for run in row.runs],
+        [key(s) for s in row.sources], key(row.base), key(row.host), [asdict(run) for run in (*row.runs, *row.added)],
     ]  # fmt: skip
 
 

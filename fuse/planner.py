@@ -7,11 +7,12 @@ from fuse.anatomy import Member
 from fuse.errors import CheckpointError
 from fuse.host import host_of, member_of, open_named
 from fuse.methods.table import METHODS
+from fuse.new_tokens import NewToken, new_tokens, rows_needed
 from fuse.parameters import Parameters, layer_position
 from fuse.plan import Drop, Plan, Row, Source, shard, unaccounted
 from fuse.recipe import Merge
 from fuse.recipe_yaml import LoadedRecipe
-from fuse.rows import Run, match_rows, shared_rows
+from fuse.rows import Added, match_rows, shared_rows
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
 from fuse.suggest import did_you_mean
 from fuse.verdicts import judge
@@ -35,6 +36,8 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     others = [m for m in (base, *takes_part) if m is not None and m is not host]
     verdicts = judge(host, others, recipe.language.accept)
     planner = _Rows(loaded, members, base, host)
+    if recipe.language.embeddings == "union":
+        planner.new_tokens = new_tokens(host, [m for m in takes_part if m is not host])
     rows = planner.rows(language)
     everyone = [*([base] if base else []), *members.values()]
     drops = planner.drops(everyone, rows, language)
@@ -47,7 +50,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     return Plan(
         rows=tuple(rows), drops=tuple(drops), verdicts=tuple(verdicts), members=tuple(everyone), host=host,
         shards=shard(rows, recipe.output.shard_size), recipe_text=loaded.text, template=template,
-        dtype=recipe.output.dtype,
+        dtype=recipe.output.dtype, new_tokens=planner.new_tokens,
     )  # fmt: skip
 
 
@@ -71,6 +74,7 @@ class _Rows:
         self.loaded, self.members, self.base, self.host = loaded, members, base, host
         self.recipe = loaded.recipe
         self.dtype = DTYPES.get(self.recipe.output.dtype or "")
+        self.new_tokens: tuple[NewToken, ...] = ()
 
     def rows(self, language: Parameters) -> list[Row]:
         """One row per tensor of the host, in the host's order."""
@@ -135,14 +139,14 @@ class _Rows:
         """An embedding table or head: rows are matched by token."""
         choice = self.recipe.language.embeddings
         path = ("language", "embeddings")
-        if choice == "union":
-            raise self.loaded.error(path, "this version does not add tokens", hint="embeddings: merge")
         if choice == self.host.name:
             return self._copy_row("language", canonical, entry, f"embeddings: {choice}")
-        if choice != "merge":
+        if choice not in {"merge", "union"}:
             known = self.members | ({"base": self.base} if self.base else {})
             if choice not in known:
-                raise self.loaded.error(path, f"{choice!r} is not a choice ({did_you_mean(choice, [*known, 'merge'])})")
+                raise self.loaded.error(
+                    path, f"{choice!r} is not a choice ({did_you_mean(choice, [*known, 'merge', 'union'])})"
+                )
             given = self._source(known[choice], "language", canonical)
             row = self._row(
                 "merge", "language", canonical, entry, sources=(given,), method="linear",
@@ -179,14 +183,23 @@ class _Rows:
         mine = self.host.vocabulary
         assert mine is not None
         vocabularies = [m.vocabulary for m in who if m.vocabulary is not None]
-        if all(v.digest == mine.digest for v in vocabularies) and all(t.shape == entry.shape for t in tables):
+        same = all(v.digest == mine.digest for v in vocabularies) and all(t.shape == entry.shape for t in tables)
+        if same and not self.new_tokens:
             return row
         runs = match_rows(mine, entry.shape[0], [(v, t.shape[0]) for v, t in zip(vocabularies, tables, strict=True)])
         if not runs:
             raise CheckpointError(f"no token is shared by {', '.join(m.name for m in who)}", where=self.host.folder)
         note = f"{shared_rows(runs):,} of {entry.shape[0]:,} rows matched by token, the others are {self.host.name}'s"
         note = f"{row.note}; {note}" if row.note else note
-        return _with(row, runs, Source(self.host.name, entry), note)
+        row = replace(row, runs=runs, host=Source(self.host.name, entry), note=note)
+        return self._extend(row) if self.new_tokens else row
+
+    def _extend(self, row: Row) -> Row:
+        """The row with the tokens that only guests have."""
+        order = [source.member for source in row.sources]
+        added = tuple(Added(t.row, order.index(t.member), t.source_row) for t in self.new_tokens)
+        shape = (rows_needed(row.shape[0], self.new_tokens), *row.shape[1:])
+        return replace(row, added=added, shape=shape, note=f"{row.note}; {len(added)} rows of new tokens")
 
     def _source(self, member: Member, part: str, canonical: str) -> Source:
         tensors = member.parts[part]  # pyright: ignore[reportArgumentType]
@@ -226,17 +239,13 @@ class _Rows:
                 return f"{language.merge.method} uses no base"
         elif member.name not in language.members:
             return f"language gives {member.name} no weight"
-        if place.canonical in self._tables() and self.recipe.language.embeddings != "merge":
+        if place.canonical in self._tables() and self.recipe.language.embeddings not in {"merge", "union"}:
             return f"embeddings: {self.recipe.language.embeddings}"
         raise CheckpointError(
             f"tensor {key!r} of {member.name} has no counterpart in {self.host.name}",
             where=member.checkpoint.tensors[key].file,
             hint="members must have the same tensors in the parts that are merged",
         )
-
-
-def _with(row: Row, runs: tuple[Run, ...], host: Source, note: str) -> Row:
-    return replace(row, runs=runs, host=host, note=note)
 
 
 def _depth(tensors: dict[str, TensorEntry]) -> int:

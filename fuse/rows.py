@@ -15,6 +15,15 @@ class Run:
     sources: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Added:
+    """One row behind or between the host's: taken from a row of one source's table."""
+
+    row: int
+    source: int
+    source_row: int
+
+
 def match_rows(host: Vocabulary, host_rows: int, sources: Sequence[tuple[Vocabulary, int]]) -> tuple[Run, ...]:
     """The host's rows whose token every source has too, as runs of neighbours.
 

@@ -9,6 +9,7 @@ from typing import Any
 import fuse
 from fuse import strict_json
 from fuse.checkpoint import INDEX
+from fuse.new_tokens import extended_decoder, extended_tokenizer
 from fuse.plan import Plan
 
 # Copied from the host as they are; nothing else travels, so no code does.
@@ -34,6 +35,8 @@ def write_sidecars(
     for name in COPIED:
         if (plan.host.folder / name).is_file():
             _copy(plan.host.folder / name, folder / name)
+    if plan.new_tokens:
+        _write_tokens(plan, folder)
     _write_template(plan, folder)
     write_json(folder / "config.json", output_config(plan))
     write_json(folder / PROVENANCE, provenance(plan, digests, sources))
@@ -44,6 +47,19 @@ def write_sidecars(
             folder / INDEX,
             {"metadata": {"total_size": plan.bytes_written}, "weight_map": dict(sorted(weight_map.items()))},
         )
+
+
+def _write_tokens(plan: Plan, folder: Path) -> None:
+    """The tokenizer's files with the tokens that only guests had."""
+    folders = {m.name: m.folder for m in plan.members}
+    tokenizer = extended_tokenizer(strict_json.read_object(folder / "tokenizer.json"), plan.new_tokens, folders)
+    write_json(folder / "tokenizer.json", tokenizer)
+    if (folder / "tokenizer_config.json").is_file():
+        config = strict_json.read_object(folder / "tokenizer_config.json")
+        write_json(folder / "tokenizer_config.json", extended_decoder(config, tokenizer))
+    if (folder / "added_tokens.json").is_file():
+        ids = strict_json.read_object(folder / "added_tokens.json")
+        write_json(folder / "added_tokens.json", {**ids, **{t.token: t.row for t in plan.new_tokens}})
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -69,7 +85,19 @@ def output_config(plan: Plan) -> dict[str, Any]:
     config.pop("_name_or_path", None)
     if plan.dtype is not None:
         _set_dtype(config, plan.dtype)
+    if plan.new_tokens:
+        _set_rows(config, plan)
     return config
+
+
+def _set_rows(config: dict[str, Any], plan: Plan) -> None:
+    """The vocabulary size, wherever the host's config states it."""
+    embedding = next(row for row in plan.rows if row.canonical == plan.host.text.embedding)
+    inner = config.get(plan.host.family.text) if plan.host.family.text else None
+    for place in (config, inner):
+        if isinstance(place, dict) and (place is inner or inner is None or "vocab_size" in place):
+            place["vocab_size"] = embedding.shape[0] - (plan.host.language[embedding.canonical].shape[0]
+                                                        - plan.host.basis.vocab_size)  # fmt: skip
 
 
 def _set_dtype(config: dict[str, Any], dtype: str) -> None:

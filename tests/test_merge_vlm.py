@@ -330,3 +330,31 @@ def test_refuses_unclear_eyes(llavas: Path, tmp_path: Path, vision: str) -> None
     )
     ran = fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out")
     assert (ran.code, ran.err) == (2, f"fuse: {VISION[vision]}\n")
+
+
+@pytest.mark.parametrize("room", ["padding", "behind"])
+def test_union_adds_the_tokens_of_guests(llavas: Path, tmp_path: Path, room: str) -> None:
+    """A guest's added tokens get rows of the host: padding rows where there are any, else rows behind the table."""
+    from transformers import AutoTokenizer
+
+    host = {"<image>": 90} if room == "padding" else {"<image>": 90, **{f"<own{i}>": i for i in range(91, 96)}}
+    save_member(load_whole(llavas / "a"), tmp_path / "host", TOKENS, host)
+    save_member(load_whole(llavas / "b"), tmp_path / "guest", TOKENS, {"<tile>": 90, "<row>": 91, "<image>": 92})
+    out = run(tmp_path, "members: {host: host, guest: guest}\n"
+              "language: {method: linear, weights: 0.5, embeddings: union}\nvision: [host]\n")  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    first = 91 if room == "padding" else 96
+    assert tokenizer.convert_tokens_to_ids(["<image>", "<tile>", "<row>"]) == [90, first, first + 1]
+    assert tokenizer("w5<tile> w6", add_special_tokens=False).input_ids == [5, first, 6]
+    model = load_whole(out)
+    a, b = (load_file(tmp_path / n / "model.safetensors") for n in ("host", "guest"))
+    for tensor, name in ((model.model.language_model.embed_tokens.weight, "language_model.model.embed_tokens.weight"),
+                         (model.lm_head.weight, "language_model.lm_head.weight")):  # fmt: skip
+        assert tensor.shape[0] == (96 if room == "padding" else 98)
+        assert torch.equal(tensor[first : first + 2], b[name][90:92])
+        torch.testing.assert_close(tensor[90], (a[name][90] + b[name][92]) / 2)
+        torch.testing.assert_close(tensor[:90], (a[name][:90] + b[name][:90]) / 2)
+        assert torch.equal(tensor[93:96], a[name][93:96])
+    assert torch.isfinite(logits(model)).all()
+    plan = fuse_here("plan", tmp_path / "out.yaml")
+    assert "2 rows of new tokens" in plan.out

@@ -223,7 +223,7 @@ RECIPES = {
     "members: {a: a}\nlanguage: {method: slerp, t: 0.5}\n":
         "recipe.yaml:2:12: language.method: slerp takes 2 members, not 1",
     LINEAR.replace("0.5", "0.5, embeddings: c"):
-        "recipe.yaml:2:42: language.embeddings: 'c' is not a choice (known: a, b, merge)",
+        "recipe.yaml:2:42: language.embeddings: 'c' is not a choice (known: a, b, merge, union)",
     LINEAR + "vision: [a]\n": "recipe.yaml:3:10: vision.0: a has no encoder",
     LINEAR + "vision: [c]\n": "recipe.yaml:3:10: vision.0: 'c' is not a member (known: a, b)",
     LINEAR + "output: {host: c}\n": "recipe.yaml:3:10: output.host: 'c' is not a member (known: a, b)",

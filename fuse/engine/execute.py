@@ -84,7 +84,7 @@ def _merge(row: Row, tensors: list[Tensor], base: Tensor | None, merge: Callable
 def _merge_rows(
     row: Row, host: Tensor, tensors: list[Tensor], base: Tensor | None, merge: Callable[..., Tensor]
 ) -> Tensor:
-    """The host's table with the rows of shared tokens merged, in float32 or wider.
+    """The host's table with the rows of shared tokens merged and those of new tokens added, in float32 or wider.
 
     A run's starts are in the order of the sources, the base last.
     """
@@ -95,9 +95,13 @@ def _merge_rows(
     gathered = [t.index_select(0, rows_of[i]) for i, t in enumerate(tensors)]
     base_rows = None if base is None else base.index_select(0, rows_of[-1])
     merged = _merge(row, gathered, base_rows, merge, 0)
-    whole = host.to(merged.dtype, copy=True)
+    whole = torch.zeros(row.shape, dtype=merged.dtype)
+    whole[: len(host)] = host
     mine = torch.cat([torch.arange(run.host, run.host + run.length) for run in row.runs])
-    return whole.index_copy_(0, mine, merged.view(len(mine), *host.shape[1:]))
+    whole.index_copy_(0, mine, merged.view(len(mine), *host.shape[1:]))
+    for added in row.added:
+        whole[added.row] = tensors[added.source][added.source_row]
+    return whole
 
 
 def _split(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -1,0 +1,76 @@
+"""`embeddings: union`: tokens that only guests have get rows of the host's tables and places in its tokenizer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fuse import strict_json
+from fuse.anatomy import Member
+from fuse.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class NewToken:
+    """A token that the output has and the host has not, its row there, and whose row it takes."""
+
+    token: str
+    row: int
+    member: str
+    source_row: int
+
+
+def new_tokens(host: Member, guests: Sequence[Member]) -> tuple[NewToken, ...]:
+    """The added tokens of the guests that the host does not know, each from the first guest that has it.
+
+    They take the host's rows that no token owns (padding), lowest first, and then rows behind the table: our choice.
+    Raises CheckpointError where the host's tokenizer cannot be extended, or a token's row is not stored.
+    """
+    if host.vocabulary is None or host.vocabulary.source != "tokenizer.json":
+        raise CheckpointError(
+            "tokens can only be added to a tokenizer.json", where=host.folder, hint="embeddings: merge adds none"
+        )
+    stored = host.language[host.text.embedding].shape[0]
+    taken, found = set(host.vocabulary.ids.values()), dict[str, NewToken]()
+    free = (row for row in range(stored + (1 << 20)) if row not in taken)
+    for guest in guests:
+        if guest.vocabulary is None:
+            continue
+        ids = guest.vocabulary.ids
+        for token in sorted(guest.vocabulary.added - host.vocabulary.ids.keys() - found.keys(), key=ids.__getitem__):
+            if ids[token] >= guest.language[guest.text.embedding].shape[0]:
+                raise CheckpointError(
+                    f"token {token!r} of {guest.name} has id {ids[token]}, and no such row is stored",
+                    where=guest.folder,
+                )
+            found[token] = NewToken(token, next(free), guest.name, ids[token])
+    return tuple(found.values())
+
+
+def rows_needed(stored: int, tokens: Sequence[NewToken]) -> int:
+    """Rows of the output's tables: the host's, and more where the new tokens do not fit."""
+    return max([stored, *(token.row + 1 for token in tokens)])
+
+
+def extended_tokenizer(
+    tokenizer: dict[str, Any], tokens: Sequence[NewToken], folders: dict[str, Path]
+) -> dict[str, Any]:
+    """The host's tokenizer.json with the new tokens, each described as its guest describes it."""
+    rows = [*(tokenizer.get("added_tokens") or []), *(_description(t, folders[t.member]) for t in tokens)]
+    return {**tokenizer, "added_tokens": sorted(rows, key=lambda row: row["id"])}
+
+
+def extended_decoder(config: dict[str, Any], tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """tokenizer_config.json in agreement with an extended tokenizer.json, where it lists the added tokens too."""
+    if "added_tokens_decoder" not in config:
+        return config
+    rows = {str(row["id"]): {k: v for k, v in row.items() if k != "id"} for row in tokenizer["added_tokens"]}
+    return {**config, "added_tokens_decoder": {**rows, **config["added_tokens_decoder"]}}
+
+
+def _description(token: NewToken, folder: Path) -> dict[str, Any]:
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    if (folder / "tokenizer.json").exists():
+        rows = strict_json.read_object(folder / "tokenizer.json").get("added_tokens") or []
+        plain |= next((row for row in rows if row["content"] == token.token), {})
+    return {**plain, "id": token.row, "content": token.token}
