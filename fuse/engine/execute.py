@@ -52,8 +52,7 @@ def _blocks(row: Row, reader: Reader) -> Iterator[Tensor]:
     tensors = [reader.tensor(s) for s in row.sources]
     base = reader.tensor(row.base) if row.base else None
     if row.runs and row.host:
-        whole = _merge_rows(row, reader.tensor(row.host), tensors, base, merge)
-        for start, block in _split(whole):
+        for start, block in _table_blocks(row, reader.tensor(row.host), tensors, base, merge):
             yield _round(block, dtype, row, start)
     elif methods.METHODS[row.method].elementwise:
         count = max(tensors[0].numel(), 1)
@@ -81,27 +80,34 @@ def _merge(row: Row, tensors: list[Tensor], base: Tensor | None, merge: Callable
     return merge(*inputs, **arguments)
 
 
-def _merge_rows(
+def _table_blocks(
     row: Row, host: Tensor, tensors: list[Tensor], base: Tensor | None, merge: Callable[..., Tensor]
-) -> Tensor:
-    """The host's table with the rows of shared tokens merged and those of new tokens added, in float32 or wider.
+) -> Iterator[tuple[int, Tensor]]:
+    """The host's table with the rows of shared tokens merged and those of new tokens added, flat, in float32 or wider.
 
-    A run's starts are in the order of the sources, the base last.
+    A run's starts are in the order of the sources, the base last. Methods that are not elementwise see all shared rows
+    at once; the others see some at a time, with the index of their first element among all shared rows.
     """
     assert row.host is not None
-    _checked(host, row.host, 0)
-    rows_of = [torch.cat([torch.arange(run.sources[i], run.sources[i] + run.length) for run in row.runs])
-               for i in range(len(row.runs[0].sources))]  # fmt: skip
-    gathered = [t.index_select(0, rows_of[i]) for i, t in enumerate(tensors)]
-    base_rows = None if base is None else base.index_select(0, rows_of[-1])
-    merged = _merge(row, gathered, base_rows, merge, 0)
-    whole = torch.zeros(row.shape, dtype=merged.dtype)
-    whole[: len(host)] = host
+    rows, width = row.shape
     mine = torch.cat([torch.arange(run.host, run.host + run.length) for run in row.runs])
-    whole.index_copy_(0, mine, merged.view(len(mine), *host.shape[1:]))
-    for added in row.added:
-        whole[added.row] = tensors[added.source][added.source_row]
-    return whole
+    theirs = [torch.cat([torch.arange(run.sources[i], run.sources[i] + run.length) for run in row.runs])
+              for i in range(len(row.runs[0].sources))]  # fmt: skip
+    step = max(BLOCK // width, 1) if methods.METHODS[row.method].elementwise else rows
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        low, high = torch.searchsorted(mine, torch.tensor([start, stop])).tolist()
+        block = torch.zeros(stop - start, width, dtype=torch.float32)
+        block[: max(len(host) - start, 0)] = _checked(host[start:stop], row.host, start * width)
+        if low < high:
+            gathered = [t.index_select(0, theirs[i][low:high]) for i, t in enumerate(tensors)]
+            base_rows = None if base is None else base.index_select(0, theirs[-1][low:high])
+            merged = _merge(row, gathered, base_rows, merge, low * width).view(high - low, width)
+            block = block.to(merged.dtype).index_copy_(0, mine[low:high] - start, merged)
+        for added in row.added:
+            if start <= added.row < stop:
+                block[added.row - start] = tensors[added.source][added.source_row]
+        yield start * width, block.view(-1)
 
 
 def _split(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
