@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse import strict_json, torchvision_shim
-from fuse.errors import CheckpointError, RecipeError
+from fuse.errors import CheckpointError, MachineError, RecipeError
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,10 @@ def load(folder: Path, *, device: str = "cpu") -> Answerer:
 
     logging.disable_progress_bar()
     sees = any(key.startswith("vision_config") for key in config) or "image_token_id" in config
-    auto = transformers.AutoModelForImageTextToText if sees else transformers.AutoModelForCausalLM
+    language = (
+        transformers.AutoModelForSeq2SeqLM if config.get("is_encoder_decoder") else transformers.AutoModelForCausalLM
+    )
+    auto = transformers.AutoModelForImageTextToText if sees else language
     try:
         loaded: Any = auto.from_pretrained(folder, dtype="auto", trust_remote_code=False, output_loading_info=True)
         model, report = loaded
@@ -49,7 +52,11 @@ def load(folder: Path, *, device: str = "cpu") -> Answerer:
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found := sorted(map(str, report.get(what) or ())):
             raise CheckpointError(f"{what.replace('_', ' ')}: {len(found)}, the first is {found[0]}", where=folder)
-    return Answerer(folder, model.eval().to(device), tokenizer, processor)
+    try:
+        model = model.eval().to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise MachineError(f"device {device!r}: {str(error).splitlines()[0]}", hint="cpu works everywhere") from None
+    return Answerer(folder, model, tokenizer, processor)
 
 
 def ask(
@@ -72,6 +79,7 @@ def ask(
             **inputs, max_new_tokens=max_tokens, do_sample=False, streamer=streamer,
             pad_token_id=_pad(answerer.tokenizer),
         )  # fmt: skip
+    start = 0 if answerer.model.config.is_encoder_decoder else start
     return answerer.tokenizer.decode(out[0, start:], skip_special_tokens=True).strip()
 
 
@@ -92,7 +100,7 @@ def ask_many(answerer: Answerer, questions: list[str], *, max_tokens: int = 128,
             out = answerer.model.generate(
                 **inputs, max_new_tokens=max_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
             )
-        ends = out[:, inputs["input_ids"].shape[1] :]
+        ends = out if answerer.model.config.is_encoder_decoder else out[:, inputs["input_ids"].shape[1] :]
         answers += [text.strip() for text in tokenizer.batch_decode(ends, skip_special_tokens=True)]
     return answers
 

@@ -28,7 +28,8 @@ def model_card(plan: Plan) -> str:
 
 def _body(plan: Plan) -> str:
     merged = sum(row.action == "merge" for row in plan.rows)
-    auto = "AutoModelForImageTextToText" if plan.host.sees else "AutoModelForCausalLM"
+    language = "AutoModelForSeq2SeqLM" if plan.host.text.name == "t5" else "AutoModelForCausalLM"
+    auto = "AutoModelForImageTextToText" if plan.host.sees else language
     members = "\n".join(
         f"| {m.name} | {_cell(m.checkpoint.origin)} | {m.checkpoint.revision or '-'} | {m.licence or 'not stated'} |"
         for m in plan.members

@@ -54,6 +54,8 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 def main() -> NoReturn:
     """Run the command line; exits 0, 1 (bug), 2 (input), 3 (checkpoint), 4 (machine), 130 or 143 (interrupted)."""
     signal.signal(signal.SIGTERM, _terminate)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         cli.main(standalone_mode=False)
     except FuseError as error:
@@ -65,12 +67,16 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted; nothing was written")
         sys.exit(130)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        name = str(error.filename or "")
+        _say(f"{name[:80] + '...' if len(name) > 80 else name}: {error.strerror or error}")
+        sys.exit(4)
     except MemoryError:
         _say("out of memory; nothing was written")
         sys.exit(4)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     sys.exit(0)
 
 

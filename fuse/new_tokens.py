@@ -31,7 +31,7 @@ def new_tokens(host: Member, guests: Sequence[Member]) -> tuple[NewToken, ...]:
             "tokens can only be added to a tokenizer.json", where=host.folder, hint="embeddings: merge adds none"
         )
     stored = host.language[host.text.embedding].shape[0]
-    taken, found = set(host.vocabulary.ids.values()), dict[str, NewToken]()
+    taken, found = set(host.vocabulary.ids.values()) | _special_ids(host), dict[str, NewToken]()
     free = (row for row in range(stored + (1 << 20)) if row not in taken)
     for guest in guests:
         if guest.vocabulary is None:
@@ -45,6 +45,20 @@ def new_tokens(host: Member, guests: Sequence[Member]) -> tuple[NewToken, ...]:
                 )
             found[token] = NewToken(token, next(free), guest.name, ids[token])
     return tuple(found.values())
+
+
+def _special_ids(host: Member) -> set[int]:
+    """Ids that the host's configs give a meaning (image_token_index, eos_token_id ...), with or without a token."""
+    found: set[int] = set()
+    generation = host.folder / "generation_config.json"
+    todo: list[Any] = [host.checkpoint.config, strict_json.read_object(generation) if generation.exists() else {}]
+    while todo:
+        for key, value in todo.pop().items():
+            if isinstance(value, dict):
+                todo.append(value)
+            elif key.endswith(("_token_id", "_token_index")):
+                found |= {n for n in (value if isinstance(value, list) else [value]) if type(n) is int}
+    return found
 
 
 def rows_needed(stored: int, tokens: Sequence[NewToken]) -> int:

@@ -16,7 +16,9 @@ SMALL_FILES = 64 << 20  # room for tokenizer, configs and card
 
 def check_target(plan: Plan, target: Path, *, force: bool) -> None:
     """Refuse a target that exists (unless forced), that lies in a member, or that the disk has no room for."""
-    if target.is_symlink() or (target.exists() and not force):
+    if target.is_symlink():
+        raise RecipeError("the output is a link", where=target, hint="name the folder itself")
+    if target.exists() and not force:
         raise RecipeError("the output already exists", where=target, hint="choose another folder, or --force")
     if target.exists() and not target.is_dir():
         raise RecipeError("the output exists and is not a folder", where=target)
@@ -27,6 +29,8 @@ def check_target(plan: Plan, target: Path, *, force: bool) -> None:
         inside = member.folder.resolve()
         if real == inside or inside in real.parents or real in inside.parents:
             raise RecipeError(f"the output and the member {member.name} would lie in each other", where=target)
+    if real in plan.recipe_file.resolve().parents and target.exists():
+        raise RecipeError("the recipe lies in the output that would be replaced", where=target)
     need, free = plan.bytes_written + SMALL_FILES, free_bytes(target.parent)
     if need > free:
         raise MachineError(f"the output needs {need:,} bytes and the disk has {free:,} free", where=target)
@@ -42,7 +46,7 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         partial.chmod(0o777 & ~_umask())
         yield partial
-        for file in partial.iterdir():
+        for file in partial.rglob("*"):
             _sync(file)
         _sync(partial)
         _replace(partial, target, force)

@@ -1,7 +1,7 @@
 """What a method parameter of the recipe comes to for one tensor: numbers over depth, by name pattern, by member."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,7 +11,9 @@ from fuse.recipe_yaml import LoadedRecipe
 from fuse.suggest import did_you_mean
 
 Setting = tuple[str | int, ...]
-EMBEDDING_WORDS = ("embed", "wte", "wpe", "shared")
+LAYER = re.compile(r"(.*?\.)(\d+)\.")
+FIRST = re.compile(r"embed|wte|wpe|shared|patch|position|pre_la|ln_pre|layernorm_pre|class_token|query_tokens")
+PROJECTOR = re.compile(r"multi_modal_projector|connector|visual\.merger|language_projection|image_newline")
 
 
 class Parameters:
@@ -49,6 +51,8 @@ class Parameters:
         for key, inner in value.items():
             if not named and not _is_pattern(key):
                 raise self.loaded.error((*path, key), f"is neither a member nor a pattern ({did_you_mean(key, known)})")
+            if named and key in known and key not in self.members:
+                raise self.loaded.error((*path, key), "has no weight here, so its parameters mean nothing")
             if named and key not in known:
                 raise self.loaded.error((*path, key), f"is not a member ({did_you_mean(key, known)})")
             if isinstance(inner, dict):
@@ -131,13 +135,21 @@ def interpolate(values: Sequence[float], position: float) -> float:
     return values[low] if share == 0 else values[low] * (1 - share) + values[high] * share
 
 
-def layer_position(canonical: str, depth: int) -> float:
-    """Where a tensor stands between the first layer (0) and the last (1).
+def stack_depths(names: Iterable[str]) -> dict[str, int]:
+    """Number of layers of each stack; a stack is what stands before the first number of a tensor's name."""
+    depths: dict[str, int] = {}
+    for name in names:
+        if match := LAYER.match(name):
+            depths[match[1]] = max(depths.get(match[1], 0), int(match[2]) + 1)
+    return depths
 
-    Tensors outside the layers stand at 0 if they are embeddings and at 1 if they come after (final norm, head): our
-    choice; mergekit puts both at 0. depth: number of layers.
+
+def layer_position(canonical: str, depths: Mapping[str, int]) -> float:
+    """Where a tensor stands between the first layer (0) of its stack and the last (1).
+
+    Tensors outside the layers stand at 0 if they come before them (embeddings, patches, the norm in front) and at 1 if
+    they come after (final norm, head, projector): our choice; mergekit puts all of them at 0.
     """
-    match = re.search(r"\.(\d+)\.", canonical)
-    if match:
-        return min(int(match[1]) / max(depth - 1, 1), 1.0)
-    return 0.0 if any(word in canonical for word in EMBEDDING_WORDS) else 1.0
+    if match := LAYER.match(canonical):
+        return min(int(match[2]) / max(depths[match[1]] - 1, 1), 1.0)
+    return 0.0 if FIRST.search(canonical) and not PROJECTOR.match(canonical) else 1.0

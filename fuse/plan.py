@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from fuse.anatomy import Member
@@ -76,6 +77,7 @@ class Plan:
     host: Member
     shards: tuple[tuple[str, tuple[int, ...]], ...]  # file name -> row numbers
     recipe_text: str
+    recipe_file: Path
     template: Member  # whose chat template the output takes
     dtype: str | None
     new_tokens: tuple[NewToken, ...] = ()

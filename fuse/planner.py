@@ -8,14 +8,15 @@ from fuse.errors import CheckpointError
 from fuse.host import host_of, member_of, open_named
 from fuse.methods.table import METHODS
 from fuse.new_tokens import NewToken, new_tokens, rows_needed
-from fuse.parameters import Parameters, layer_position
+from fuse.parameters import Parameters, layer_position, stack_depths
 from fuse.plan import Drop, Plan, Row, Source, shard, unaccounted
 from fuse.recipe import Merge
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.rows import Added, match_rows, shared_rows
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
 from fuse.suggest import did_you_mean
-from fuse.verdicts import judge
+from fuse.templates import template_verdict
+from fuse.verdicts import judge, judge_eyes
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
@@ -33,8 +34,11 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     language = Parameters(loaded, ("language",), recipe.language, list(members))
     _check_method(loaded, ("language",), recipe.language, language, base)
     takes_part = [members[name] for name in language.members]
-    others = [m for m in (base, *takes_part) if m is not None and m is not host]
-    verdicts = judge(host, others, recipe.language.accept)
+    rows_of = [members[recipe.language.embeddings]] if recipe.language.embeddings in members else []
+    template = member_of(loaded, ("prompt", "template"), recipe.prompt.template, members, host)
+    concerned = {m.name: m for m in (base, *takes_part, *rows_of) if m is not None and m is not host}
+    others = list(concerned.values())
+    verdicts = [*judge(host, others, recipe.language.accept), template_verdict(loaded, host, template, others)]
     planner = _Rows(loaded, members, base, host)
     if recipe.language.embeddings == "union":
         planner.new_tokens = new_tokens(host, [m for m in takes_part if m is not host])
@@ -42,15 +46,15 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     everyone = [*([base] if base else []), *members.values()]
     drops = planner.drops(everyone, rows, language)
     for name in members:
-        if name != host.name and not any(s.member == name for row in rows for s in row.reads):
+        idle = name not in {host.name, template.name} and not any(s.member == name for row in rows for s in row.reads)
+        if idle:
             raise loaded.error(("members", name), "takes part in nothing", hint="give it a weight or leave it out")
     if lost := unaccounted(rows, drops, everyone):
         raise RuntimeError(f"{len(lost)} tensors are unaccounted for, the first is {lost[0]}")
-    template = member_of(loaded, ("prompt", "template"), recipe.prompt.template, members, host)
     return Plan(
         rows=tuple(rows), drops=tuple(drops), verdicts=tuple(verdicts), members=tuple(everyone), host=host,
         shards=shard(rows, recipe.output.shard_size), recipe_text=loaded.text, template=template,
-        dtype=recipe.output.dtype, new_tokens=planner.new_tokens,
+        recipe_file=loaded.file, dtype=recipe.output.dtype, new_tokens=planner.new_tokens,
     )  # fmt: skip
 
 
@@ -75,18 +79,18 @@ class _Rows:
         self.recipe = loaded.recipe
         self.dtype = DTYPES.get(self.recipe.output.dtype or "")
         self.new_tokens: tuple[NewToken, ...] = ()
+        self.vision: list[str] = []  # the members whose encoders are merged
 
     def rows(self, language: Parameters) -> list[Row]:
         """One row per tensor of the host, in the host's order."""
         vision = self._vision_parameters()
-        depth = {part: _depth(tensors) for part, tensors in self.host.parts.items()}
-        depth["language"] = self.host.basis.layers
+        depth = stack_depths(place.canonical for place in self.host.places.values() if place)
         rows = []
         for key, place in self.host.places.items():
             if place is None:
                 continue
             entry = self.host.checkpoint.tensors[key]
-            position = layer_position(place.canonical, depth[place.part])
+            position = layer_position(place.canonical, depth)
             if place.part == "language" and place.canonical in self._tables():
                 rows.append(self._table_row(place.canonical, entry, language, position))
             elif place.part == "language":
@@ -94,7 +98,8 @@ class _Rows:
             elif vision is not None and entry.dtype in FLOAT_BYTES:
                 rows.append(self._merge_row(place.part, place.canonical, entry, vision, position))
             else:
-                rows.append(self._copy_row(place.part, place.canonical, entry))
+                note = "integers are not merged" if vision is not None else ""
+                rows.append(self._copy_row(place.part, place.canonical, entry, note))
         for parameters in (language, vision):
             if parameters is not None:
                 parameters.check_patterns()
@@ -110,6 +115,8 @@ class _Rows:
         section = ("vision", 0, "merge")
         parameters = Parameters(self.loaded, section, branch.merge, list(self.members))
         _check_method(self.loaded, section, branch.merge, parameters, self.base)
+        judge_eyes(self.host, [self.members[name] for name in parameters.members])
+        self.vision = parameters.members
         return parameters
 
     def _row(self, action, part: str, canonical: str, entry: TensorEntry, **more) -> Row:
@@ -129,6 +136,13 @@ class _Rows:
                     f"but {self.host.name} has {list(entry.shape)}",
                     where=source.tensor.file,
                     hint="only tensors of one shape can be merged",
+                )
+            if source and source.tensor.dtype not in FLOAT_BYTES:
+                raise CheckpointError(
+                    f"tensor {source.tensor.name!r} of {source.member} has dtype {source.tensor.dtype}, "
+                    f"which cannot be merged",
+                    where=source.tensor.file,
+                    hint=f"fuse merges {', '.join(FLOAT_BYTES)}",
                 )
         return self._row(
             "merge", part, canonical, entry, sources=tuple(sources), base=base, method=parameters.merge.method,
@@ -198,7 +212,13 @@ class _Rows:
         """The row with the tokens that only guests have."""
         order = [source.member for source in row.sources]
         added = tuple(Added(t.row, order.index(t.member), t.source_row) for t in self.new_tokens)
-        shape = (rows_needed(row.shape[0], self.new_tokens), *row.shape[1:])
+        stored = self.host.language[self.host.text.embedding].shape[0]
+        if row.shape[0] != stored:
+            raise CheckpointError(
+                f"the embedding has {stored} rows and {row.name!r} has {row.shape[0]}, so tokens cannot be added",
+                where=self.host.folder, hint="embeddings: merge adds none",
+            )  # fmt: skip
+        shape = (rows_needed(stored, self.new_tokens), *row.shape[1:])
         return replace(row, added=added, shape=shape, note=f"{row.note}; {len(added)} rows of new tokens")
 
     def _source(self, member: Member, part: str, canonical: str) -> Source:
@@ -231,10 +251,12 @@ class _Rows:
         place = member.places[key]
         if place is None:
             return "a buffer that is recomputed when the model is built"
-        if place.part != "language":
+        if place.part != "language" and member.name not in self.vision:
             kept = f"vision keeps {self.host.name}'s" if self.recipe.vision else "vision is empty"
             return "the base lends its language model only" if member is self.base else kept
-        if member is self.base:
+        if place.part != "language":
+            pass
+        elif member is self.base:
             if METHODS[language.merge.method].base == "none":
                 return f"{language.merge.method} uses no base"
         elif member.name not in language.members:
@@ -246,9 +268,3 @@ class _Rows:
             where=member.checkpoint.tensors[key].file,
             hint="members must have the same tensors in the parts that are merged",
         )
-
-
-def _depth(tensors: dict[str, TensorEntry]) -> int:
-    """Number of layers of a part: one more than the largest number between dots in its names."""
-    numbers = [int(piece) for name in tensors for piece in name.split(".")[1:-1] if piece.isdigit()]
-    return max(numbers, default=0) + 1

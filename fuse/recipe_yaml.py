@@ -132,6 +132,13 @@ def _value(file: Path, node: Node, path: Path_, positions: dict[Path_, tuple[int
 
 
 def _scalar(node: ScalarNode, at: str) -> Any:
+    try:
+        return _plain(node, at)
+    except ValueError:
+        raise RecipeError(f"{node.value} is not a number", where=at) from None
+
+
+def _plain(node: ScalarNode, at: str) -> Any:
     kind, text = node.tag.rsplit(":", 1)[-1], node.value
     if kind == "null":
         return None

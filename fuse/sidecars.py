@@ -19,6 +19,7 @@ COPIED = (
     "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
     "chat_template.json",
 )  # fmt: skip
+FOLDERS = ("qformer_tokenizer",)  # InstructBLIP's second tokenizer
 CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines"}
 PROVENANCE = "fuse.json"
 
@@ -37,6 +38,12 @@ def write_sidecars(
             _copy(plan.host.folder / name, folder / name)
     if plan.new_tokens:
         _write_tokens(plan, folder)
+    for inner in FOLDERS:
+        if (plan.host.folder / inner).is_dir():
+            (folder / inner).mkdir()
+            for name in COPIED:
+                if (plan.host.folder / inner / name).is_file():
+                    _copy(plan.host.folder / inner / name, folder / inner / name)
     _write_template(plan, folder)
     write_json(folder / "config.json", output_config(plan))
     write_json(folder / PROVENANCE, provenance(plan, digests, sources))
@@ -87,7 +94,16 @@ def output_config(plan: Plan) -> dict[str, Any]:
         _set_dtype(config, plan.dtype)
     if plan.new_tokens:
         _set_rows(config, plan)
+    if plan.host.basis.tied and not plan.host.is_tied:
+        _untie(config, config.get(plan.host.family.text))
     return config
+
+
+def _untie(config: dict[str, Any], inner: Any) -> None:
+    """A host that ties its head and stores one all the same: the stored head is merged, and is what counts."""
+    config["tie_word_embeddings"] = False
+    if isinstance(inner, dict):
+        inner["tie_word_embeddings"] = False
 
 
 def _set_rows(config: dict[str, Any], plan: Plan) -> None:

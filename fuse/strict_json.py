@@ -49,6 +49,11 @@ def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
         raise CheckpointError("nested too deeply", where=where) from None
     except ValueError as error:  # an integer of more digits than Python converts
         raise CheckpointError(f"not JSON: {error}", where=where) from None
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise CheckpointError("holds half of a surrogate pair, which is no text", where=where) from None
     if not isinstance(value, dict):
         raise CheckpointError(f"holds a JSON {type(value).__name__}, not an object", where=where)
     return value

@@ -2,13 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from fuse import families
 from fuse.anatomy import Member
 from fuse.errors import CheckpointError
 from fuse.vocabulary import Vocabulary
 
 # Config values that decide what a weight means. The second group may be accepted by the recipe.
 SAME = ("family", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size")
+# keys of single families that decide it too, compared where both configs state them
+STATED = ("logit_scale", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "no_rope_layers")
+# keys of a vision config that change no result
+NOT_COMPUTED = {
+    "dtype", "torch_dtype", "_name_or_path", "transformers_version", "architectures", "initializer_range",
+    "initializer_factor", "attention_dropout", "dropout", "hidden_dropout_prob", "attention_probs_dropout_prob",
+}  # fmt: skip
 ACCEPTABLE = ("norm_eps", "rope_theta", "rope_scaling", "activation")
 # Share of the model's own vocabulary that may differ between members of one base (renamed reserved tokens): our choice.
 CORE_TOLERANCE = 0.01
@@ -29,8 +38,39 @@ def judge(host: Member, others: Sequence[Member], accept: Sequence[str]) -> list
     Raises CheckpointError where mixing would be meaningless: another base, another head, another vocabulary.
     """
     verdicts = [_basis(host, others, accept), _heads(host, others), _vocabularies(host, others)]
-    verdicts += [_templates(host, others), _dtypes(host, others), _licences(host, others)]
+    verdicts += [_dtypes(host, others), _licences(host, others)]
     return verdicts
+
+
+def judge_eyes(host: Member, others: Sequence[Member]) -> None:
+    """Refuse to merge encoders and projectors that compute differently: CheckpointError names the config value.
+
+    Only values that both configs state are compared; shapes are compared tensor by tensor.
+    """
+    for other in others:
+        if other.family.model_type != host.family.model_type:
+            raise CheckpointError(
+                f"the encoders of {host.name} ({host.family.model_type}) and {other.name} ({other.family.model_type}) "
+                "are of two classes and cannot be merged", where=other.folder / "config.json",
+            )  # fmt: skip
+        mine, theirs = _eye_values(host), _eye_values(other)
+        for key in mine.keys() & theirs.keys():
+            if mine[key] != theirs[key]:
+                raise CheckpointError(
+                    f"the encoders of {host.name} and {other.name} cannot be merged: {key} is {_show(mine[key])} in "
+                    f"{host.name} and {_show(theirs[key])} in {other.name}", where=other.folder / "config.json",
+                )  # fmt: skip
+
+
+def _eye_values(member: Member) -> dict[str, Any]:
+    """What the config says of encoder and projector, by dotted key."""
+    config = member.checkpoint.config
+    inner = [key for key in (member.family.vision, "qformer_config", "perceiver_config") if key]
+    found = {k: v for k, v in config.items() if k.startswith(("vision_feature", "mm_", "projector_", "downsample"))}
+    for key in inner:
+        value = config.get(key)
+        found |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {}
+    return {k: v for k, v in found.items() if v is not None and k.rpartition(".")[2] not in NOT_COMPUTED}
 
 
 def _basis(host: Member, others: Sequence[Member], accept: Sequence[str]) -> Verdict:
@@ -52,11 +92,24 @@ def _basis(host: Member, others: Sequence[Member], accept: Sequence[str]) -> Ver
                 where=other.folder / "config.json",
                 hint=hint,
             )
+        _check_stated(host, other)
     basis = host.basis
     text = f"{basis.family}, {basis.layers} layers, hidden {basis.hidden_size}, {basis.heads}/{basis.kv_heads} heads"
     if accepted:
         text += f"; accepted although it differs from {host.name}: {', '.join(accepted)}"
     return Verdict("same base", not accepted, text)
+
+
+def _check_stated(host: Member, other: Member) -> None:
+    mine, theirs = (families.text_config(m.checkpoint.config, m.family, str(m.folder)) for m in (host, other))
+    for key in STATED:
+        if key in mine and key in theirs and mine[key] != theirs[key]:
+            raise CheckpointError(
+                f"{host.name} and {other.name} are not of one base: {key} is {_show(mine[key])} in {host.name} "
+                f"and {_show(theirs[key])} in {other.name}",
+                where=other.folder / "config.json",
+                hint="members of one base agree in this",
+            )
 
 
 def _show(value: object) -> str:
@@ -67,7 +120,7 @@ def _heads(host: Member, others: Sequence[Member]) -> Verdict:
     untied = [m.name for m in others if not m.is_tied]
     if host.is_tied and untied:
         raise CheckpointError(
-            f"{untied[0]} has an output head of its own, {host.name} uses its embedding as head",
+            f"{untied[0]} stores an output head, {host.name} uses its embedding as head",
             where=host.folder / "config.json",
             hint="name the member with a head as `output.host`",
         )
@@ -116,15 +169,6 @@ def _difference(mine: Vocabulary, name: str, theirs: Vocabulary) -> str:
     only_mine = sum(t not in theirs.ids for t in mine.ids)
     only_theirs = sum(t not in mine.ids for t in theirs.ids)
     return f"{name}: {only_theirs} tokens more, {only_mine} fewer, {moved} at other ids"
-
-
-def _templates(host: Member, others: Sequence[Member]) -> Verdict:
-    have = [m for m in others if m.vocabulary and m.vocabulary.template]
-    mine = host.vocabulary.template if host.vocabulary else ""
-    differ = [m.name for m in have if m.vocabulary and m.vocabulary.template != mine]
-    if differ:
-        return Verdict("chat template", False, f"{', '.join(differ)} differ from {host.name}")
-    return Verdict("chat template", True, "the same wherever there is one" if mine else "none")
 
 
 def _dtypes(host: Member, others: Sequence[Member]) -> Verdict:

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,47 +37,50 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     and the added tokens of tokenizer_config.json come on top. Raises CheckpointError when a file is broken or two
     tokens share an id.
     """
-    ids, added, source = _read_tokens(folder)
-    if ids is None:
-        return None
-    template = _read_template(folder)
-    by_id: dict[int, str] = {}
-    for token, row in ids.items():
-        if not isinstance(row, int) or row < 0:
-            raise CheckpointError(f"token {token!r} has id {row!r}", where=folder / source)
-        if by_id.setdefault(row, token) != token:
-            raise CheckpointError(f"tokens {by_id[row]!r} and {token!r} share id {row}", where=folder / source)
-    digest = hashlib.sha256("\0".join(f"{i}\t{by_id[i]}" for i in sorted(by_id)).encode("utf-8", "surrogatepass"))
-    return Vocabulary(ids, frozenset(added), digest.hexdigest(), template, source)
-
-
-def _read_tokens(folder: Path) -> tuple[dict[str, int] | None, dict[str, int], str]:
     fast = folder / "tokenizer.json"
     if fast.exists():
-        stat = fast.stat()
-        base, added = _read_fast(fast, stat.st_mtime_ns, stat.st_size)
-        return base | added, added, fast.name
+        data = strict_json.read_bytes(fast)
+        if data not in _parsed:  # members of a family mostly share the file
+            _parsed[data] = _tokens(*_parse_fast(data, fast), fast)
+        return Vocabulary(*_parsed[data], _read_template(folder), fast.name)
     for name, read in (("vocab.json", strict_json.read_object), ("tokenizer.model", _read_pieces),
                        ("spiece.model", _read_pieces), ("sentencepiece.bpe.model", _read_pieces)):  # fmt: skip
         if (folder / name).exists():
-            added = _read_added(folder)
-            return {**read(folder / name), **added}, added, name
-    return None, {}, ""
+            tokens = _tokens(read(folder / name), _read_added(folder), folder / name)
+            return Vocabulary(*tokens, _read_template(folder), name)
+    return None
 
 
-@lru_cache(maxsize=16)
-def _read_fast(path: Path, _mtime: int, _size: int) -> tuple[dict[str, int], dict[str, int]]:
-    tokenizer = strict_json.read_object(path)
+_parsed: dict[bytes, tuple[Mapping[str, int], frozenset[str], str]] = {}
+
+
+def _tokens(
+    vocab: Mapping[str, Any], added: Mapping[str, Any], where: Path
+) -> tuple[dict[str, int], frozenset[str], str]:
+    """All tokens, which of them are added, and the digest; CheckpointError where an id is wrong or taken twice."""
+    ids: dict[str, Any] = {**vocab, **added}
+    by_id: dict[int, str] = {}
+    for token, row in ids.items():
+        if type(row) is not int or row < 0:
+            raise CheckpointError(f"token {token!r} has id {row!r}", where=where)
+        if by_id.setdefault(row, token) != token:
+            raise CheckpointError(f"tokens {by_id[row]!r} and {token!r} share id {row}", where=where)
+    text = "\0".join(f"{i}\t{by_id[i]}" for i in sorted(by_id))
+    return ids, frozenset(added), hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _parse_fast(data: bytes, path: Path) -> tuple[dict[str, int], dict[str, int]]:
+    tokenizer = strict_json.parse_object(data, where=path)
     model = tokenizer.get("model")
     vocab: Any = model.get("vocab") if isinstance(model, dict) else None
-    if isinstance(vocab, list) and all(isinstance(row, list) and row for row in vocab):  # Unigram: [piece, score]
-        vocab = {row[0]: i for i, row in enumerate(vocab)}
+    if isinstance(vocab, list) and all(isinstance(r, list) and r and isinstance(r[0], str) for r in vocab):
+        vocab = {row[0]: i for i, row in enumerate(vocab)}  # Unigram: [piece, score]
     if not isinstance(vocab, dict):
         raise CheckpointError("model.vocab is not a vocabulary", where=path)
     rows = tokenizer.get("added_tokens") or []
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and "content" in r and "id" in r for r in rows):
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("content"), str) for r in rows):
         raise CheckpointError("added_tokens is not a list of {id, content}", where=path)
-    return vocab, {row["content"]: row["id"] for row in rows}
+    return vocab, {row["content"]: row.get("id") for row in rows}
 
 
 def _read_added(folder: Path) -> dict[str, int]:
@@ -97,6 +99,9 @@ def _read_template(folder: Path) -> str:
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (folder / name).exists():
             template = strict_json.read_object(folder / name).get("chat_template")
+            if isinstance(template, list):  # several named templates; the one called default is used
+                named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+                template = named.get("default")
             if isinstance(template, str):
                 return template
     return ""

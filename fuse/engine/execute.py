@@ -66,11 +66,15 @@ def _blocks(row: Row, reader: Reader) -> Iterator[Tensor]:
 
 
 def _merge(row: Row, tensors: list[Tensor], base: Tensor | None, merge: Callable[..., Tensor], start: int) -> Tensor:
-    """The method over whole tensors or over the blocks that begin at element `start`."""
+    """The method over whole tensors or over the blocks that begin at element `start`, checked."""
     for source, tensor in zip(row.sources, tensors, strict=True):
         _checked(tensor, source, start)
     if row.base is not None and base is not None:
         _checked(base, row.base, start)
+    return _apply(row, tensors, base, merge, start)
+
+
+def _apply(row: Row, tensors: list[Tensor], base: Tensor | None, merge: Callable[..., Tensor], start: int) -> Tensor:
     method = methods.METHODS[row.method]
     arguments = method.arguments(row.parameters, len(tensors))
     if method.random:
@@ -93,21 +97,34 @@ def _table_blocks(
     mine = torch.cat([torch.arange(run.host, run.host + run.length) for run in row.runs])
     theirs = [torch.cat([torch.arange(run.sources[i], run.sources[i] + run.length) for run in row.runs])
               for i in range(len(row.runs[0].sources))]  # fmt: skip
+    readers = [*row.sources, *([row.base] if row.base else [])]
+    wide = torch.float64 if torch.float64 in {t.dtype for t in (host, *tensors)} else torch.float32
     step = max(BLOCK // width, 1) if methods.METHODS[row.method].elementwise else rows
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         low, high = torch.searchsorted(mine, torch.tensor([start, stop])).tolist()
-        block = torch.zeros(stop - start, width, dtype=torch.float32)
+        block = torch.zeros(stop - start, width, dtype=wide)
         block[: max(len(host) - start, 0)] = _checked(host[start:stop], row.host, start * width)
         if low < high:
-            gathered = [t.index_select(0, theirs[i][low:high]) for i, t in enumerate(tensors)]
-            base_rows = None if base is None else base.index_select(0, theirs[-1][low:high])
-            merged = _merge(row, gathered, base_rows, merge, low * width).view(high - low, width)
-            block = block.to(merged.dtype).index_copy_(0, mine[low:high] - start, merged)
+            tables = [*tensors, *([base] if base is not None else [])]
+            gathered = [_rows(t, theirs[i][low:high], readers[i]) for i, t in enumerate(tables)]
+            base_rows = None if base is None else gathered.pop()
+            merged = _apply(row, gathered, base_rows, merge, low * width).view(high - low, width)
+            block.index_copy_(0, mine[low:high] - start, merged.to(wide))
         for added in row.added:
             if start <= added.row < stop:
-                block[added.row - start] = tensors[added.source][added.source_row]
+                given = tensors[added.source][added.source_row]
+                block[added.row - start] = _checked(given, row.sources[added.source], added.source_row * width)
         yield start * width, block.view(-1)
+
+
+def _rows(table: Tensor, numbers: Tensor, source: Source) -> Tensor:
+    """Some rows of a table, checked; an error names the element of the stored table."""
+    found = table.index_select(0, numbers)
+    if found.is_floating_point() and not torch.isfinite(found).all():
+        for number in numbers.tolist():
+            _checked(table[number], source, number * table.shape[1])
+    return found
 
 
 def _split(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
