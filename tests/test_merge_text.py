@@ -1,6 +1,7 @@
 """LLM + LLM through the command line, against a float64 oracle and against mergekit's own output."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from tests import tiny_text
 from tests.cli import fuse_here
-from tests.members import perturbed, save_member
+from tests.members import perturbed, save_member, words
 
 CONFIG = LlamaConfig(
     hidden_size=48, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
@@ -195,3 +197,44 @@ def test_seed_changes_the_draw(family: Path, tmp_path: Path) -> None:
         merge(family, tmp_path / s, f"{{method: dare_linear, weights: 1, density: 0.5, seed: {s}}}") for s in "12"
     )
     assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_stored_head_that_the_config_ties_is_untied(family: Path, tmp_path: Path) -> None:
+    """The host stores a copy of its tied head; after the merge the two differ, and the config must say so."""
+    for name in "ab":
+        folder = tmp_path / name
+        shutil.copytree(family / name, folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    (tmp_path / "recipe.yaml").write_text("members: {a: a, b: b}\nlanguage: {method: slerp, t: [0, 1]}\n")
+    assert fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out").code == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(model.lm_head.weight, stored["lm_head.weight"])
+    assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
+
+
+def test_double_precision_rows_stay_as_they_are(family: Path, tmp_path: Path) -> None:
+    base = LlamaForCausalLM(CONFIG)
+    save_member(base, tmp_path / "host", words(78), {"<x>": 78, "<y>": 79}, torch.float64)
+    save_member(perturbed(base, 1), tmp_path / "guest", words(78), {}, torch.float64)
+    (tmp_path / "recipe.yaml").write_text(
+        "members: {host: host, guest: guest}\nlanguage: {method: linear, weights: 0.5}\n"
+    )
+    assert fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out").code == 0
+    out, host, guest = (load_file(tmp_path / n / "model.safetensors") for n in ("out", "host", "guest"))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        assert out[name].dtype == torch.float64 and torch.equal(out[name][78:], host[name][78:])
+        torch.testing.assert_close(out[name][:78], (host[name][:78] + guest[name][:78]) / 2, rtol=0, atol=1e-15)
+
+
+def test_t5_answers(tmp_path: Path) -> None:
+    model = tiny_text.build("t5")
+    save_member(model, tmp_path / "a")
+    save_member(perturbed(model, 1), tmp_path / "b")
+    (tmp_path / "recipe.yaml").write_text("members: {a: a, b: b}\nlanguage: {method: linear, weights: [1, 2, 3]}\n")
+    assert fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out").code == 0
+    assert "AutoModelForSeq2SeqLM" in (tmp_path / "out" / "README.md").read_text()
+    ran = fuse_here("ask", tmp_path / "out", "w5 w6", "--max-tokens", 3)
+    assert ran.code == 0, ran.err

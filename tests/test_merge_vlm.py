@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -358,3 +359,53 @@ def test_union_adds_the_tokens_of_guests(llavas: Path, tmp_path: Path, room: str
     assert torch.isfinite(logits(model)).all()
     plan = fuse_here("plan", tmp_path / "out.yaml")
     assert "2 rows of new tokens" in plan.out
+
+
+def test_eyes_that_differ_are_not_merged(llavas: Path, tmp_path: Path) -> None:
+    recipe = f"members: {{a: {llavas}/a, b: b}}\nlanguage: {{method: linear, weights: 0.5}}\n"
+    recipe += "vision: [{from: a, merge: {method: linear, weights: 0.5}}]\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    for changes, said in (
+        ({"hidden_act": "gelu"}, "vision_config.hidden_act is quick_gelu in a and gelu in b"),
+        ({"num_hidden_layers": 3}, "vision_config.num_hidden_layers is 2 in a and 3 in b"),
+    ):
+        shutil.rmtree(tmp_path / "b", ignore_errors=True)
+        inner = {**tiny_vlm.CLIP, **changes}
+        save_member(tiny_vlm.build_from("llava", {"vision_config": inner}), tmp_path / "b", TOKENS, ADDED)
+        ran = fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out")
+        told = f"fuse: {tmp_path}/b/config.json: the encoders of a and b cannot be merged: {said}\n"
+        assert (ran.code, ran.err) == (3, told)
+
+
+def test_union_leaves_the_hosts_special_rows_alone(llavas: Path, tmp_path: Path) -> None:
+    """The host's config gives row 90 a meaning although its tokenizer has no token there."""
+    save_member(load_whole(llavas / "a"), tmp_path / "host", TOKENS)
+    save_member(load_whole(llavas / "b"), tmp_path / "guest", TOKENS, {"<tile>": 90})
+    out = run(tmp_path, "members: {host: host, guest: guest}\n"
+              "language: {method: linear, weights: 0.5, embeddings: union}\nvision: [host]\n")  # fmt: skip
+    assert {"<tile>": 91}.items() <= {
+        t["content"]: t["id"] for t in json.loads((out / "tokenizer.json").read_text())["added_tokens"]
+    }.items()
+
+
+def test_second_tokenizer_of_instructblip_travels(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        save_member(tiny_vlm.build("instructblip", seed), tmp_path / name, words(96))
+        (tmp_path / name / "qformer_tokenizer").mkdir()
+        save_tokenizer(tmp_path / name / "qformer_tokenizer", words(40))
+        (tmp_path / name / "qformer_tokenizer" / "evil.py").write_text("raise SystemExit")
+    out = run(tmp_path, "members: {a: a, b: b}\nlanguage: {method: linear, weights: 0.5}\nvision: [a]\n")
+    names = {p.name for p in (out / "qformer_tokenizer").iterdir()}
+    assert "tokenizer.json" in names and "evil.py" not in names
+
+
+def test_template_for_a_host_that_sees_has_a_place_for_images(llavas: Path, tmp_path: Path) -> None:
+    save_member(load_whole(llavas / "a"), tmp_path / "a", TOKENS, ADDED, template=TEMPLATE)
+    language = LlamaForCausalLM(load_whole(llavas / "a").config.text_config)
+    save_member(language, tmp_path / "llm", TOKENS, ADDED, template="{{ messages[0].content }}")
+    (tmp_path / "recipe.yaml").write_text(
+        "members: {a: a, llm: llm}\nlanguage: {method: linear, weights: 0.5}\nvision: [a]\nprompt: {template: llm}\n"
+    )
+    said = "fuse: recipe.yaml:4:10: prompt.template: llm's template has no place for images, and a can see\n"
+    ran = fuse_here("plan", tmp_path / "recipe.yaml")
+    assert (ran.code, ran.err) == (2, said)

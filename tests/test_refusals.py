@@ -241,3 +241,83 @@ def test_recipes_that_cannot_be(family: Path, recipe: str) -> None:
 def test_names_cannot_drive_the_terminal(family: Path) -> None:
     recipe = LINEAR.replace("members: {a: a, b: b}", 'members: {a: "x\\e[31m", b: b}')
     assert "'x\\x1b[31m' does not exist" in refusal(family, recipe)
+
+
+def test_donor_of_rows_must_be_of_the_base(family: Path) -> None:
+    torch.manual_seed(5)
+    save_member(LlamaForCausalLM(LlamaConfig(**{**SMALL, "num_hidden_layers": 3})), family / "c")
+    recipe = "members: {a: a, b: b, c: c}\nlanguage: {method: linear, weights: {a: 1, b: 1}, embeddings: c}\n"
+    assert "a and c are not of one base: layers is 2 in a and 3 in c" in refusal(family, recipe, code=3)
+
+
+def test_values_that_only_some_families_state(family: Path) -> None:
+    for name, value in (("a", 0.5), ("b", 1.0)):
+        edit_config(family / name, logit_scale=value)
+    assert "a and b are not of one base: logit_scale is 0.5 in a and 1.0 in b" in refusal(family, code=3)
+
+
+def test_parameters_of_a_member_without_weight(family: Path) -> None:
+    recipe = TIES.replace("weights: 0.5", "weights: {a: 1}, density: {b: 0.5}, embeddings: b")
+    assert refusal(family, recipe) == (
+        "recipe.yaml:3:53: language.density.b: has no weight here, so its parameters mean nothing"
+    )
+
+
+@pytest.mark.parametrize("scalar", ["-_", "0x_", "._"])
+def test_scalars_that_are_no_numbers(family: Path, scalar: str) -> None:
+    said = refusal(family, LINEAR.replace("0.5", scalar))
+    assert said.startswith("recipe.yaml:2:3") and scalar in said
+
+
+def test_half_a_surrogate_pair(family: Path) -> None:
+    text = (family / "b" / "config.json").read_text()
+    (family / "b" / "config.json").write_text(text.replace("{", '{"x": "\\ud800",', 1))
+    assert refusal(family, code=3) == "FAMILY/b/config.json: holds half of a surrogate pair, which is no text"
+
+
+def test_names_that_are_too_long(family: Path) -> None:
+    (family / "recipe.yaml").write_text(LINEAR)
+    ran = fuse_here("merge", family / "recipe.yaml", family / ("o" * 300))
+    assert ran.code == 4 and ran.err.count("\n") == 1 and "File name too long" in ran.err
+
+
+def test_template_that_is_not_there(family: Path) -> None:
+    assert refusal(family, LINEAR + "prompt: {template: b}\n") == (
+        "recipe.yaml:3:10: prompt.template: b has no chat template"
+    )
+
+
+def test_template_with_tokens_of_its_own(family: Path) -> None:
+    save_tokenizer(family / "a", words(64)[:60])
+    save_tokenizer(family / "b", words(64)[:60], {"<|turn|>": 60}, "<|turn|>{{ messages[0].content }}")
+    recipe = LINEAR + "prompt: {template: b}\n"
+    assert refusal(family, recipe) == (
+        "recipe.yaml:3:10: prompt.template: b's template writes '<|turn|>', which a has no token for "
+        "(`embeddings: union` under language adds it)"
+    )
+
+
+def test_not_a_number_in_a_table_is_named_where_it_is_stored(family: Path) -> None:
+    save_tokenizer(family / "b", words(64)[:60], {"<x>": 61, "<y>": 60})
+    save_tokenizer(family / "a", words(64)[:60], {"<y>": 60})
+    weights = load_file(family / "b" / "model.safetensors")
+    weights["lm_head.weight"][61, 3] = float("nan")
+    weights["model.embed_tokens.weight"][60, 5] = float("nan")
+    save_file(weights, family / "b" / "model.safetensors")
+    assert "tensor 'model.embed_tokens.weight' of b holds nan at element 1,925" in (
+        refusal(family, LINEAR.replace("0.5", "0.5, embeddings: base").replace("members", "base: b\nmembers"), code=3)
+    ).replace("of base", "of b")
+
+
+def test_recipe_inside_the_output(family: Path) -> None:
+    (family / "out").mkdir()
+    text = "members: {a: ../a, b: ../b}\nlanguage: {method: linear, weights: 0.5}\n"
+    (family / "out" / "recipe.yaml").write_text(text)
+    ran = fuse_here("merge", family / "out" / "recipe.yaml", family / "out", "--force")
+    assert ran.code == 2 and "the recipe lies in the output that would be replaced" in ran.err
+    assert (family / "out" / "recipe.yaml").read_text() == text
+
+
+def test_device_that_is_not_there(family: Path) -> None:
+    ran = fuse_here("ask", family / "a", "w5", "--device", "abacus")
+    assert ran.code == 4 and ran.err.startswith("fuse: device 'abacus': ") and ran.err.count("\n") == 1

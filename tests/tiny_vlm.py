@@ -132,7 +132,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def build(model_type: str, seed: int = 0) -> PreTrainedModel:
     """A random float32 model of a model_type, or of one of VARIANTS."""
-    model_type, changes = VARIANTS.get(model_type, (model_type, {}))
+    return build_from(*VARIANTS.get(model_type, (model_type, {})), seed)
+
+
+def build_from(model_type: str, changes: dict[str, Any], seed: int = 0) -> PreTrainedModel:
+    """The tiny model of a model_type with other values in its config."""
     config = CONFIG_MAPPING[model_type](**{**CONFIGS[model_type], **changes})
     config.dtype = torch.float32
     torch.manual_seed(seed)
