@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from tests import tiny_text
 from tests.cli import fuse_here
 from tests.members import perturbed, save_member, words
 
@@ -230,7 +229,10 @@ def test_double_precision_rows_stay_as_they_are(family: Path, tmp_path: Path) ->
 
 
 def test_t5_answers(tmp_path: Path) -> None:
-    model = tiny_text.build("t5")
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(
+        T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    )
     save_member(model, tmp_path / "a")
     save_member(perturbed(model, 1), tmp_path / "b")
     (tmp_path / "recipe.yaml").write_text("members: {a: a, b: b}\nlanguage: {method: linear, weights: [1, 2, 3]}\n")
