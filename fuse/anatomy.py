@@ -79,6 +79,7 @@ def open_member(name: str, location: str, *, revision: str | None, relative_to: 
     places = families.places(checkpoint.config, list(checkpoint.tensors), where)
     member = Member(checkpoint, family, text, basis, places, read_vocabulary(checkpoint.folder))
     families.check_language(checkpoint.config, {k: e.shape for k, e in member.language.items()}, where)
+    _check_eyes(member, where)
     for part, tensors in member.parts.items():
         for entry in tensors.values():
             if entry.dtype not in FLOAT_BYTES and part == "language":
@@ -87,3 +88,17 @@ def open_member(name: str, location: str, *, revision: str | None, relative_to: 
                     hint=f"fuse merges {', '.join(FLOAT_BYTES)}",
                 )  # fmt: skip
     return member
+
+
+def _check_eyes(member: Member, where: str) -> None:
+    """A multimodal config describes its encoder, and its image placeholder is a row that is stored."""
+    config, family = member.checkpoint.config, member.family
+    if not (family.native and member.sees):
+        return
+    if family.vision and member.parts["encoder"] and not isinstance(config.get(family.vision), Mapping):
+        raise CheckpointError(f"config.json: {family.vision} is missing", where=where)
+    rows = member.language[member.text.embedding].shape[0]
+    for key in ("image_token_id", "image_token_index"):
+        value = config.get(key)
+        if value is not None and (type(value) is not int or not 0 <= value < rows):
+            raise CheckpointError(f"config.json: {key} is {value!r}, and the embedding has {rows} rows", where=where)

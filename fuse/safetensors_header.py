@@ -1,6 +1,7 @@
 """The header of a safetensors file, read with the standard library and checked in full before anything is believed."""
 
 import struct
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ def parse_header(read: Callable[[int, int], bytes], size: int, path: Path) -> di
         raise CheckpointError("holds no tensors", where=path)
     if len(table) > MAX_TENSORS:
         raise CheckpointError(f"{len(table):,} tensors is more than {MAX_TENSORS:,}", where=path)
+    if len({unicodedata.normalize("NFC", name) for name in table}) != len(table):
+        raise CheckpointError("two tensor names are the same text in other code points", where=path)
     entries = {name: _entry(path, name, row, 8 + length) for name, row in table.items()}
     _check_layout(path, list(entries.values()), 8 + length, size)
     return entries

@@ -409,3 +409,24 @@ def test_template_for_a_host_that_sees_has_a_place_for_images(llavas: Path, tmp_
     said = "fuse: recipe.yaml:4:10: prompt.template: llm's template has no place for images, and a can see\n"
     ran = fuse_here("plan", tmp_path / "recipe.yaml")
     assert (ran.code, ran.err) == (2, said)
+
+
+CONFIGS = {
+    "vision_config": (None, "config.json: vision_config is missing"),
+    "text_config": (None, "config.json: text_config is missing"),
+    "image_token_index": (96, "config.json: image_token_index is 96, and the embedding has 96 rows"),
+    "model_type": ("../x", "config.json: model_type '../x' is not a plain word"),
+}
+
+
+@pytest.mark.parametrize("key", CONFIGS)
+def test_configs_that_do_not_describe_the_folder(llavas: Path, tmp_path: Path, key: str) -> None:
+    shutil.copytree(llavas / "b", tmp_path / "b")
+    value, said = CONFIGS[key]
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config | {key: value}))
+    (tmp_path / "recipe.yaml").write_text(
+        f"members: {{a: {llavas}/a, b: b}}\nlanguage: {{method: linear, weights: 0.5}}\nvision: [a]\n"
+    )
+    ran = fuse_here("plan", tmp_path / "recipe.yaml")
+    assert (ran.code, ran.err) == (3, f"fuse: {tmp_path}/b: {said}\n")

@@ -54,6 +54,11 @@ BAD = {
     "nul name": ({"a\0b": row()}, 4, "a tensor name is empty, overlong or has control characters"),
     "long name": ({"a" * 2000: row()}, 4, "a tensor name is empty, overlong or has control characters"),
     "metadata": ({"__metadata__": {"a": 1}, "a": row()}, 4, "__metadata__ is not a table of strings"),
+    "code points": (
+        {"\u00e9": row(), "e\u0301": row(offsets=(4, 8))},
+        8,
+        "two tensor names are the same text in other",
+    ),
     "nothing": ({"__metadata__": {}}, 0, "holds no tensors"),
     "extra field": ({"a": row() | {"x": 1}}, 4, "the header row is not {dtype, shape, data_offsets}"),
 }
