@@ -98,7 +98,7 @@ def _sentences(hub_id: str, revision: str | None) -> Iterator[None]:
         raise RecipeError("no such folder here and no such repository on the hub", where=hub_id) from None
     except (CheckpointError, MachineError, RecipeError):
         raise
-    except Exception as error:
+    except Exception as error:  # the HTTP client under huggingface_hub changes with its release
         if not _is_network(error):
             raise
         raise MachineError(
