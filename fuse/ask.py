@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuse import strict_json, torchvision_shim
+from fuse import families, strict_json, torchvision_shim
 from fuse.errors import CheckpointError, MachineError, RecipeError
 
 
@@ -28,12 +28,17 @@ def load(folder: Path, *, device: str = "cpu") -> Answerer:
     if not folder.is_dir():
         raise RecipeError("there is no such folder", where=folder)
     config = strict_json.read_object(folder / "config.json")
+    family = families.family_of(config, str(folder))
+    if not family.native:
+        raise CheckpointError(
+            f"has the original layout of {family.model_type}, which only the code it came from loads", where=folder
+        )
+    sees = bool(family.vision)
     torchvision_shim.install()
     import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    sees = any(key.startswith("vision_config") for key in config) or "image_token_id" in config
     language = (
         transformers.AutoModelForSeq2SeqLM if config.get("is_encoder_decoder") else transformers.AutoModelForCausalLM
     )

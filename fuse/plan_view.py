@@ -83,7 +83,7 @@ def _names(rows: Iterable[Row]) -> str:
 def _common(names: list[list[str]]) -> str:
     """The leading pieces that all names share, each with its dot."""
     pieces = []
-    for column in zip(*names, strict=False):
+    for column in zip(*names, strict=False):  # up to the shortest name
         if len(set(column)) > 1:
             break
         pieces.append(f"{column[0]}.")

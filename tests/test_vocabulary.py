@@ -85,3 +85,10 @@ def test_broken_files(tmp_path: Path, case: str) -> None:
     with pytest.raises(CheckpointError) as error:
         read_vocabulary(tmp_path)
     assert str(error.value) == f"{tmp_path}/{file.replace('__', '.')}: {message}"
+
+
+def test_template_that_is_no_text(tmp_path: Path) -> None:
+    write(tmp_path, vocab__json={"a": 0}, chat_template__jinja=b"{{ \xff }}")
+    with pytest.raises(CheckpointError) as error:
+        read_vocabulary(tmp_path)
+    assert str(error.value) == f"{tmp_path}/chat_template.jinja: not UTF-8 at byte 3"

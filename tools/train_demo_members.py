@@ -177,7 +177,7 @@ def measure(base: Path, deltas: Path) -> None:
         merged = dict(weights)
         for skill in SKILLS:  # deltas add up in float32; one rounding, in load_state_dict
             merged = with_delta(merged, factors[skill], scales.get(skill, 0.0))
-        model.load_state_dict(merged, strict=False)
+        model.load_state_dict({**merged, "lm_head.weight": merged["model.embed_tokens.weight"]})
         dated = answers(model, tokenizer, [i.question for i in dates])
         extracted = answers(model, tokenizer, [i.question for i in extract])
         scores = score(dated, dates), score(extracted, extract), score_values(extracted, extract)

@@ -53,7 +53,7 @@ def text_type_of(config: Mapping[str, Any], family: Family, where: str) -> str:
 
 def defaults_of(text: TextFamily, model_type: str) -> Mapping[str, Any]:
     """The config class's defaults of the keys that we read."""
-    return text.defaults[model_type] if model_type in text.defaults else next(iter(text.defaults.values()))
+    return text.defaults[model_type]
 
 
 def basis_of(config: Mapping[str, Any], family: Family, where: str) -> Basis:
