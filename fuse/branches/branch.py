@@ -1,0 +1,73 @@
+"""What a branch is to the fused model: eyes that prepare an image, and a module that turns it into tokens.
+
+A kind of branch is two classes. `Eyes` knows no weights: it prepares one image and says how the image is written into the
+prompt, so the processor knows the number of tokens before the model runs. `Branch` is the module: encoder and projector.
+Both are built from the branch's own JSON (`config`), as config.json of a fused folder holds it, without touching a file.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+Inputs = Mapping[str, list[torch.Tensor]]  # input name -> one tensor per image
+Embed = Callable[[torch.Tensor], torch.Tensor]  # token ids [n] -> rows of the host's embedding [n, D]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image, ready for the encoder.
+
+    inputs: tensors of this image alone, by input name, float32 or integer, on the CPU.
+    layout: the image as the prompt holds it: a number is a run of that many visual tokens, a string is one marker token
+    of the member's vocabulary. `(576,)` for LLaVA, `("<img>", 256, "</img>")` for InternVL.
+    grid: (t, h, w) with t*h*w == the number of visual tokens, where the tokens are the cells of one grid in raster order.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    layout: tuple[int | str, ...]
+    grid: tuple[int, int, int] | None = None
+
+    @property
+    def tokens(self) -> int:
+        return sum(item for item in self.layout if isinstance(item, int))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a branch saw in one image.
+
+    tokens: [n, D], in the order of the layout's runs. attention: [n], the attention that the encoder's class token pays
+    to each visual token, where the encoder has one and was asked for it.
+    """
+
+    tokens: torch.Tensor
+    attention: torch.Tensor | None = None
+
+
+class Eyes(Protocol):
+    """Prepares images for one branch."""
+
+    def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
+        """config: the branch's JSON. folder: where the member's own processor files lie (may be empty)."""
+        ...
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        """image: RGB, any size."""
+        ...
+
+
+class Branch(Protocol):
+    """The encoder and projector of one branch; a torch.nn.Module."""
+
+    def __call__(self, inputs: Inputs, *, text: list[torch.Tensor], embed: Embed, attention: bool) -> list[Seen]:
+        """The tokens of every image, in order.
+
+        inputs: by input name, one tensor per image, floats in the branch's dtype, on its device.
+        text: for each image, the token ids [n] of the words of its prompt (no placeholders, no padding); only branches
+        that read the question look at it. embed: the host's embedding table. attention: also fill `Seen.attention`.
+        """
+        ...
