@@ -19,6 +19,7 @@ from fuse.methods.table import METHODS, REQUIRED
 from fuse.suggest import did_you_mean
 
 RESERVED = {"base", "merge", "union"}
+NAME = re.compile(r"[A-Za-z_][\w-]{0,63}", re.ASCII)
 SIZE_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -56,11 +57,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
 
+class Towers(Strict):
+    """Where the vision towers lie that an original-LLaVA config names but does not store."""
+
+    vision_tower: str | None = Field(None, min_length=1, max_length=4096, description="Folder or hub id.")
+    vision_tower_aux: str | None = Field(None, min_length=1, max_length=4096, description="Folder or hub id.")
+
+
 class Member(Strict):
     """A checkpoint that takes part: a folder or hub id, alone or with the revision to pin."""
 
     path: str = Field(min_length=1, max_length=4096, description="Folder, relative to the recipe, or hub id org/name.")
     revision: str | None = Field(None, pattern=r"^[\w./-]{1,200}$", description="Hub commit, tag or branch.")
+    towers: Towers | None = Field(None, description="Towers of an original-LLaVA checkpoint, instead of its config's.")
 
     @model_validator(mode="before")
     @classmethod
@@ -126,16 +135,75 @@ class Language(Merge):
     accept: tuple[ACCEPTABLE, ...] = Field((), strict=False, description="Differences between bases to accept.")
 
 
-class Branch(Strict):
-    """A vision encoder with its projector, kept from one member; `merge` mixes the same parts of other members in."""
+def _member_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise _mistake("name", "a member's name is a letter followed by letters, digits, - or _")
+    if name in RESERVED:
+        raise _mistake("name", f"a member cannot be called {name!r}: the word has a meaning in recipes")
+    return name
 
-    from_: str = Field(alias="from", description="The member whose encoder, projector and preprocessing are used.")
+
+ENCODERS = ("open_clip", "timm", "encoder")
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class Branch(Strict):
+    """Eyes of the output: a member's encoder and projector, or an encoder and a projector from files."""
+
+    from_: str | None = Field(
+        None, alias="from", description="The member whose encoder, projector and preprocessing are used."
+    )
     merge: Merge | None = Field(None, description="Mix encoder, projector and extra tensors of members alike in shape.")
+    name: str | None = Field(None, description="Name of an encoder branch.")
+    open_clip: Text | None = Field(None, description="Architecture of open_clip, such as ViT-B-32.")
+    timm: Text | None = Field(None, description="Architecture of timm.")
+    encoder: Text | None = Field(None, description="Folder of an encoder that transformers' AutoModel loads.")
+    weights: Text | None = Field(None, description="The encoder's safetensors file.")
+    projector: Text | None = Field(None, description="safetensors file of the projector into the language model.")
+    max_tokens: int | None = Field(None, ge=1, lt=1 << 31, description="Most visual tokens of one image.")
+    prune: Literal["pool", "norm", "cls", "similarity"] = Field(
+        "pool",
+        description="How max_tokens is reached: mean of neighbours, largest norm, attention of the class token, or "
+        "what earlier branches do not say already.",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
         return {"from": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Branch":
+        """Either a member's branch or an encoder's, each with what belongs to it."""
+        kinds = [kind for kind in ENCODERS if getattr(self, kind) is not None]
+        if self.from_ is not None:
+            for field in ("name", *ENCODERS, "weights", "projector"):
+                if getattr(self, field) is not None:
+                    raise _mistake("branch", "is for encoder branches, and this branch is a member's", field)
+        elif len(kinds) != 1:
+            raise _mistake("branch", "a branch is a member (from) or one encoder (open_clip, timm or encoder)")
+        else:
+            self._encoder(kinds[0])
+        if self.max_tokens is None and "prune" in self.model_fields_set:
+            raise _mistake("branch", "prunes to max_tokens, which is not given", "prune")
+        return self
+
+    def _encoder(self, kind: str) -> None:
+        wanted = ("name", "projector") if kind == "encoder" else ("name", "weights", "projector")
+        for field in wanted:
+            if getattr(self, field) is None:
+                raise _mistake("parameter", f"is missing, and a branch with {kind} needs it", field)
+        if kind == "encoder" and self.weights is not None:
+            raise _mistake("branch", "encoder is a folder, which holds its weights", "weights")
+        if self.merge is not None:
+            raise _mistake("branch", "mixes encoders of members, and this one is from a file", "merge")
+        if not NAME.fullmatch(str(self.name)):
+            raise _mistake("branch", "a branch's name is a letter followed by letters, digits, - or _", "name")
+
+    @property
+    def title(self) -> str:
+        """The branch's name: the member's, or the encoder branch's own."""
+        return self.from_ or str(self.name)
 
 
 class Prompt(Strict):
@@ -160,14 +228,10 @@ class Output(Strict):
         json_schema_extra={"type": ["integer", "string"]},
     )  # fmt: skip
     host: str | None = Field(None, description="The member whose config, tokenizer and layout the output takes.")
-
-
-def _member_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][\w-]{0,63}", name, re.ASCII):
-        raise _mistake("name", "a member's name is a letter followed by letters, digits, - or _")
-    if name in RESERVED:
-        raise _mistake("name", f"a member cannot be called {name!r}: the word has a meaning in recipes")
-    return name
+    model: Literal["native", "fuse"] | None = Field(
+        None,
+        description="`fuse` writes the fused class even where a class of transformers fits.",
+    )
 
 
 class Recipe(Strict):
@@ -179,4 +243,4 @@ class Recipe(Strict):
     vision: list[Branch] | None = Field(None, description="Whose eyes the output has. Needed when a member has any.")
     grafts: list[Any] = Field(default_factory=list, max_length=0, description="Modules to insert; none yet.")
     prompt: Prompt = Prompt(template=None)
-    output: Output = Output(dtype=None, shard_size=5 * 10**9, host=None)
+    output: Output = Output(dtype=None, shard_size=5 * 10**9, host=None, model=None)

@@ -69,6 +69,26 @@ CASES = {
         "recipe.yaml:5:10: output.shard_size: '5 potatoes' is not a size (such as 5GB or 500MB)",
     HEAD + LINEAR + "output: {dtype: bf16}\n":
         "recipe.yaml:5:10: output.dtype: should be 'bfloat16', 'float16' or 'float32', not 'bf16'",
+    HEAD + LINEAR + "vision: [a, {from: b, max_tokens: 0}]\n":
+        "recipe.yaml:5:23: vision.1.max_tokens: should be greater than or equal to 1, not 0",
+    HEAD + LINEAR + "vision: [{from: a, prune: cls}]\n":
+        "recipe.yaml:5:20: vision.0.prune: prunes to max_tokens, which is not given",
+    HEAD + LINEAR + "vision: [{from: a, max_tokens: 5, prune: clz}]\n":
+        "recipe.yaml:5:35: vision.0.prune: should be 'pool', 'norm', 'cls' or 'similarity', not 'clz'",
+    HEAD + LINEAR + "vision: [{name: c, open_clip: ViT-B-32}]\n":
+        "recipe.yaml:5:10: vision.0.weights: is missing, and a branch with open_clip needs it",
+    HEAD + LINEAR + "vision: [{open_clip: ViT-B-32, timm: y}]\n":
+        "recipe.yaml:5:10: vision.0: a branch is a member (from) or one encoder (open_clip, timm or encoder)",
+    HEAD + LINEAR + "vision: [{name: 1x, timm: y, weights: w, projector: p}]\n":
+        "recipe.yaml:5:11: vision.0.name: a branch's name is a letter followed by letters, digits, - or _",
+    HEAD + LINEAR + "vision: [{from: a, weights: w}]\n":
+        "recipe.yaml:5:20: vision.0.weights: is for encoder branches, and this branch is a member's",
+    HEAD + LINEAR + "vision: [{name: c, encoder: f, projector: p, weights: w}]\n":
+        "recipe.yaml:5:46: vision.0.weights: encoder is a folder, which holds its weights",
+    HEAD + LINEAR + "output: {model: fused}\n":
+        "recipe.yaml:5:10: output.model: should be 'native' or 'fuse', not 'fused'",
+    "members: {a: {path: x, towers: {tower: y}}}\n" + LINEAR:
+        "recipe.yaml:1:33: members.a.towers.tower: unknown key (did you mean: vision_tower)",
     "members: {a: !!python/object/apply:os.system [id]}\n":
         "recipe.yaml:1:14: the tag tag:yaml.org,2002:python/object/apply:os.system is not allowed in a recipe",
     "members: &x [*x]\n":
