@@ -1,0 +1,51 @@
+"""How much the encoder's class token looks at each patch: a ranking of visual tokens that needs no question.
+
+Used for pruning as in FasterVLM and VisionZip; here the attention of the layer whose output is selected, averaged over
+heads (our choice).
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from fuse.errors import RecipeError
+
+
+def class_attention(model: Any, pixel_values: torch.Tensor, patches: bool) -> torch.Tensor:
+    """Attention [images, patches] of the class token over the patches, in the selected layer of a CLIP-like tower.
+
+    model: a base model with `vision_tower` and a config with vision_feature_layer. patches: whether visual tokens are
+    patches one to one. Raises RecipeError where they are not, or where the tower has no class token.
+    """
+    tower = getattr(model, "vision_tower", None)
+    tower = getattr(tower, "vision_model", tower)
+    layer = getattr(model.config, "vision_feature_layer", None)
+    if not patches or not isinstance(layer, int) or not hasattr(getattr(tower, "embeddings", None), "class_embedding"):
+        raise RecipeError(
+            f"a {model.config.model_type} branch has no class token over its visual tokens", hint="prune: norm works"
+        )
+    layers = tower.encoder.layers
+    number = (layer if layer >= 0 else len(layers) + 1 + layer) - 1
+    caught: list[torch.Tensor] = []
+    block = layers[number].self_attn
+
+    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught.append(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+
+    handle = block.register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        tower(pixel_values)
+    finally:
+        handle.remove()
+    return attention_of_first(caught[0], block)
+
+
+def attention_of_first(hidden: torch.Tensor, block: Any) -> torch.Tensor:
+    """Attention [B, L-1] of token 0 over the others, averaged over heads. hidden: [B, L, D], the block's input."""
+    batch, length, width = hidden.shape
+    heads = block.num_heads
+    query = block.q_proj(hidden[:, :1]).view(batch, 1, heads, width // heads).transpose(1, 2)
+    key = block.k_proj(hidden).view(batch, length, heads, width // heads).transpose(1, 2)
+    scores = (query @ key.transpose(-1, -2)) * (width // heads) ** -0.5
+    return scores.float().softmax(-1).mean(1)[:, 0, 1:]

@@ -1,0 +1,117 @@
+"""Native branches: the encoder and projector of any multimodal class of transformers that has `get_image_features`.
+
+The branch is the class's own base model without its language model, so its tensors keep that class's names. What differs
+between classes is one row of `NATIVE`: which inputs `get_image_features` takes, and how its tokens lie.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModel, PreTrainedModel
+
+from fuse.branches.branch import Inputs, Seen
+from fuse.branches.class_attention import class_attention
+from fuse.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Native:
+    """What a native class needs beyond `pixel_values`, and what its visual tokens are.
+
+    inputs: further arguments of `get_image_features`, named as its processor's outputs. square: the tokens of one tile
+    are a square in raster order. merge: image_grid_thw counts patches of which this config key's square make one token.
+    around: marker tokens that the class's chat template writes around an image. bare: the class's processor writes the
+    whole prompt, of which only the visual tokens belong to the image. patches: each token is one patch of the tower.
+    """
+
+    inputs: tuple[str, ...] = ()
+    square: bool = False
+    grid: bool = False
+    around: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+    bare: bool = False
+    patches: bool = False
+
+
+_QWEN = Native(inputs=("image_grid_thw",), grid=True, around=(("<|vision_start|>",), ("<|vision_end|>",)))
+
+NATIVE: dict[str, Native] = {
+    "llava": Native(square=True, patches=True),
+    "llava_next": Native(inputs=("image_sizes",)),
+    "llava_onevision": Native(inputs=("image_sizes", "batch_num_images")),
+    "vipllava": Native(square=True),
+    "internvl": Native(square=True),
+    "idefics2": Native(inputs=("pixel_attention_mask",)),
+    "idefics3": Native(inputs=("pixel_attention_mask",)),
+    "smolvlm": Native(inputs=("pixel_attention_mask",)),
+    "paligemma": Native(square=True, bare=True),
+    "qwen2_vl": _QWEN,
+    "qwen2_5_vl": _QWEN,
+    "mistral3": Native(inputs=("image_sizes",)),
+    "gemma3": Native(square=True),
+    "aya_vision": Native(square=True),
+}
+
+_LANGUAGE = ("language_model", "text_model")
+
+
+def build(config: Mapping[str, Any], attention: str | None) -> PreTrainedModel:
+    """The base model of the member's class without its language model; works under torch.device("meta").
+
+    config: the member's config.json. Raises CheckpointError for a class that has no row.
+    """
+    model_type = config.get("model_type")
+    if model_type not in NATIVE:
+        raise CheckpointError(f"config.json: no native branch for model_type {model_type!r}")
+    full = CONFIG_MAPPING[model_type].from_dict(_without_language(config))
+    model = AutoModel.from_config(
+        full, attn_implementation=attention, dtype=torch.get_default_dtype(), trust_remote_code=False
+    )
+    for name in _LANGUAGE:
+        if hasattr(model, name):
+            delattr(model, name)
+    return model
+
+
+def _without_language(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with a language model of one layer and a few tokens: it is built, and thrown away."""
+    text = {**config.get("text_config", {}), "num_hidden_layers": 1, "vocab_size": 8}
+    for key in ("layer_types", "pad_token_id", "bos_token_id", "eos_token_id", "dtype", "torch_dtype"):
+        text.pop(key, None)
+    outer = {k: v for k, v in config.items() if k not in ("dtype", "torch_dtype", "pad_token_id")}
+    flat = "text_config" not in config  # the files of 2024: one object for the whole
+    if flat:
+        outer |= {k: v for k, v in text.items() if k in outer}
+        return outer
+    return {**outer, "text_config": {"pad_token_id": None, **text}}
+
+
+def see(model: PreTrainedModel, inputs: Inputs, *, attention: bool = False, **_: Any) -> list[Seen]:
+    """The tokens of every image; images whose inputs have one shape are encoded together."""
+    row = NATIVE[model.config.model_type]
+    count = len(inputs["pixel_values"])
+    names = [name for name in ("pixel_values", *row.inputs) if name in inputs]
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for i in range(count):
+        groups.setdefault(tuple(tuple(inputs[name][i].shape) for name in names), []).append(i)
+    seen: list[Seen] = [Seen(torch.empty(0))] * count
+    for members in groups.values():
+        together = {name: torch.cat([inputs[name][i] for i in members]) for name in names}
+        features = _features(model.get_image_features(**together, return_dict=True), len(members))
+        scores = [None] * len(members)
+        if attention:
+            scores = list(class_attention(model, together["pixel_values"], row.patches))
+        for i, tokens, score in zip(members, features, scores, strict=True):
+            seen[i] = Seen(tokens, score)
+    return seen
+
+
+def _features(found: Any, images: int) -> list[torch.Tensor]:
+    """What `get_image_features` gives, in any of its forms, as one [n, D] a image."""
+    found = getattr(found, "pooler_output", found)
+    if isinstance(found, list | tuple) and len(found) == images:
+        return [tokens.flatten(0, -2) for tokens in found]
+    if isinstance(found, list | tuple):
+        found = torch.cat([tokens.flatten(0, -2) for tokens in found])
+    return list(found.reshape(images, -1, found.shape[-1]))

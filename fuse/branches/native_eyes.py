@@ -1,0 +1,76 @@
+"""How a native member prepares an image and writes it into a prompt: its own processor does both."""
+
+from collections.abc import Mapping
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from fuse.branches.branch import Prepared
+from fuse.branches.native import NATIVE
+from fuse.errors import CheckpointError
+
+_TEXT_OUTPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
+
+
+class NativeEyes:
+    """The member's processor, asked about one image at a time."""
+
+    def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
+        """config: the member's config.json. folder: its processor and tokenizer files.
+
+        Raises CheckpointError where they are missing or do not load.
+        """
+        from transformers import AutoProcessor
+
+        self.row = NATIVE[config["model_type"]]
+        self.config, self.folder = config, folder
+        try:
+            self.processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            told = str(error).splitlines()[0]
+            raise CheckpointError(f"its processor does not load: {told}", where=folder) from None
+        if not hasattr(self.processor, "image_processor"):
+            raise CheckpointError("has no image processor (preprocessor_config.json)", where=folder)
+        self.placeholder = config.get("image_token_id", config.get("image_token_index"))
+        if self.placeholder is None:
+            self.placeholder = getattr(self.processor, "image_token_id", None)
+
+    def prepare(self, image: Image.Image, *, guest: bool = True) -> Prepared:
+        """The image as this family prepares and writes it; a guest also brings the markers of its chat template."""
+        text = {"add_special_tokens": False}
+        out = self.processor(images=[image], text=[self.processor.image_token], return_tensors="pt", **text)
+        ids = out["input_ids"][0].tolist()
+        inputs = {k: v for k, v in out.items() if k not in _TEXT_OUTPUTS and isinstance(v, torch.Tensor)}
+        layout = self._layout(ids, guest)
+        visual = sum(item for item in layout if isinstance(item, int))
+        return Prepared(inputs, layout, self._grid(inputs, layout, visual))
+
+    def _layout(self, ids: list[int], guest: bool) -> tuple[int | str, ...]:
+        layout: list[int | str] = []
+        for token in ids:
+            if token == self.placeholder and layout and isinstance(layout[-1], int):
+                layout[-1] += 1
+            elif token == self.placeholder:
+                layout.append(1)
+            elif not self.row.bare:
+                layout.append(self.processor.tokenizer.convert_ids_to_tokens(token))
+        if not any(isinstance(item, int) for item in layout):
+            raise CheckpointError(
+                f"its processor writes no image placeholder (token {self.placeholder})", where=self.folder
+            )
+        before, behind = self.row.around if guest else ((), ())
+        return (*before, *layout, *behind)
+
+    def _grid(self, inputs: dict[str, torch.Tensor], layout: tuple[int | str, ...], n: int) -> tuple[int, int, int] | None:
+        if self.row.grid:
+            vision = self.config.get("vision_config") or {}
+            merge = vision.get("spatial_merge_size", 2)
+            t, h, w = inputs["image_grid_thw"][0].tolist()
+            return (t, h // merge, w // merge)
+        one_run = sum(isinstance(item, int) for item in layout) == 1
+        if self.row.square and one_run and inputs["pixel_values"].shape[0] == 1 and isqrt(n) ** 2 == n:
+            return (1, isqrt(n), isqrt(n))
+        return None

@@ -1,0 +1,49 @@
+"""The language model of a fused model: the host's own class where it has a head, else its body with one."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+
+def build_language_model(config: PretrainedConfig, host_type: str, attention: str | None) -> PreTrainedModel:
+    """The causal language model that `config` describes, with the names of a text-only checkpoint.
+
+    The text models of Qwen2-VL and Qwen2.5-VL have no class of their own with a head; Cohere2 inside Aya Vision is used
+    without its logit scale. Both get `HeadedModel`.
+    """
+    how: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.get_default_dtype()}
+    if host_type in HEADED or config.model_type in HEADED:
+        return HeadedModel(config, how)
+    return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **how)
+
+
+# Host types and text model types whose head is a plain matrix over a text model without a causal class of its own.
+HEADED = {"qwen2_vl_text", "qwen2_5_vl_text"}
+
+
+class HeadedModel(PreTrainedModel):
+    """A text model and a plain output matrix: `model.*` and `lm_head.weight`."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012 - transformers reads it
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
+
+    def __init__(self, config: PretrainedConfig, how: dict[str, Any]) -> None:
+        super().__init__(config)
+        self.model = AutoModel.from_config(config, trust_remote_code=False, **how)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(self, *, logits_to_keep: int | torch.Tensor = 0, **kwargs: Any) -> CausalLMOutputWithPast:
+        """Logits [B, kept, V] of the last `logits_to_keep` positions (all where 0), as causal classes give them."""
+        kwargs.pop("labels", None)
+        out = self.model(**kwargs)
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return CausalLMOutputWithPast(
+            logits=self.lm_head(out.last_hidden_state[:, kept]),
+            past_key_values=out.past_key_values,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+        )
