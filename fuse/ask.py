@@ -7,6 +7,7 @@ from typing import Any
 
 from fuse import families, strict_json, torchvision_shim
 from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.images import open_image
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _pad(tokenizer: Any) -> int | None:
 def _inputs(answerer: Answerer, question: str, images: tuple[Path, ...]) -> Any:
     if images and answerer.processor is None:
         raise RecipeError("no image processor in this folder; ask it without --image", where=answerer.folder)
-    opened = [_open_image(path) for path in images]
+    opened = [open_image(path) for path in images]
     speaker = answerer.processor or answerer.tokenizer
     if getattr(speaker, "chat_template", None):
         content: Any = question
@@ -140,16 +141,6 @@ def _inputs(answerer: Answerer, question: str, images: tuple[Path, ...]) -> Any:
     if answerer.processor:
         return answerer.processor(images=opened or None, text=[prompt], return_tensors="pt", **extra)
     return answerer.tokenizer([prompt], return_tensors="pt", **extra)
-
-
-def _open_image(path: Path) -> Any:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise RecipeError(f"does not open as an image ({type(error).__name__})", where=path) from None
 
 
 class _Streamer:
