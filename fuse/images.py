@@ -1,8 +1,8 @@
 """Opening still images: any picture a person may hand over becomes 8-bit RGB, upright, or one sentence says why not.
 
-What the reader cannot know is our choice, stated here: transparency is laid on white, 16-bit grey maps 0..65535 to 0..255
-(rounded, never clipped), colour profiles are ignored, a picture has at most 100 million pixels, and an orientation tag that
-cannot be read counts as none. Sizes are checked before anything is decoded.
+What the reader cannot know is our choice, stated here: transparency is laid on white, 16-bit grey maps 0..65535 to
+0..255 (rounded, never clipped), colour profiles are ignored, a picture has at most 100 million pixels, and an
+orientation tag that cannot be read counts as none. Sizes are checked before anything is decoded.
 """
 
 import re
@@ -151,7 +151,7 @@ def _rgb(image: Image.Image, where: object) -> Image.Image:
 
 
 def _from_deep_grey(image: Image.Image, where: object) -> Image.Image:
-    """8-bit grey from 16-bit grey: round(v * 255 / 65535). 32-bit integers count as 16-bit ones if they are in range."""
+    """8-bit grey from 16-bit grey: round(v * 255 / 65535). 32-bit integers count as 16-bit if they are in range."""
     values = np.asarray(image)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         kind = "floating point" if image.mode == "F" else "32-bit"
