@@ -25,11 +25,13 @@ class Prepared:
     layout: the image as the prompt holds it: a number is a run of that many visual tokens, a string is one marker token
     of the member's vocabulary. `(576,)` for LLaVA, `("<img>", 256, "</img>")` for InternVL.
     grid: (t, h, w) with t*h*w == the number of visual tokens, where the tokens are the cells of one grid in raster order.
+    variable: the layout counts the most tokens that the module may give; it may give fewer, and the last ones are unused.
     """
 
     inputs: dict[str, torch.Tensor]
     layout: tuple[int | str, ...]
     grid: tuple[int, int, int] | None = None
+    variable: bool = False
 
     @property
     def tokens(self) -> int:
