@@ -77,14 +77,14 @@ def build(config: Mapping[str, Any], attention: str | None) -> PreTrainedModel:
 def _without_language(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with a language model of one layer and a few tokens: it is built, and thrown away."""
     text = {**config.get("text_config", {}), "num_hidden_layers": 1, "vocab_size": 8}
-    for key in ("layer_types", "pad_token_id", "bos_token_id", "eos_token_id", "dtype", "torch_dtype"):
+    for key in ("layer_types", "dtype", "torch_dtype"):
         text.pop(key, None)
+    no_ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
     outer = {k: v for k, v in config.items() if k not in ("dtype", "torch_dtype", "pad_token_id")}
     flat = "text_config" not in config  # the files of 2024: one object for the whole
     if flat:
-        outer |= {k: v for k, v in text.items() if k in outer}
-        return outer
-    return {**outer, "text_config": {"pad_token_id": None, **text}}
+        return {**outer, **{k: v for k, v in text.items() if k in outer}, **no_ids}
+    return {**outer, "text_config": {**text, **no_ids}}
 
 
 def see(model: PreTrainedModel, inputs: Inputs, *, attention: bool = False, **_: Any) -> list[Seen]:

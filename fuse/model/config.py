@@ -37,7 +37,7 @@ class FusedConfig(PretrainedConfig):
         self.branches = [dict(branch) for branch in branches or []]
         self.image_token = image_token
         self.image_token_id = image_token_id
-        kwargs["tie_word_embeddings"] = bool(text_config.tie_word_embeddings)
+        kwargs["tie_word_embeddings"] = bool(getattr(text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
         _check(self)
 

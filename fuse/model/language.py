@@ -15,13 +15,13 @@ def build_language_model(config: PretrainedConfig, host_type: str, attention: st
     without its logit scale. Both get `HeadedModel`.
     """
     how: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.get_default_dtype()}
-    if host_type in HEADED or config.model_type in HEADED:
+    if host_type in HEADED_HOSTS or config.model_type in HEADED_TEXTS:
         return HeadedModel(config, how)
     return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **how)
 
 
-# Host types and text model types whose head is a plain matrix over a text model without a causal class of its own.
-HEADED = {"qwen2_vl_text", "qwen2_5_vl_text"}
+HEADED_HOSTS = frozenset({"aya_vision"})  # their own class does not scale the logits, its text model's causal class does
+HEADED_TEXTS = frozenset({"qwen2_vl_text", "qwen2_5_vl_text"})  # have no causal class
 
 
 class HeadedModel(PreTrainedModel):

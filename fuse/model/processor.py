@@ -1,0 +1,239 @@
+"""Text and images in, a batch for the fused model out."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
+
+from fuse.branches.branch import Prepared
+from fuse.branches.budget import budgeted_layout
+from fuse.branches.kinds import open_eyes
+from fuse.branches.native import NATIVE
+from fuse.errors import CheckpointError, RecipeError
+from fuse.images import as_image, open_image
+from fuse.model.config import FusedConfig
+from fuse.model.messages import images_in, takes_lists, with_plain_text
+from fuse.model.visual import GRID, PREFIX, RUNS
+from fuse.sidecars import COPIED, write_json
+
+BRANCH_FILES = "branches"
+
+
+class FusedProcessor(ProcessorMixin):
+    """The tokenizer of the host and the eyes of every branch.
+
+    Where the prompt has the image token, it gets every branch's rendering of that image, one after another.
+    """
+
+    def __init__(
+        self, tokenizer: Any, config: FusedConfig | None = None, eyes: Sequence[Any] = (), folder: Path | None = None,
+        chat_template: str | None = None,
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.eyes, self.folder = tokenizer, tuple(eyes), folder
+        self.fused = config if config is not None else FusedConfig()
+        self.chat_template = chat_template or tokenizer.chat_template
+        self.image_token = self.fused.image_token
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "left"
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "FusedProcessor":  # pyright: ignore
+        """Open the processor of a fused folder, or of a fused repository on the hub.
+
+        Raises CheckpointError when a file that a branch needs is missing or broken.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            from huggingface_hub import snapshot_download
+
+            patterns = ["*.json", "*.jinja", "*.txt", "*.model"]
+            keep = {k: kwargs[k] for k in ("revision", "cache_dir", "local_files_only", "token") if k in kwargs}
+            folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=patterns, **keep))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if not isinstance(config, FusedConfig):
+            raise CheckpointError(f"config.json has model_type {config.model_type!r}, not 'fuse'", where=folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        eyes = [open_eyes(branch, folder / BRANCH_FILES / branch["name"]) for branch in config.branches]
+        template = folder / "chat_template.jinja"
+        text = template.read_text(encoding="utf-8") if template.is_file() else None
+        return cls(tokenizer, config, eyes, folder, text)
+
+    def save_pretrained(self, save_directory: Any, *_: Any, **__: Any) -> list[str]:
+        """Write tokenizer, template and the files of every branch, and the config where the folder has none."""
+        target = Path(save_directory)
+        target.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(target)
+        if self.chat_template:
+            (target / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+        write_json(target / "processor_config.json", {"processor_class": type(self).__name__})
+        if not (target / "config.json").exists():
+            self.fused.save_pretrained(target)
+        for branch in self.fused.branches:
+            place = Path(BRANCH_FILES) / branch["name"]
+            if self.folder is not None and (self.folder / place).is_dir() and self.folder != target:
+                (target / place).mkdir(parents=True, exist_ok=True)
+                for name in (*COPIED, "config.json"):
+                    if (self.folder / place / name).is_file():
+                        shutil.copyfile(self.folder / place / name, target / place / name)
+        return [str(file) for file in sorted(target.rglob("*")) if file.is_file()]
+
+    def __call__(self, images: Any = None, text: Any = None, videos: Any = None, **kwargs: Any) -> BatchFeature:  # pyright: ignore
+        """Tokenize prompts and prepare their images.
+
+        text: one prompt or a list; each holds the image token once for every image of its. images: one image, a list,
+        or a list of lists by prompt. Returns input_ids and attention_mask [B, L], padded on the left, and the inputs of
+        every branch. Raises RecipeError when images and image tokens do not agree, or the context is too short.
+        """
+        if videos:
+            raise RecipeError("video is not supported", hint="give still images")
+        prompts = [text] if isinstance(text, str) else list(text or [])
+        if not prompts:
+            raise RecipeError("there is no text", hint="give a prompt for every row of the batch")
+        by_prompt = self._deal(images, prompts)
+        special = kwargs.get("add_special_tokens", True)
+        rows = [self._ids(prompt, special) for prompt in prompts]
+        prepared = [[self._prepare(image) for image in some] for some in by_prompt]
+        rows = [self._write(ids, some) for ids, some in zip(rows, prepared, strict=True)]
+        self._check_context(rows)
+        return BatchFeature({**self._pad(rows), **self._branch_inputs([one for some in prepared for one in some])})
+
+    def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:  # pyright: ignore
+        """The prompt of a conversation, or of several; with tokenize=True the batch for the model.
+
+        Messages hold {"type": "image"} (with the picture under `image`, `path` or `url` when tokenize=True) and
+        {"type": "text", "text": ...}. Templates written for plain strings get the image token in front of the text.
+        """
+        template = chat_template or self.chat_template
+        if not template:
+            raise RecipeError("the folder has no chat template", hint="recipe: `prompt: {template: MEMBER}`")
+        several = bool(conversation) and not isinstance(conversation[0], dict)
+        tokenize, _ = kwargs.pop("tokenize", False), kwargs.pop("return_dict", None)
+        kwargs.pop("return_tensors", None)
+        pictures = [images_in(one) for one in (conversation if several else [conversation])]
+        if not takes_lists(self.tokenizer, template, self.image_token):
+            plain = [with_plain_text(one, self.image_token) for one in (conversation if several else [conversation])]
+            conversation = plain if several else plain[0]
+        prompt = self.tokenizer.apply_chat_template(conversation, chat_template=template, tokenize=False, **kwargs)
+        if not tokenize:
+            return prompt
+        prompts = prompt if several else [prompt]
+        opened = [[open_image(Path(i)) if isinstance(i, str | Path) else i for i in some] for some in pictures]
+        return self(images=opened, text=prompts, add_special_tokens=False)
+
+    def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
+        return self.tokenizer.batch_decode(*args, **kwargs)
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        return self.tokenizer.decode(*args, **kwargs)
+
+    def _deal(self, images: Any, prompts: list[str]) -> list[list[Image.Image]]:
+        """Images by prompt."""
+        counts = [prompt.count(self.image_token) for prompt in prompts]
+        if images is None:
+            given: list[list[Any]] = [[] for _ in prompts]
+        elif not isinstance(images, list | tuple):
+            given = [[images]] if len(prompts) == 1 else [[images]]
+        elif images and isinstance(images[0], list | tuple):
+            given = [list(some) for some in images]
+        elif len(images) == sum(counts):
+            ends = [sum(counts[: i + 1]) for i in range(len(counts))]
+            given = [list(images[end - n : end]) for end, n in zip(ends, counts, strict=True)]
+        else:
+            given = [list(images)] if len(prompts) == 1 else [[one] for one in images]
+        if len(given) != len(prompts):
+            raise RecipeError(f"{len(prompts)} prompts and images for {len(given)}", hint="give a list by prompt")
+        for number, (count, some) in enumerate(zip(counts, given, strict=True), 1):
+            if count != len(some):
+                raise RecipeError(
+                    f"prompt {number} has {count} image tokens {self.image_token!r} and {len(some)} images",
+                    hint="write the image token once for every image",
+                )
+        return [[as_image(one) for one in some] for some in given]
+
+    def _ids(self, prompt: str, special: bool) -> list[int]:
+        """The prompt's ids with the first branch's placeholder at every image."""
+        token = self.fused.branches[0]["token"] if self.fused.branches else self.image_token
+        text = prompt.replace(self.image_token, token)
+        return self.tokenizer(text, add_special_tokens=special and not self._begins(prompt))["input_ids"]
+
+    def _begins(self, prompt: str) -> bool:
+        begin = self.tokenizer.bos_token
+        return bool(begin) and prompt.startswith(begin)
+
+    def _prepare(self, image: Image.Image) -> list[tuple[Prepared, tuple[int | str, ...]]]:
+        """The image through every branch's eyes, each with its layout within the branch's budget."""
+        mine = getattr(NATIVE.get(self.fused.host_type), "around", None)
+        found = []
+        for branch, eyes in zip(self.fused.branches, self.eyes, strict=True):
+            if branch["kind"] == "native":
+                around = NATIVE[branch["config"]["model_type"]].around
+                one = eyes.prepare(image, guest=around != mine)
+            else:
+                one = eyes.prepare(image)
+            found.append((one, budgeted_layout(one.layout, branch.get("max_tokens"))))
+        return found
+
+    def _write(self, ids: list[int], images: list[list[tuple[Prepared, tuple[int | str, ...]]]]) -> list[int]:
+        """Ids with every branch's rendering in place of each image's first placeholder."""
+        if not self.fused.branches:
+            return ids
+        first = self.fused.branches[0]["token_id"]
+        out: list[int] = []
+        waiting = iter(images)
+        for token in ids:
+            if token != first:
+                out.append(token)
+                continue
+            for branch, (_, layout) in zip(self.fused.branches, next(waiting), strict=True):
+                for item in layout:
+                    out += [branch["token_id"]] * item if isinstance(item, int) else [self._marker(item, branch)]
+        return out
+
+    def _marker(self, token: str, branch: dict[str, Any]) -> int:
+        found = self.tokenizer.get_vocab().get(token)
+        if found is None:
+            raise CheckpointError(
+                f"branch {branch['name']!r} writes the marker {token!r}, which the tokenizer does not have",
+                where=self.folder or "", hint="language: {embeddings: union} adds the tokens that only guests have",
+            )  # fmt: skip
+        return found
+
+    def _check_context(self, rows: list[list[int]]) -> None:
+        limit = getattr(self.fused.text_config, "max_position_embeddings", None)
+        placeholders = set(self.fused.placeholder_ids)
+        for number, ids in enumerate(rows, 1):
+            if limit and len(ids) > limit:
+                visual = sum(token in placeholders for token in ids)
+                raise RecipeError(
+                    f"prompt {number} has {len(ids)} tokens, {visual} of them visual, and the context is {limit}",
+                    hint="fewer or smaller images, or `max_tokens` on a branch of the recipe",
+                )
+
+    def _pad(self, rows: list[list[int]]) -> dict[str, torch.Tensor]:
+        length = max(len(ids) for ids in rows)
+        pad = self.tokenizer.pad_token_id
+        pad = 0 if pad is None else pad
+        if self.tokenizer.padding_side == "left":
+            ids = [[pad] * (length - len(row)) + row for row in rows]
+            mask = [[0] * (length - len(row)) + [1] * len(row) for row in rows]
+        else:
+            ids = [row + [pad] * (length - len(row)) for row in rows]
+            mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
+        return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+    def _branch_inputs(self, images: list[list[tuple[Prepared, tuple[int | str, ...]]]]) -> dict[str, list[torch.Tensor]]:
+        inputs: dict[str, list[torch.Tensor]] = {}
+        for image in images:
+            for branch, (one, kept) in zip(self.fused.branches, image, strict=True):
+                name = f"{PREFIX}{branch['name']}."
+                runs = [(a, b) for a, b in zip(one.layout, kept, strict=True) if isinstance(a, int)]
+                inputs.setdefault(name + RUNS, []).append(torch.tensor(runs))
+                inputs.setdefault(name + GRID, []).append(torch.tensor(one.grid or (0, 0, 0)))
+                for key, value in one.inputs.items():
+                    inputs.setdefault(name + key, []).append(value)
+        return inputs
