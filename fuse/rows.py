@@ -17,11 +17,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Added:
-    """One row behind or between the host's: taken from a row of one source's table."""
+    """One row behind or between the host's: taken from a row of one source's table, or zero where source is None.
+
+    source counts through the row's sources and then its donors.
+    """
 
     row: int
-    source: int
-    source_row: int
+    source: int | None
+    source_row: int = 0
 
 
 def match_rows(host: Vocabulary, host_rows: int, sources: Sequence[tuple[Vocabulary, int]]) -> tuple[Run, ...]:

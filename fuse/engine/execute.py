@@ -43,18 +43,21 @@ def execute(
 def _blocks(row: Row, reader: Reader) -> Iterator[Tensor]:
     """The row's values in the output dtype, flat, piece by piece."""
     dtype = TORCH[row.dtype]
-    if row.action == "copy":
+    if row.action == "copy" and row.host is None:
         source = row.sources[0]
         for start, block in _split(reader.tensor(source)):
             yield _round(_checked(block, source, start), dtype, row, start)
         return
-    merge = methods.load(row.method)
+    merge = methods.load(row.method) if row.runs or row.action == "merge" else None
     tensors = [reader.tensor(s) for s in row.sources]
     base = reader.tensor(row.base) if row.base else None
-    if row.runs and row.host:
-        for start, block in _table_blocks(row, reader.tensor(row.host), tensors, base, merge):
+    if row.host is not None:
+        donors = [reader.tensor(s) for s in row.donors]
+        for start, block in _table_blocks(row, reader.tensor(row.host), tensors, base, donors, merge):
             yield _round(block, dtype, row, start)
-    elif methods.METHODS[row.method].elementwise:
+        return
+    assert merge is not None
+    if methods.METHODS[row.method].elementwise:
         count = max(tensors[0].numel(), 1)
         for start in range(0, count, BLOCK):
             parts = [t.view(-1)[start : start + BLOCK] for t in tensors]
@@ -85,37 +88,52 @@ def _apply(row: Row, tensors: list[Tensor], base: Tensor | None, merge: Callable
 
 
 def _table_blocks(
-    row: Row, host: Tensor, tensors: list[Tensor], base: Tensor | None, merge: Callable[..., Tensor]
+    row: Row,
+    host: Tensor,
+    tensors: list[Tensor],
+    base: Tensor | None,
+    donors: list[Tensor],
+    merge: Callable[..., Tensor] | None,
 ) -> Iterator[tuple[int, Tensor]]:
     """The host's table with the rows of shared tokens merged and those of new tokens added, flat, in float32 or wider.
 
-    A run's starts are in the order of the sources, the base last. Methods that are not elementwise see all shared rows
-    at once; the others see some at a time, with the index of their first element among all shared rows.
+    Rows of the output that are neither the host's nor given by `added` are zero. A run's starts are in the order of the
+    sources, the base last. Methods that are not elementwise see all shared rows at once; the others see some at a time,
+    with the index of their first element among all shared rows.
     """
     assert row.host is not None
     rows, width = row.shape
-    mine = torch.cat([torch.arange(run.host, run.host + run.length) for run in row.runs])
-    theirs = [torch.cat([torch.arange(run.sources[i], run.sources[i] + run.length) for run in row.runs])
-              for i in range(len(row.runs[0].sources))]  # fmt: skip
+    mine = _numbers([(run.host, run.length) for run in row.runs])
+    theirs = [_numbers([(run.sources[i], run.length) for run in row.runs])
+              for i in range(len(row.runs[0].sources) if row.runs else 0)]  # fmt: skip
+    lenders, lending = [*row.sources, *row.donors], [*tensors, *donors]
     readers = [*row.sources, *([row.base] if row.base else [])]
-    wide = torch.float64 if torch.float64 in {t.dtype for t in (host, *tensors)} else torch.float32
-    step = max(BLOCK // width, 1) if methods.METHODS[row.method].elementwise else rows
+    wide = torch.float64 if torch.float64 in {t.dtype for t in (host, *lending)} else torch.float32
+    step = max(BLOCK // width, 1) if merge is None or methods.METHODS[row.method].elementwise else rows
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         low, high = torch.searchsorted(mine, torch.tensor([start, stop])).tolist()
         block = torch.zeros(stop - start, width, dtype=wide)
         block[: max(len(host) - start, 0)] = _checked(host[start:stop], row.host, start * width)
-        if low < high:
+        if low < high and merge is not None:
             tables = [*tensors, *([base] if base is not None else [])]
             gathered = [_rows(t, theirs[i][low:high], readers[i]) for i, t in enumerate(tables)]
             base_rows = None if base is None else gathered.pop()
             merged = _apply(row, gathered, base_rows, merge, low * width).view(high - low, width)
             block.index_copy_(0, mine[low:high] - start, merged.to(wide))
         for added in row.added:
-            if start <= added.row < stop:
-                given = tensors[added.source][added.source_row]
-                block[added.row - start] = _checked(given, row.sources[added.source], added.source_row * width)
+            if start <= added.row < stop and added.source is None:
+                block[added.row - start] = 0
+            elif start <= added.row < stop and added.source is not None:
+                given = lending[added.source][added.source_row]
+                block[added.row - start] = _checked(given, lenders[added.source], added.source_row * width)
         yield start * width, block.view(-1)
+
+
+def _numbers(ranges: Sequence[tuple[int, int]]) -> Tensor:
+    """Row numbers of ranges (start, length), one after another."""
+    parts = [torch.arange(start, start + length) for start, length in ranges]
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
 
 
 def _rows(table: Tensor, numbers: Tensor, source: Source) -> Tensor:
