@@ -1,7 +1,9 @@
-"""Which members a recipe opens, and which of them is the host."""
+"""Which members a recipe opens, which of them is the host, and whether the output is the fused class."""
 
 from fuse.anatomy import Member, open_member
 from fuse.errors import RecipeError
+from fuse.fusable import why_no_branch, why_no_host
+from fuse.recipe import Recipe
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.suggest import did_you_mean
 
@@ -16,34 +18,84 @@ def open_named(loaded: LoadedRecipe, path: tuple[str, ...], name: str) -> Member
         raise loaded.error(path, error.problem, error.hint) from None
 
 
+def why_fused(recipe: Recipe) -> str:
+    """What in the recipe needs the fused class, or "" where a class of transformers may do."""
+    vision = recipe.vision or []
+    if len(vision) > 1:
+        return f"{len(vision)} branches"
+    if any(branch.from_ is None for branch in vision):
+        return "an encoder branch"
+    if any(branch.max_tokens is not None for branch in vision):
+        return "max_tokens"
+    return "output.model: fuse" if recipe.output.model == "fuse" else ""
+
+
 def host_of(loaded: LoadedRecipe, members: dict[str, Member], base: Member | None) -> Member:
-    """Whose config, tokenizer and layout the output takes: `output.host`, else the member that sees, else the first."""
+    """Whose config, tokenizer and layout the output takes.
+
+    `output.host`, else the member of the first branch that has one, else the first member. Raises RecipeError where
+    the branches, the host and the output's class do not go together.
+    """
     recipe = loaded.recipe
-    seeing = [m.name for m in members.values() if m.sees]
+    _check_class(loaded)
     if recipe.vision is None:
+        seeing = [m.name for m in members.values() if m.sees]
         if seeing:
             raise RecipeError(
                 f"{' and '.join(seeing)} can see: say whose encoder and projector the output keeps",
                 where=loaded.file.name,
                 hint=f"vision: [{seeing[0]}], or vision: [] and a text-only output.host",
             )
-        first = next(iter(members.values()))
-        return member_of(loaded, ("output", "host"), recipe.output.host, members, first, base)
-    for i, branch in enumerate(recipe.vision):
-        if branch.from_ not in members:
-            near = did_you_mean(branch.from_, members)
-            raise loaded.error(("vision", i), f"{branch.from_!r} is not a member ({near})")
-        if not members[branch.from_].sees:
-            raise loaded.error(("vision", i), f"{branch.from_} has no encoder")
-    if len(recipe.vision) > 1:
-        raise loaded.error(("vision", 1), "this version keeps one encoder; several need the fused model class")
-    first = members[recipe.vision[0].from_] if recipe.vision else next(iter(members.values()))
+    else:
+        _check_branches(loaded, members)
+    eyes = [members[branch.from_] for branch in recipe.vision or [] if branch.from_]
+    first = eyes[0] if eyes else next(iter(members.values()))
     host = member_of(loaded, ("output", "host"), recipe.output.host, members, first, base)
-    if recipe.vision and host is not first:
-        raise loaded.error(("output", "host"), f"{host.name} is not the member whose encoder is kept ({first.name})")
-    if not recipe.vision and host.sees:
+    if why_fused(recipe):
+        _check_fused(loaded, members, host)
+    elif eyes and host is not first:
+        raise loaded.error(
+            ("output", "host"), f"{host.name} is not the member whose encoder is kept ({first.name})",
+            hint="`model: fuse` under output keeps one member's eyes on another's language model",
+        )  # fmt: skip
+    elif recipe.vision is not None and not eyes and host.sees:
         raise loaded.error(("vision",), f"is empty, but {host.name} can see", "name a text-only output.host")
     return host
+
+
+def _check_class(loaded: LoadedRecipe) -> None:
+    recipe = loaded.recipe
+    why = why_fused(recipe)
+    if recipe.output.model == "native" and why:
+        raise loaded.error(("output", "model"), f"native has no place for {why}", "leave it out, or write fuse")
+    if recipe.output.model == "fuse" and not recipe.vision:
+        raise loaded.error(("output", "model"), "fuse needs a branch in vision")
+
+
+def _check_branches(loaded: LoadedRecipe, members: dict[str, Member]) -> None:
+    """Every branch is a member that sees, or an encoder with a name of its own; none comes twice."""
+    seen: dict[str, int] = {}
+    for i, branch in enumerate(loaded.recipe.vision or []):
+        title = branch.title
+        if branch.from_ is None and (title in members or title == "base"):
+            raise loaded.error(("vision", i, "name"), f"{title!r} is the name of a member")
+        if branch.from_ is not None and branch.from_ not in members:
+            near = did_you_mean(branch.from_, members)
+            raise loaded.error(("vision", i), f"{branch.from_!r} is not a member ({near})")
+        if branch.from_ is not None and not members[branch.from_].sees:
+            raise loaded.error(("vision", i), f"{branch.from_} has no encoder")
+        if title in seen:
+            raise loaded.error(("vision", i), f"{title} is branch {seen[title]} already")
+        seen[title] = i
+
+
+def _check_fused(loaded: LoadedRecipe, members: dict[str, Member], host: Member) -> None:
+    for i, branch in enumerate(loaded.recipe.vision or []):
+        if branch.from_ is not None and (why := why_no_branch(members[branch.from_])):
+            raise loaded.error(("vision", i), why)
+    if why := why_no_host(host):
+        path = ("output", "host") if loaded.recipe.output.host else ("vision",)
+        raise loaded.error(path, why)
 
 
 def member_of(

@@ -20,11 +20,13 @@ def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[
     from fuse.engine.execute import execute
     from fuse.sidecars import write_sidecars
 
-    for member in plan.members:
-        fetch(member.checkpoint)
+    for checkpoint in (m.checkpoint for m in (*plan.members, *plan.lenders)):
+        if checkpoint is not None:
+            fetch(checkpoint)
     with new_folder(target, force=force) as folder:
         digests = execute(plan.rows, plan.shards, folder, progress)
-        sources = {m.name: {f.name: file_sha256(f) for f in m.checkpoint.weight_files} for m in plan.members}
+        files = {m.name: m.checkpoint.weight_files for m in plan.members} | {m.name: m.files for m in plan.lenders}
+        sources = {name: {f.name: file_sha256(f) for f in of} for name, of in files.items()}
         write_sidecars(plan, folder, digests, sources)
         check_written(plan, folder)
 

@@ -1,4 +1,7 @@
-"""`embeddings: union`: tokens that only guests have get rows of the host's tables and places in its tokenizer."""
+"""Tokens that the host lacks get rows of its tables and places in its tokenizer.
+
+They are the added tokens of guests (`embeddings: union`, and members whose eyes a fused folder has) and placeholders.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,38 +15,54 @@ from fuse.errors import CheckpointError
 
 @dataclass(frozen=True)
 class NewToken:
-    """A token that the output has and the host has not, its row there, and whose row it takes."""
+    """A token that the output has and the host has not, its row there, and whose row it takes.
+
+    member: "" for a token that takes no row: on a row of the host's padding it keeps what is there, behind the table it
+    is zero.
+    """
 
     token: str
     row: int
-    member: str
-    source_row: int
+    member: str = ""
+    source_row: int = 0
 
 
-def new_tokens(host: Member, guests: Sequence[Member]) -> tuple[NewToken, ...]:
+NO_UNION = "embeddings: merge adds none"
+
+
+def new_tokens(
+    host: Member, guests: Sequence[Member], *, branches: Sequence[Member] = (), empty: Sequence[str] = (),
+    hint: str = NO_UNION,
+) -> tuple[NewToken, ...]:  # fmt: skip
     """The added tokens of the guests that the host does not know, each from the first guest that has it.
 
     They take the host's rows that no token owns (padding), lowest first, and then rows behind the table: our choice.
-    Raises CheckpointError where the host's tokenizer cannot be extended, or a token's row is not stored.
+    branches: members that lend their eyes; they lend the rows of their added tokens as far as they store them. empty:
+    further tokens, which take no row. Raises CheckpointError where the host's tokenizer cannot be extended, or a row
+    that a guest should lend is not stored.
     """
     if host.vocabulary is None or host.vocabulary.source != "tokenizer.json":
-        raise CheckpointError(
-            "tokens can only be added to a tokenizer.json", where=host.folder, hint="embeddings: merge adds none"
-        )
+        raise CheckpointError("tokens can only be added to a tokenizer.json", where=host.folder, hint=hint)
     stored = host.language[host.text.embedding].shape[0]
     taken, found = set(host.vocabulary.ids.values()) | _special_ids(host), dict[str, NewToken]()
     free = (row for row in range(stored + (1 << 20)) if row not in taken)
-    for guest in guests:
+    strict = {guest.name for guest in guests}
+    for guest in {m.name: m for m in (*guests, *branches)}.values():
         if guest.vocabulary is None:
             continue
         ids = guest.vocabulary.ids
         for token in sorted(guest.vocabulary.added - host.vocabulary.ids.keys() - found.keys(), key=ids.__getitem__):
             if ids[token] >= guest.language[guest.text.embedding].shape[0]:
+                if guest.name not in strict:
+                    continue  # its model never could read the token
                 raise CheckpointError(
                     f"token {token!r} of {guest.name} has id {ids[token]}, and no such row is stored",
                     where=guest.folder,
                 )
             found[token] = NewToken(token, next(free), guest.name, ids[token])
+    for token in empty:
+        if token not in found and token not in host.vocabulary.ids:
+            found[token] = NewToken(token, next(free))
     return tuple(found.values())
 
 
@@ -70,7 +89,7 @@ def extended_tokenizer(
     tokenizer: dict[str, Any], tokens: Sequence[NewToken], folders: dict[str, Path]
 ) -> dict[str, Any]:
     """The host's tokenizer.json with the new tokens, each described as its guest describes it."""
-    rows = [*(tokenizer.get("added_tokens") or []), *(_description(t, folders[t.member]) for t in tokens)]
+    rows = [*(tokenizer.get("added_tokens") or []), *(_description(t, folders.get(t.member)) for t in tokens)]
     return {**tokenizer, "added_tokens": sorted(rows, key=lambda row: row["id"])}
 
 
@@ -82,9 +101,9 @@ def extended_decoder(config: dict[str, Any], tokenizer: dict[str, Any]) -> dict[
     return {**config, "added_tokens_decoder": {**rows, **config["added_tokens_decoder"]}}
 
 
-def _description(token: NewToken, folder: Path) -> dict[str, Any]:
+def _description(token: NewToken, folder: Path | None) -> dict[str, Any]:
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    if (folder / "tokenizer.json").exists():
+    if folder is not None and (folder / "tokenizer.json").exists():
         rows = strict_json.read_object(folder / "tokenizer.json").get("added_tokens") or []
         plain |= next((row for row in rows if row["content"] == token.token), {})
     return {**plain, "id": token.row, "content": token.token}

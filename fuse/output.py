@@ -3,13 +3,16 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fuse.checkpoint import free_bytes
+from fuse import families, strict_json
+from fuse.checkpoint import free_bytes, read_tensors
 from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.fused import BRANCHES, LANGUAGE
 from fuse.plan import Plan
+from fuse.safetensors_header import TensorEntry
 
 SMALL_FILES = 64 << 20  # room for tokenizer, configs and card
 
@@ -25,10 +28,12 @@ def check_target(plan: Plan, target: Path, *, force: bool) -> None:
     if not target.parent.is_dir():
         raise RecipeError(f"the folder {str(target.parent)!r} does not exist", where=target, hint="make it first")
     real = target.resolve()
-    for member in plan.members:
-        inside = member.folder.resolve()
+    folders = {m.name: m.folder for m in plan.members}
+    folders |= {m.name: m.checkpoint.folder for m in plan.lenders if m.checkpoint}
+    for name, lent in folders.items():
+        inside = lent.resolve()
         if real == inside or inside in real.parents or real in inside.parents:
-            raise RecipeError(f"the output and the member {member.name} would lie in each other", where=target)
+            raise RecipeError(f"the output and the member {name} would lie in each other", where=target)
     if real in plan.recipe_file.resolve().parents and target.exists():
         raise RecipeError("the recipe lies in the output that would be replaced", where=target)
     need, free = plan.bytes_written + SMALL_FILES, free_bytes(target.parent)
@@ -84,12 +89,32 @@ def _umask() -> int:
 
 def check_written(plan: Plan, folder: Path) -> None:
     """Reopen the folder as any reader would and compare it with the plan, tensor by tensor."""
-    from fuse.anatomy import open_member
-
-    written = open_member("output", str(folder.resolve()), revision=None, relative_to=folder).checkpoint.tensors
+    written = _fused_tensors(plan, folder) if plan.fused else _native_tensors(folder)
     for row in plan.rows:
         entry = written.get(row.name)
         if entry is None or (entry.dtype, entry.shape) != (row.dtype, row.shape):
             raise CheckpointError(f"tensor {row.name!r} was not written as planned", where=folder)
     if len(written) != len(plan.rows):
         raise CheckpointError(f"{len(written)} tensors were written, {len(plan.rows)} were planned", where=folder)
+
+
+def _native_tensors(folder: Path) -> Mapping[str, TensorEntry]:
+    from fuse.anatomy import open_member
+
+    return open_member("output", str(folder.resolve()), revision=None, relative_to=folder).checkpoint.tensors
+
+
+def _fused_tensors(plan: Plan, folder: Path) -> Mapping[str, TensorEntry]:
+    """The tensors of a fused folder, after a check that its text config describes its language model."""
+    tensors = read_tensors(folder)
+    config = strict_json.read_object(folder / "config.json")
+    where = str(folder / "config.json")
+    names = {key: key.removeprefix(LANGUAGE) for key in tensors if key.startswith(LANGUAGE)}
+    places = families.places(config["text_config"], list(names.values()), where)
+    if alien := [key for key, name in names.items() if (p := places[name]) is None or p.canonical != name]:
+        raise CheckpointError(f"tensor {alien[0]!r} is not named as the language model names it", where=folder)
+    families.check_language(config["text_config"], {name: tensors[key].shape for key, name in names.items()}, where)
+    known = (LANGUAGE, *(f"{BRANCHES}{branch['name']}." for branch in config["branches"]))
+    if strange := [key for key in tensors if not key.startswith(known)]:
+        raise CheckpointError(f"tensor {strange[0]!r} belongs to no branch of config.json", where=folder)
+    return tensors

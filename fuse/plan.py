@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fuse.anatomy import Member
+from fuse.fused import Fused, Lender
 from fuse.new_tokens import NewToken
 from fuse.rows import Added, Run
 from fuse.safetensors_header import DTYPE_BYTES, TensorEntry
@@ -28,6 +29,7 @@ class Row:
 
     sources are in the order of the method's inputs; `base` stands apart. `host` and `runs` are set where only the rows
     of shared tokens are merged: the output is the host's tensor with those rows replaced, and rows of new tokens added.
+    donors are tables that lend single rows of new tokens and take no part in the method.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Row:
     host: Source | None = None
     runs: tuple[Run, ...] = ()
     added: tuple[Added, ...] = ()
+    donors: tuple[Source, ...] = ()
     note: str = ""
 
     @property
@@ -55,7 +58,7 @@ class Row:
     @property
     def reads(self) -> tuple[Source, ...]:
         """Everything that the row reads, each once."""
-        return tuple(dict.fromkeys(s for s in (*self.sources, self.base, self.host) if s is not None))
+        return tuple(dict.fromkeys(s for s in (*self.sources, self.base, self.host, *self.donors) if s is not None))
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,13 @@ class Plan:
     template: Member  # whose chat template the output takes
     dtype: str | None
     new_tokens: tuple[NewToken, ...] = ()
+    template_text: str = ""  # set where the template is not the file that the member has
+    fused: Fused | None = None  # set where the output is a fused folder
+
+    @property
+    def lenders(self) -> tuple[Lender, ...]:
+        """What besides the members lends tensors."""
+        return self.fused.lenders if self.fused else ()
 
     @property
     def bytes_read(self) -> int:
@@ -110,14 +120,19 @@ def _row_key(row: Row) -> list[Any]:
     return [
         row.name, row.action, row.method, dict(row.parameters), row.dtype, list(row.shape),
         [key(s) for s in row.sources], key(row.base), key(row.host), [asdict(run) for run in (*row.runs, *row.added)],
+        [key(s) for s in row.donors],
     ]  # fmt: skip
 
 
-def unaccounted(plan_rows: Sequence[Row], drops: Sequence[Drop], members: Sequence[Member]) -> list[str]:
+def unaccounted(
+    plan_rows: Sequence[Row], drops: Sequence[Drop], members: Sequence[Member], lenders: Sequence[Lender] = ()
+) -> list[str]:
     """Input tensors that no row reads and no drop names, as "member: key". Must be empty."""
     seen = {(s.member, s.tensor.name) for row in plan_rows for s in row.reads}
     seen |= {(d.source.member, d.source.tensor.name) for d in drops}
-    return [f"{m.name}: {key}" for m in members for key in m.checkpoint.tensors if (m.name, key) not in seen]
+    inputs = [(m.name, key) for m in members for key in m.checkpoint.tensors]
+    inputs += [(lender.name, key) for lender in lenders for key in lender.tensors]
+    return [f"{name}: {key}" for name, key in inputs if (name, key) not in seen]
 
 
 def shard(rows: Sequence[Row], limit: int) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -1,7 +1,5 @@
 """The small files of an output folder: config, tokenizer, processor, template, provenance."""
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,8 @@ from fuse import strict_json
 from fuse.checkpoint import INDEX
 from fuse.new_tokens import extended_decoder, extended_tokenizer
 from fuse.plan import Plan
+from fuse.small_files import COPIED, FOLDERS, copy_small, set_dtype, without_code, write_json
 
-# Copied from the host as they are; nothing else travels, so no code does.
-COPIED = (
-    "generation_config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json",
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
-    "chat_template.json",
-)  # fmt: skip
-FOLDERS = ("qformer_tokenizer",)  # InstructBLIP's second tokenizer
-CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines"}
 PROVENANCE = "fuse.json"
 
 
@@ -29,23 +19,18 @@ def write_sidecars(
 ) -> None:
     """Write everything but the weights, the index last.
 
-    digests: sha256 of each weight file. sources: sha256 of each member's weight files, by member.
+    digests: sha256 of each weight file. sources: sha256 of each member's weight files, by member, and of
+    what else lends tensors.
     """
     from fuse.card import model_card
 
-    for name in COPIED:
-        if (plan.host.folder / name).is_file():
-            _copy(plan.host.folder / name, folder / name)
-    if plan.new_tokens:
+    if plan.fused:
+        from fuse.fused_folder import write_fused_files
+
+        write_fused_files(plan, plan.fused, folder)
         _write_tokens(plan, folder)
-    for inner in FOLDERS:
-        if (plan.host.folder / inner).is_dir():
-            (folder / inner).mkdir()
-            for name in COPIED:
-                if (plan.host.folder / inner / name).is_file():
-                    _copy(plan.host.folder / inner / name, folder / inner / name)
-    _write_template(plan, folder)
-    write_json(folder / "config.json", output_config(plan))
+    else:
+        _write_native_files(plan, folder)
     write_json(folder / PROVENANCE, provenance(plan, digests, sources))
     (folder / "README.md").write_text(model_card(plan), encoding="utf-8")
     if len(plan.shards) > 1:
@@ -56,8 +41,25 @@ def write_sidecars(
         )
 
 
+def _write_native_files(plan: Plan, folder: Path) -> None:
+    """The host's own small files, with another's template and further tokens where the plan says so."""
+    for name in COPIED:
+        if (plan.host.folder / name).is_file():
+            copy_small(plan.host.folder / name, folder / name)
+    if plan.new_tokens:
+        _write_tokens(plan, folder)
+    for inner in FOLDERS:
+        if (plan.host.folder / inner).is_dir():
+            (folder / inner).mkdir()
+            for name in COPIED:
+                if (plan.host.folder / inner / name).is_file():
+                    copy_small(plan.host.folder / inner / name, folder / inner / name)
+    _write_template(plan, folder)
+    write_json(folder / "config.json", output_config(plan))
+
+
 def _write_tokens(plan: Plan, folder: Path) -> None:
-    """The tokenizer's files with the tokens that only guests had."""
+    """The tokenizer's files with the tokens that the host lacked."""
     folders = {m.name: m.folder for m in plan.members}
     tokenizer = extended_tokenizer(strict_json.read_object(folder / "tokenizer.json"), plan.new_tokens, folders)
     write_json(folder / "tokenizer.json", tokenizer)
@@ -69,29 +71,12 @@ def _write_tokens(plan: Plan, folder: Path) -> None:
         write_json(folder / "added_tokens.json", {**ids, **{t.token: t.row for t in plan.new_tokens}})
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file; a JSON file that names code is written again without it."""
-    if source.suffix == ".json" and source.name != "tokenizer.json":
-        value = strict_json.read_object(source)
-        if (clean := without_code(value)) != value:
-            write_json(target, clean)
-            return
-    shutil.copyfile(source, target)
-
-
-def without_code(value: Any) -> Any:
-    """The JSON value without keys that make a loader run code from the folder."""
-    if isinstance(value, dict):
-        return {k: without_code(v) for k, v in value.items() if k not in CODE_KEYS}
-    return [without_code(v) for v in value] if isinstance(value, list) else value
-
-
 def output_config(plan: Plan) -> dict[str, Any]:
     """The host's config, with the output's dtype and without code and without the path it was once loaded from."""
     config = without_code(dict(plan.host.checkpoint.config))
     config.pop("_name_or_path", None)
     if plan.dtype is not None:
-        _set_dtype(config, plan.dtype)
+        set_dtype(config, plan.dtype)
     if plan.new_tokens:
         _set_rows(config, plan)
     if plan.host.basis.tied and not plan.host.is_tied:
@@ -116,14 +101,6 @@ def _set_rows(config: dict[str, Any], plan: Plan) -> None:
                                                         - plan.host.basis.vocab_size)  # fmt: skip
 
 
-def _set_dtype(config: dict[str, Any], dtype: str) -> None:
-    key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
-    config[key] = dtype
-    for inner in config.values():
-        if isinstance(inner, dict) and ("dtype" in inner or "torch_dtype" in inner):
-            _set_dtype(inner, dtype)
-
-
 def _write_template(plan: Plan, folder: Path) -> None:
     """Another member's chat template, in the one place that loaders look at first."""
     if plan.template is plan.host or plan.template.vocabulary is None:
@@ -139,7 +116,7 @@ def _write_template(plan: Plan, folder: Path) -> None:
 
 def provenance(plan: Plan, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """What the folder was made of: nothing that changes from run to run or machine to machine."""
-    return {
+    found: dict[str, Any] = {
         "fuse": fuse.__version__,
         "plan": plan.digest(),
         "recipe": plan.recipe_text,
@@ -158,7 +135,8 @@ def provenance(plan: Plan, digests: Mapping[str, str], sources: Mapping[str, Map
             {"member": d.source.member, "tensor": d.source.tensor.name, "reason": d.reason} for d in plan.drops
         ],
     }
+    if plan.fused:
+        from fuse.fused_folder import branches_json
 
-
-def write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        found["branches"] = branches_json(plan.fused, sources)
+    return found

@@ -1,12 +1,16 @@
 """Whose chat template the output takes, and whether the host can speak it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from fuse.anatomy import Member
+from fuse.fusable import kind_of
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.verdicts import Verdict
 
 PATH = ("prompt", "template")
+PROMPTS = Path(__file__).parent / "prompts"
+LLAMA_3 = "<|eot_id|>"
 
 
 def template_verdict(loaded: LoadedRecipe, host: Member, chosen: Member, others: Sequence[Member]) -> Verdict:
@@ -17,7 +21,7 @@ def template_verdict(loaded: LoadedRecipe, host: Member, chosen: Member, others:
     """
     text = _template(chosen)
     if chosen is not host:
-        _check_fits(loaded, host, chosen, text)
+        _check_fits(loaded, host, chosen, text, sees=host.sees)
         return Verdict("chat template", True, f"{chosen.name}'s, as the recipe says")
     differ = [m.name for m in others if _template(m) and _template(m) != text]
     if differ:
@@ -26,19 +30,67 @@ def template_verdict(loaded: LoadedRecipe, host: Member, chosen: Member, others:
     return Verdict("chat template", True, "the same wherever there is one" if text else "none")
 
 
-def _check_fits(loaded: LoadedRecipe, host: Member, chosen: Member, text: str) -> None:
+def fused_template(
+    loaded: LoadedRecipe, host: Member, members: Mapping[str, Member], seeing: Sequence[Member], lent: Sequence[str]
+) -> tuple[Member, str, Verdict]:
+    """Whose template a fused folder takes, its text, and the verdict.
+
+    The one that the recipe names, else the host's, else that of the first member of `seeing` (members with a branch)
+    which has a place for images. Original-LLaVA members and PaliGemma, whose prompts only their code knows, have ours.
+    lent: tokens that the output has beyond the host's. Raises RecipeError as `template_verdict` does.
+    """
+    named = loaded.recipe.prompt.template
+    if named is not None:
+        chosen = members[named]
+        text = template_of(chosen)
+        _check_fits(loaded, host, chosen, text, sees=True, lent=lent)
+        return chosen, text, Verdict("chat template", True, f"{named}'s, as the recipe says")
+    for member in (host, *seeing):
+        text = template_of(member)
+        if "image" in text and not _foreign(host, member, text, lent):
+            mine = member is host
+            why = f"{member.name}'s" if mine else f"{member.name}'s, as {host.name} has none with a place for images"
+            return member, text, Verdict("chat template", mine, why)
+    return host, "", Verdict("chat template", False, "no branch has one with a place for images; the output has none")
+
+
+def template_of(member: Member) -> str:
+    """The member's template, or ours where only its code knows how it is spoken to."""
+    name = _built_in(member)
+    return (PROMPTS / f"{name}.jinja").read_text(encoding="utf-8") if name else _template(member)
+
+
+def _built_in(member: Member) -> str:
+    if member.family.model_type == "paligemma" and not _template(member):
+        return "paligemma"
+    if member.family.native or member.text.name != "llama":
+        return ""
+    if member.vocabulary is not None and LLAMA_3 in member.vocabulary.ids:
+        return {"mgm": "mgm_llama_3", "slime": "slime_llama3"}.get(kind_of(member), "")
+    return "vicuna_v1"
+
+
+def _check_fits(
+    loaded: LoadedRecipe, host: Member, chosen: Member, text: str, *, sees: bool, lent: Sequence[str] = ()
+) -> None:
     if not text or chosen.vocabulary is None or host.vocabulary is None:
         raise loaded.error(PATH, f"{chosen.name} has no chat template" if not text else f"{host.name} has no tokenizer")
-    known = host.vocabulary.ids
-    if loaded.recipe.language.embeddings != "union":
-        foreign = sorted(t for t in chosen.vocabulary.added if t in text and t not in known)
-        if foreign:
-            raise loaded.error(
-                PATH, f"{chosen.name}'s template writes {foreign[0]!r}, which {host.name} has no token for",
-                hint="`embeddings: union` under language adds it",
-            )  # fmt: skip
-    if host.sees and "image" not in text:
-        raise loaded.error(PATH, f"{chosen.name}'s template has no place for images, and {host.name} can see")
+    if loaded.recipe.language.embeddings != "union" and (foreign := _foreign(host, chosen, text, lent)):
+        raise loaded.error(
+            PATH, f"{chosen.name}'s template writes {foreign!r}, which {host.name} has no token for",
+            hint="`embeddings: union` under language adds it",
+        )  # fmt: skip
+    if sees and "image" not in text:
+        seer = f"{host.name} can see" if host.sees else "the output can see"
+        raise loaded.error(PATH, f"{chosen.name}'s template has no place for images, and {seer}")
+
+
+def _foreign(host: Member, chosen: Member, text: str, lent: Sequence[str]) -> str:
+    """The first added token that the template writes and the output does not have, or ""."""
+    if chosen.vocabulary is None or host.vocabulary is None:
+        return ""
+    known = {*host.vocabulary.ids, *lent}
+    return min((t for t in chosen.vocabulary.added if t in text and t not in known), default="")
 
 
 def _template(member: Member) -> str:

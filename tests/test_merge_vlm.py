@@ -321,9 +321,15 @@ VISION = {
     "": "recipe.yaml: a and b can see: say whose encoder and projector the output keeps "
         "(vision: [a], or vision: [] and a text-only output.host)",
     "vision: []\n": "recipe.yaml:3:1: vision: is empty, but a can see (name a text-only output.host)",
-    "vision: [a, b]\n": "recipe.yaml:3:13: vision.1: this version keeps one encoder; several need the fused model class",
+    "vision: [a, b, a]\n": "recipe.yaml:3:16: vision.2: a is branch 0 already",
+    "vision: [a, b]\noutput: {model: native}\n":
+        "recipe.yaml:4:10: output.model: native has no place for 2 branches (leave it out, or write fuse)",
+    "vision: []\noutput: {model: fuse}\n": "recipe.yaml:4:10: output.model: fuse needs a branch in vision",
+    "vision: [{name: a, timm: x, weights: w, projector: p}]\n":
+        "recipe.yaml:3:11: vision.0.name: 'a' is the name of a member",
     "vision: [a]\noutput: {host: b}\n":
-        "recipe.yaml:4:10: output.host: b is not the member whose encoder is kept (a)",
+        "recipe.yaml:4:10: output.host: b is not the member whose encoder is kept (a) "
+        "(`model: fuse` under output keeps one member's eyes on another's language model)",
 }  # fmt: skip
 
 

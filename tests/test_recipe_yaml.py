@@ -88,7 +88,7 @@ CASES = {
     HEAD + LINEAR + "output: {model: fused}\n":
         "recipe.yaml:5:10: output.model: should be 'native' or 'fuse', not 'fused'",
     "members: {a: {path: x, towers: {tower: y}}}\n" + LINEAR:
-        "recipe.yaml:1:33: members.a.towers.tower: unknown key (did you mean: vision_tower)",
+        "recipe.yaml:1:33: members.a.towers.tower: unknown key (known: vision_tower, vision_tower_aux)",
     "members: {a: !!python/object/apply:os.system [id]}\n":
         "recipe.yaml:1:14: the tag tag:yaml.org,2002:python/object/apply:os.system is not allowed in a recipe",
     "members: &x [*x]\n":

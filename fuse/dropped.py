@@ -1,0 +1,65 @@
+"""The input tensors that go nowhere, each with its reason; one without a reason is an error."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fuse.anatomy import Member
+from fuse.errors import CheckpointError
+from fuse.methods.table import METHODS
+from fuse.parameters import Parameters
+from fuse.plan import Drop, Row, Source
+from fuse.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Uses:
+    """What a plan takes from whom: language members with their method, members whose eyes are kept or mixed in."""
+
+    recipe: Recipe
+    host: Member
+    base: Member | None
+    language: Parameters
+    kept: Sequence[str]  # members whose eyes the output keeps, in the order of `vision`
+    mixed: Mapping[str, Sequence[str]]  # member whose eyes are kept -> members merged into them
+
+
+def drops(everyone: Sequence[Member], rows: Sequence[Row], uses: Uses) -> list[Drop]:
+    """Every tensor of every member that no row reads."""
+    read = {(s.member, s.tensor.name) for row in rows for s in row.reads}
+    return [
+        Drop(Source(m.name, entry), _reason(m, key, uses))
+        for m in everyone
+        for key, entry in m.checkpoint.tensors.items()
+        if (m.name, key) not in read
+    ]
+
+
+def _reason(member: Member, key: str, uses: Uses) -> str:
+    place, choice = member.places[key], uses.recipe.language.embeddings
+    if place is None:
+        return "a buffer that is recomputed when the model is built"
+    if place.part != "language" and not any(member.name in names for names in uses.mixed.values()):
+        if member is uses.base:
+            return "the base lends its language model only"
+        return f"vision keeps {_and(uses.kept)}" if uses.recipe.vision else "vision is empty"
+    if place.part != "language":
+        pass
+    elif member is uses.base:
+        if METHODS[uses.language.merge.method].base == "none":
+            return f"{uses.language.merge.method} uses no base"
+    elif member.name not in uses.language.members:
+        return f"language gives {member.name} no weight"
+    tables = {uses.host.text.embedding, uses.host.text.head}
+    if place.canonical in tables and choice not in {"merge", "union"}:
+        return f"embeddings: {choice}"
+    raise CheckpointError(
+        f"tensor {key!r} of {member.name} has no counterpart in {uses.host.name}",
+        where=member.checkpoint.tensors[key].file,
+        hint="members must have the same tensors in the parts that are merged",
+    )
+
+
+def _and(names: Sequence[str]) -> str:
+    """`a's`, `a's and b's`, `a's, b's and c's`."""
+    told = [f"{name}'s" for name in names]
+    return " and ".join([", ".join(told[:-1]), told[-1]] if len(told) > 1 else told)

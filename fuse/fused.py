@@ -1,0 +1,78 @@
+"""What a plan knows of a fused folder: its branches, their placeholders, and what lends tensors besides the members."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fuse.anatomy import Member
+from fuse.checkpoint import Checkpoint
+from fuse.safetensors_header import TensorEntry
+
+LANGUAGE, BRANCHES = "language_model.", "branches."
+
+
+@dataclass(frozen=True)
+class Lender:
+    """Tensors of a branch that no member holds: a tower of an original-LLaVA member, the files of an encoder branch.
+
+    places: stored key -> canonical name under the branch. dropped: stored key -> why it goes nowhere. Together they
+    hold every tensor. checkpoint: set where the files may still have to be fetched.
+    """
+
+    name: str
+    origin: str
+    tensors: Mapping[str, TensorEntry]
+    places: Mapping[str, str]
+    dropped: Mapping[str, str]
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(sorted({entry.file for entry in self.tensors.values()}))
+
+
+@dataclass(frozen=True)
+class FusedBranch:
+    """One branch: whose eyes, of which kind, and its token budget.
+
+    config: the branch's JSON. folders: where its processor's files lie, the first that has a file counts.
+    """
+
+    name: str
+    kind: str
+    member: Member | None
+    config: Mapping[str, Any]
+    max_tokens: int | None = None
+    prune: str = "pool"
+    lenders: tuple[Lender, ...] = ()
+    folders: tuple[Path, ...] = ()
+
+    @property
+    def token(self) -> str:
+        """The placeholder that stands for one visual token of this branch."""
+        return f"<|fuse:{self.name}|>"
+
+    @property
+    def prefix(self) -> str:
+        return f"{BRANCHES}{self.name}."
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The fused side of a plan.
+
+    image_token: what the chat template writes for one image. ids: the row of each placeholder, by token.
+    silent: ids that generation never samples.
+    """
+
+    branches: tuple[FusedBranch, ...]
+    host_type: str
+    image_token: str
+    image_token_id: int
+    ids: Mapping[str, int] = field(default_factory=dict)
+    silent: tuple[int, ...] = ()
+
+    @property
+    def lenders(self) -> tuple[Lender, ...]:
+        return tuple(lender for branch in self.branches for lender in branch.lenders)

@@ -1,0 +1,133 @@
+"""The branches of a fused plan: where each comes from, and the rows that copy or merge its tensors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fuse.anatomy import Member
+from fuse.errors import CheckpointError
+from fuse.families.family import Part
+from fuse.fusable import kind_of
+from fuse.fused import FusedBranch, Lender
+from fuse.parameters import Parameters, stack_depths
+from fuse.plan import Drop, Row, Source
+from fuse.recipe import Branch
+from fuse.recipe_yaml import LoadedRecipe
+from fuse.safetensors_header import FLOAT_BYTES
+from fuse.tensor_rows import TensorRows, check_method
+from fuse.verdicts import judge_eyes
+
+
+def open_branches(loaded: LoadedRecipe, members: Mapping[str, Member], host: Member) -> tuple[FusedBranch, ...]:
+    """Every branch of the recipe, in order.
+
+    Raises CheckpointError where a tower or an encoder's file is missing or does not fit the host.
+    """
+    return tuple(
+        _of_member(members[branch.from_], branch, loaded) if branch.from_ else _of_files(loaded, i, branch, host)
+        for i, branch in enumerate(loaded.recipe.vision or [])
+    )
+
+
+def _of_member(member: Member, branch: Branch, loaded: LoadedRecipe) -> FusedBranch:
+    kind, config = kind_of(member), dict(member.checkpoint.config)
+    lenders: list[Lender] = []
+    folders = [member.folder]
+    if kind != "native":
+        from fuse.fused_towers import towers_of
+
+        lenders, config["towers"] = towers_of(member, loaded)
+        folders += [lender.checkpoint.folder for lender in lenders[:1] if lender.checkpoint]
+    return FusedBranch(
+        member.name, kind, member, config, branch.max_tokens, branch.prune, tuple(lenders), tuple(folders)
+    )
+
+
+def _of_files(loaded: LoadedRecipe, number: int, branch: Branch, host: Member) -> FusedBranch:
+    from fuse.fused_encoders import open_encoder
+
+    return open_encoder(loaded, number, branch, host)
+
+
+@dataclass(frozen=True)
+class BranchRows:
+    """The rows of all branches, and whose eyes were mixed into which member's: member -> names."""
+
+    rows: tuple[Row, ...]
+    mixed: Mapping[str, Sequence[str]]
+
+
+def eye_parameters(
+    loaded: LoadedRecipe, number: int, members: Mapping[str, Member], base: Member | None, owner: Member
+) -> Parameters | None:
+    """The parameters of a branch's `merge`, after the check that the eyes of its members compute alike."""
+    merge = (loaded.recipe.vision or [])[number].merge
+    if merge is None:
+        return None
+    section = ("vision", number, "merge")
+    parameters = Parameters(loaded, section, merge, list(members))
+    check_method(loaded, section, merge, parameters, base)
+    judge_eyes(owner, [members[name] for name in parameters.members])
+    return parameters
+
+
+def branch_rows(
+    loaded: LoadedRecipe,
+    branches: Sequence[FusedBranch],
+    members: Mapping[str, Member],
+    base: Member | None,
+    dtype: str,
+) -> BranchRows:
+    """A row for every tensor of every branch, under `branches.<name>.`."""
+    rows: list[Row] = []
+    mixed: dict[str, Sequence[str]] = {}
+    for number, branch in enumerate(branches):
+        if branch.member is not None:
+            parameters = eye_parameters(loaded, number, members, base, branch.member)
+            maker = TensorRows(members, base, branch.member, dtype, branch.prefix)
+            depths = stack_depths(p.canonical for p in branch.member.places.values() if p)
+            rows += maker.eyes(parameters, depths).values()
+            mixed[branch.name] = parameters.members if parameters else ()
+            if parameters:
+                parameters.check_patterns()
+        rows += [row for lender in branch.lenders for row in _lent_rows(branch, lender, dtype)]
+    seen: dict[str, Row] = {}
+    for row in rows:
+        if (other := seen.setdefault(row.name, row)) is not row:
+            raise CheckpointError(
+                f"{other.sources[0].member} and {row.sources[0].member} both give {row.name!r}",
+                where=row.sources[0].tensor.file,
+            )
+    return BranchRows(tuple(rows), mixed)
+
+
+def _lent_rows(branch: FusedBranch, lender: Lender, dtype: str) -> list[Row]:
+    rows = []
+    for key, canonical in lender.places.items():
+        entry = lender.tensors[key]
+        kept = dtype if dtype and entry.dtype in FLOAT_BYTES else entry.dtype
+        source = Source(lender.name, entry)
+        rows.append(Row(branch.prefix + canonical, "copy", canonical, _part(canonical), entry.shape, kept, (source,)))
+    return rows
+
+
+def _part(canonical: str) -> Part:
+    return "projector" if canonical.startswith("projector.") else "encoder"
+
+
+def lender_drops(lenders: Sequence[Lender]) -> list[Drop]:
+    """Every tensor of towers and encoder files that the output leaves out, with the reason."""
+    return [
+        Drop(Source(lender.name, lender.tensors[key]), reason)
+        for lender in lenders
+        for key, reason in lender.dropped.items()
+    ]
+
+
+def branch_json(branch: FusedBranch, token_id: int, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The branch's entry in config.json. config: as it is stored, without code."""
+    return {
+        "name": branch.name, "kind": branch.kind, "token": branch.token, "token_id": token_id,
+        "config": dict(config), "max_tokens": branch.max_tokens, "prune": branch.prune,
+    }  # fmt: skip
+

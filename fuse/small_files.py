@@ -1,0 +1,48 @@
+"""Which small files of a checkpoint folder travel, and how: JSON loses what would make a loader run code."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from fuse import strict_json
+
+# Copied as they are; nothing else travels, so no code does.
+COPIED = (
+    "generation_config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json",
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
+    "chat_template.json",
+)  # fmt: skip
+FOLDERS = ("qformer_tokenizer",)  # InstructBLIP's second tokenizer
+CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines"}
+
+
+def copy_small(source: Path, target: Path) -> None:
+    """Copy a file; a JSON file that names code is written again without it."""
+    if source.suffix == ".json" and source.name != "tokenizer.json":
+        value = strict_json.read_object(source)
+        if (clean := without_code(value)) != value:
+            write_json(target, clean)
+            return
+    shutil.copyfile(source, target)
+
+
+def without_code(value: Any) -> Any:
+    """The JSON value without keys that make a loader run code from the folder."""
+    if isinstance(value, dict):
+        return {k: without_code(v) for k, v in value.items() if k not in CODE_KEYS}
+    return [without_code(v) for v in value] if isinstance(value, list) else value
+
+
+def set_dtype(config: dict[str, Any], dtype: str) -> None:
+    """State the dtype in a config and in those inside it that state one, under the key that is in use."""
+    key = "torch_dtype" if "torch_dtype" in config and "dtype" not in config else "dtype"
+    config[key] = dtype
+    for inner in config.values():
+        if isinstance(inner, dict) and ("dtype" in inner or "torch_dtype" in inner):
+            set_dtype(inner, dtype)
+
+
+def write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

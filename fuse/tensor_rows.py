@@ -1,0 +1,109 @@
+"""Rows of a plan for the tensors of one member: copied, or merged with the same tensors of others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fuse.anatomy import Member
+from fuse.errors import CheckpointError
+from fuse.families.family import Part
+from fuse.methods.table import METHODS
+from fuse.parameters import Parameters
+from fuse.plan import Row, Source
+from fuse.recipe import Merge
+from fuse.recipe_yaml import LoadedRecipe
+from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
+
+
+@dataclass(frozen=True)
+class TensorRows:
+    """Makes rows in the layout of `owner`, into which the other members' tensors are merged.
+
+    dtype: of the output's float tensors, "" for each one's own. prefix: what stands before the canonical name in the
+    output, None where the output keeps the owner's stored names.
+    """
+
+    members: Mapping[str, Member]
+    base: Member | None
+    owner: Member
+    dtype: str
+    prefix: str | None = None
+
+    def row(self, action: Literal["merge", "copy"], part: str, canonical: str, entry: TensorEntry, **more: Any) -> Row:
+        name = entry.name if self.prefix is None else self.prefix + canonical
+        dtype = self.dtype if self.dtype and entry.dtype in FLOAT_BYTES else entry.dtype
+        return Row(name, action, canonical, part, entry.shape, dtype, **more)
+
+    def copy(self, part: str, canonical: str, entry: TensorEntry, note: str = "") -> Row:
+        return self.row("copy", part, canonical, entry, sources=(Source(self.owner.name, entry),), note=note)
+
+    def merge(self, part: Part, canonical: str, entry: TensorEntry, parameters: Parameters, position: float) -> Row:
+        sources = [self.source(self.members[name], part, canonical) for name in parameters.members]
+        base = self.base_source(parameters, part, canonical)
+        for source in (*sources, base):
+            if source and source.tensor.shape != entry.shape:
+                raise CheckpointError(
+                    f"tensor {source.tensor.name!r} of {source.member} has shape {list(source.tensor.shape)}, "
+                    f"but {self.owner.name} has {list(entry.shape)}",
+                    where=source.tensor.file,
+                    hint="only tensors of one shape can be merged",
+                )
+            if source and source.tensor.dtype not in FLOAT_BYTES:
+                raise CheckpointError(
+                    f"tensor {source.tensor.name!r} of {source.member} has dtype {source.tensor.dtype}, "
+                    f"which cannot be merged",
+                    where=source.tensor.file,
+                    hint=f"fuse merges {', '.join(FLOAT_BYTES)}",
+                )
+        return self.row(
+            "merge", part, canonical, entry, sources=tuple(sources), base=base, method=parameters.merge.method,
+            parameters=parameters.at(canonical, position),
+        )  # fmt: skip
+
+    def eyes(self, parameters: Parameters | None, depths: Mapping[str, int]) -> dict[str, Row]:
+        """A row for everything of the owner but its language model, by stored name."""
+        from fuse.parameters import layer_position
+
+        rows: dict[str, Row] = {}
+        for key, place in self.owner.places.items():
+            if place is None or place.part == "language":
+                continue
+            entry = self.owner.checkpoint.tensors[key]
+            if parameters is not None and entry.dtype in FLOAT_BYTES:
+                position = layer_position(place.canonical, depths)
+                rows[key] = self.merge(place.part, place.canonical, entry, parameters, position)
+            else:
+                note = "integers are not merged" if parameters is not None else ""
+                rows[key] = self.copy(place.part, place.canonical, entry, note)
+        return rows
+
+    def source(self, member: Member, part: Part, canonical: str) -> Source:
+        """The member's tensor of that name; a tied head is the embedding."""
+        tensors = member.parts[part]
+        if canonical == member.text.head and part == "language" and canonical not in tensors:
+            canonical = member.text.embedding
+        if canonical not in tensors:
+            raise CheckpointError(
+                f"{member.name} has no tensor {canonical!r}, which {self.owner.name} has", where=member.folder,
+                hint="members must have the same tensors in the parts that are merged",
+            )  # fmt: skip
+        return Source(member.name, tensors[canonical])
+
+    def base_source(self, parameters: Parameters, part: Part, canonical: str) -> Source | None:
+        if METHODS[parameters.merge.method].base == "none" or self.base is None:
+            return None
+        return self.source(self.base, part, canonical)
+
+
+def check_method(
+    loaded: LoadedRecipe, section: Sequence[str | int], merge: Merge, parameters: Parameters, base: Member | None
+) -> None:
+    """RecipeError where the method needs a base that is not there, or takes another number of members."""
+    row = METHODS[merge.method]
+    count = len(parameters.members)
+    if row.base == "required" and base is None:
+        raise loaded.error((*section, "method"), f"{merge.method} needs a base", hint="add `base:` to the recipe")
+    low, high = row.inputs
+    if count < low or (high is not None and count > high):
+        wanted = str(low) if low == high else f"{low} or more"
+        raise loaded.error((*section, "method"), f"{merge.method} takes {wanted} members, not {count}")
