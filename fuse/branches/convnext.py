@@ -64,7 +64,7 @@ class Stage(nn.Module):
 
 
 class ConvNext(nn.Module):
-    """[B, 3, H, W] to [B, sum(dims), H/4, W/4]: later stages' maps are enlarged to the first's, bilinearly in float32."""
+    """[B, 3, H, W] to [B, sum(dims), H/4, W/4]: later maps are enlarged to the first, bilinearly in float32."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()

@@ -1,0 +1,190 @@
+"""SliME (arXiv 2406.08487): the whole image in full, a separator, and of the local views what the text asks for.
+
+Facts: yfzhang114/SliME, llava/model/llava_arch.py (encode_images), llava/model/multimodal_projector/builder.py
+(GatedBlock) and llava/mm_utils.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from fuse.branches.anyres import Size, sliced_resolution
+from fuse.branches.branch import Embed, Inputs, Prepared, Seen
+from fuse.branches.clip_tower import build_tower, look, no_class_attention
+from fuse.branches.llava_config import WHERE, Sight, one_of, sight_of, whole
+from fuse.branches.llava_original import Projector, build_projector, grid_of
+from fuse.branches.slime_sampler import Resampler, Sampler
+from fuse.branches.views import lens_of
+from fuse.errors import CheckpointError
+
+KINDS = ("cosine", "qformer")
+SEPARATOR = 1919  # the token whose embedding stands between the whole and the parts; the config spells it `seperator`
+GATED = 576  # the gate works on views of exactly so many patches
+
+
+@dataclass(frozen=True)
+class Choice:
+    """grid: tokens along an edge of a local view. learned: the router is a module. whole, parts: which are used."""
+
+    grid: int
+    learned: bool
+    p: float
+    temperature: float
+    separator: int
+    whole: bool
+    parts: bool
+
+    def tokens(self, sight: Sight, views: int) -> int:
+        """The most tokens that one image becomes."""
+        if sight.aspect != "anyres":
+            return sight.view_tokens
+        return self.whole * sight.view_tokens + (self.whole and self.parts) + self.parts * views * self.grid**2
+
+
+def slime_sight(config: Mapping[str, Any]) -> tuple[Sight, Choice]:
+    """Read and check a config.
+
+    image_grid_pinpoints is not read: SliME's code slices by area (anyres.sliced_resolution).
+    """
+    size = 1 << 10
+    towers = config.get("towers")
+    if isinstance(towers, Mapping) and isinstance(towers.get("vision_tower"), Mapping):
+        size = towers["vision_tower"].get("image_size", size)
+    sight = sight_of({**config, "image_grid_pinpoints": [[size, size]]})
+    if sight.has_newline or sight.with_class:
+        key = "mm_patch_merge_type" if sight.has_newline else "mm_vision_select_feature"
+        raise CheckpointError(f"{key} is {config[key]!r}, which SliME does not have", where=WHERE)
+    kind = one_of(config, "mm_resampler_type", KINDS, "")
+    if not kind:
+        raise CheckpointError("mm_resampler_type is missing; fuse knows cosine, qformer", where=WHERE)
+    separator = config.get("seperator", SEPARATOR)
+    if type(separator) is not int or separator < 0:
+        raise CheckpointError(f"seperator is {separator!r}, not a token's id", where=WHERE)
+    return sight, Choice(
+        grid=isqrt(whole(config, "mm_resampler_dim")), learned=kind == "qformer", p=_share(config, "mm_resampler_topp"),
+        temperature=_share(config, "mm_resampler_temp", most=1e6), separator=separator,
+        whole=not config.get("use_local_only") or bool(config.get("use_global_only")),
+        parts=not config.get("use_global_only"),
+    )  # fmt: skip
+
+
+def _share(config: Mapping[str, Any], key: str, most: float = 1.0) -> float:
+    value = config.get(key)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= most:
+        raise CheckpointError(f"{key} is {value!r}, not a number above 0 and up to {most:g}", where=WHERE)
+    return float(value)
+
+
+def slime_tokens(sight: Sight, choice: Choice, size: Size) -> int:
+    """The most tokens that an image of (width, height) becomes."""
+    columns, rows = (edge // sight.image_size for edge in sliced_resolution(size, sight.image_size))
+    return choice.tokens(sight, rows * columns)
+
+
+class SlimeEyes:
+    """inputs: `pixel_values` [views, 3, s, s], the whole image first and then its slices by rows; `grid` (rows,
+    columns) of the slices, (0, 0) where there are none. How many tokens there will be hangs on the text: `variable`."""
+
+    def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
+        self.sight, self.choice = slime_sight(config)
+        self.lens = lens_of(self.sight, folder)
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        sight, lens = self.sight, self.lens
+        sliced = sight.aspect == "anyres"
+        columns = rows = 0
+        if sliced:
+            target = sliced_resolution(image.size, sight.image_size)
+            views = lens.cut(image, target)
+            columns, rows = (edge // sight.image_size for edge in target)
+        else:
+            views = [lens.view(lens.squared(image) if sight.aspect == "pad" else image)]
+        inputs = {"pixel_values": torch.stack(views), "grid": torch.tensor([rows, columns])}
+        layout = sight.written(slime_tokens(sight, self.choice, image.size))
+        return Prepared(inputs, layout, grid_of(sight), variable=sliced and self.choice.parts)
+
+
+class GatedProjector(Projector):
+    """LLaVA's MLP over the patches and over their resampled selves, mixed by a gate for each patch.
+
+    Views of another number of patches than 576 take the MLP alone. only: >= 0 uses the one or the other alone
+    (mm_learnable_gated). w_noise is the gate's noise in training.
+    """
+
+    def __init__(self, width: int, hidden_size: int, only: int) -> None:
+        super().__init__(width, hidden_size, 2)
+        self.only = only
+        self.attn = Resampler(isqrt(GATED), width)
+        self.w_gate, self.w_noise = (nn.Parameter(torch.zeros(width, 2)) for _ in range(2))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """[B, L, width] to [B, L, hidden_size]."""
+        plain = super().forward(features)
+        if features.shape[1] != GATED or self.only == 0:
+            return plain
+        mixed = super().forward(self.attn(features))
+        if self.only == 1:
+            return mixed
+        gates = (features @ self.w_gate.to(features.dtype)).softmax(-1)
+        gates = gates / (gates.sum(-1, keepdim=True) + 1e-6)
+        return plain * gates[..., :1] + mixed * gates[..., 1:]
+
+
+class SlimeBranch(nn.Module):
+    """Tower, projector and sampler; inputs as SlimeEyes names them. Reads the prompt's words and the host's table."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.sight, self.choice = slime_sight(config)
+        sight, choice = self.sight, self.choice
+        self.vision_tower = build_tower(config)
+        self.multi_modal_projector = _projector(config, sight)
+        self.sampler = Sampler(
+            choice.grid, sight.width, sight.hidden_size,
+            learned=choice.learned, p=choice.p, temperature=choice.temperature,
+        )  # fmt: skip
+
+    def forward(self, inputs: Inputs, *, text: list[torch.Tensor], embed: Embed, attention: bool = False) -> list[Seen]:
+        if attention:
+            raise no_class_attention()
+        views = inputs["pixel_values"]
+        features, _ = look(self.vision_tower, torch.cat(views), self.sight)
+        seen = []
+        for own, grid, ids in zip(features.split([len(v) for v in views]), inputs["grid"], text, strict=True):
+            rows, columns = grid.tolist()
+            seen.append(Seen(self.tokens(own, (rows, columns), ids, embed)))
+        return seen
+
+    def tokens(self, features: torch.Tensor, grid: tuple[int, int], ids: torch.Tensor, embed: Embed) -> torch.Tensor:
+        """The tokens [n, hidden_size] of one image: whole, separator, chosen parts.
+
+        features: [1 + rows*columns, N, width]. grid: (rows, columns), (0, 0) for the whole alone. ids: the prompt's.
+        """
+        choice = self.choice
+        found = self.multi_modal_projector(features[:1])[0] if choice.whole or len(features) == 1 else None
+        if found is not None and (len(features) == 1 or not choice.parts):
+            return found
+        parts = self.multi_modal_projector(self.sampler.post_qformer(features[1:]))
+        if self.sight.merge == "spatial":
+            parts = parts.reshape(*grid, choice.grid, choice.grid, -1).transpose(1, 2).flatten(0, 1)
+        parts = parts.flatten(0, -2)
+        chosen = self.sampler.select(parts, embed(ids).to(parts.dtype))
+        if found is None:
+            return chosen
+        separator = embed(torch.tensor([choice.separator], device=ids.device)).to(found)
+        return torch.cat([found, separator, chosen])
+
+
+def _projector(config: Mapping[str, Any], sight: Sight) -> nn.Module:
+    if sight.projector != "gated":
+        return build_projector(sight)
+    only = config.get("mm_learnable_gated", -1)
+    if type(only) is not int or not -1 <= only <= 1:
+        raise CheckpointError(f"mm_learnable_gated is {only!r}; fuse knows -1, 0, 1", where=WHERE)
+    return GatedProjector(sight.width, sight.hidden_size, only)
