@@ -17,7 +17,8 @@ from fuse.errors import MachineError, RecipeError
 from fuse.report.attention import Region, answer_attention, attention_maps, attention_shares
 from fuse.report.overlay import MAGMA, WHOLE, centre_box, colours, heat, overlay, padded_box, top_of_scale
 from fuse.report.text import elide, font_for, wrap
-from tests import tiny_text
+from fuse.report.watch import watching
+from tests import tiny_text, tiny_vlm
 
 PROMPT, STEPS, LAYERS, HEADS = 9, 3, 2, 4
 
@@ -258,3 +259,50 @@ def test_a_font_that_has_the_letters() -> None:
     assert font_for("", 12).getlength("x") > 0
     strange = font_for("\U0001f9ff 中文", 12)
     assert strange.getlength("中文") > 0
+
+
+# Watching
+
+
+def image_inputs(name: str) -> dict[str, torch.Tensor]:
+    """A prompt of 12 tokens, with one picture for some of the tiny models."""
+    random = torch.Generator().manual_seed(3)
+    ids = torch.randint(3, 80, (1, 12), generator=random)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if name in {"llava", "paligemma", "gemma3", "qwen2_vl"}:
+        ids[0, 2:6] = 90
+        given["pixel_values"] = torch.randn(1, 3, 28, 28, generator=random)
+    if name == "qwen2_vl":
+        ids[0, 1], ids[0, 6] = 92, 93
+        given["pixel_values"] = torch.randn(16, 3 * 2 * 14 * 14, generator=random)
+        given["image_grid_thw"] = torch.tensor([[1, 4, 4]])
+    if name in {"paligemma", "gemma3", "qwen2_vl"}:
+        given["mm_token_type_ids" if name == "qwen2_vl" else "token_type_ids"] = (ids == 90).long()
+    return given
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in tiny_vlm.VLM_TYPES if name not in {"blip-2", "instructblip", "mllama"}]
+)
+def test_watching_keeps_the_rows_that_count(name: str) -> None:
+    inputs, how = image_inputs(name), {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    model = tiny_vlm.build(name)
+    before = model.get_decoder().config._attn_implementation
+    with watching(model.get_decoder()) as attentions:
+        watched = model.generate(**inputs, **how)
+    assert model.get_decoder().config._attn_implementation == before != "eager"
+    assert len(attentions) == 4 and {layer.shape[-2] for step in attentions for layer in step} == {1}
+    assert torch.equal(model.generate(**inputs, **how), watched) and len(attentions) == 4
+    model.set_attn_implementation("eager")
+    full = model.generate(**inputs, **how, output_attentions=True, return_dict_in_generate=True).attentions
+    found, wanted = answer_attention(attentions, 12), answer_attention(full, 12)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert wanted.min() > 0
+
+
+def test_nothing_to_watch() -> None:
+    model = tiny_text.build("llama")
+    message = r"^no attention weights came from the 2 attention layers of the language model$"
+    with pytest.raises(ValueError, match=message), watching(model.get_decoder()):
+        pass
+    assert model.config._attn_implementation == "sdpa" and not model.model._forward_pre_hooks
