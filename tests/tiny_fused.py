@@ -21,7 +21,13 @@ def fused(
     model, config = members[host], members[host].config
     text = config.get_text_config().to_dict()
     rows = text["vocab_size"]
-    text["vocab_size"] = rows + len(members)
+    known = set(tiny_processors.tokenizer(config.model_type).get_vocab())
+    new: dict[str, torch.Tensor] = {}  # tokens that only guests have, with their rows of the guest's embedding
+    for member in members.values():
+        for token, row in tiny_processors.PROCESSORS[member.config.model_type][4].items():
+            if token not in known:
+                new.setdefault(token, member.get_input_embeddings().weight[row].detach())
+    text["vocab_size"] = rows + len(members) + len(new)
     branches = []
     for i, (name, member) in enumerate(members.items()):
         files = folder / "branches" / name
@@ -45,7 +51,7 @@ def fused(
     state = out.state_dict()
     wanted = dict(state)
     for name, value in _language(model).items():
-        wanted["language_model." + name] = _longer(value, state["language_model." + name])
+        wanted["language_model." + name] = _longer(value, state["language_model." + name], list(new.values()))
     for name, member in members.items():
         for key, value in member.model.state_dict().items():
             if not key.startswith(LANGUAGE):
@@ -53,7 +59,7 @@ def fused(
     out.load_state_dict(wanted)
     out.save_pretrained(folder)
     tokenizer = tiny_processors.tokenizer(config.model_type)
-    tokenizer.add_special_tokens({"extra_special_tokens": [b["token"] for b in branches]})
+    tokenizer.add_special_tokens({"extra_special_tokens": [*(b["token"] for b in branches), *new]})
     assert tokenizer.convert_tokens_to_ids([b["token"] for b in branches]) == made.placeholder_ids
     FusedProcessor(tokenizer, made, (), None, own.chat_template).save_pretrained(folder)
     return load(folder), FusedProcessor.from_pretrained(folder)
@@ -77,8 +83,11 @@ def _language(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return found
 
 
-def _longer(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """The table with zero rows behind it."""
+def _longer(value: torch.Tensor, like: torch.Tensor, last: list[torch.Tensor]) -> torch.Tensor:
+    """The table with zero rows behind it, and the rows of new tokens at its end."""
     if value.shape == like.shape:
         return value
-    return torch.cat([value, value.new_zeros(like.shape[0] - value.shape[0], *value.shape[1:])])
+    value = torch.cat([value, value.new_zeros(like.shape[0] - value.shape[0], *value.shape[1:])])
+    for i, row in enumerate(last):
+        value[len(value) - len(last) + i] = row
+    return value

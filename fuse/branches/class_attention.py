@@ -18,7 +18,7 @@ def class_attention(model: Any, pixel_values: torch.Tensor, patches: bool) -> to
     model: a base model with `vision_tower` and a config with vision_feature_layer. patches: whether visual tokens are
     patches one to one. Raises RecipeError where they are not, or where the tower has no class token.
     """
-    tower = getattr(model, "vision_tower", None)
+    tower: Any = getattr(model, "vision_tower", None)
     tower = getattr(tower, "vision_model", tower)
     layer = getattr(model.config, "vision_feature_layer", None)
     if not patches or not isinstance(layer, int) or not hasattr(getattr(tower, "embeddings", None), "class_embedding"):

@@ -1,7 +1,7 @@
 """Native branches: the encoder and projector of any multimodal class of transformers that has `get_image_features`.
 
-The branch is the class's own base model without its language model, so its tensors keep that class's names. What differs
-between classes is one row of `NATIVE`: which inputs `get_image_features` takes, and how its tokens lie.
+The branch is the class's own base model without its language model, so its tensors keep that class's names. What
+differs between classes is one row of `NATIVE`: which inputs `get_image_features` takes, and how its tokens lie.
 """
 
 from collections.abc import Mapping
@@ -87,7 +87,7 @@ def _without_language(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**outer, "text_config": {**text, **no_ids}}
 
 
-def see(model: PreTrainedModel, inputs: Inputs, *, attention: bool = False, **_: Any) -> list[Seen]:
+def see(model: Any, inputs: Inputs, *, attention: bool = False, **_: Any) -> list[Seen]:
     """The tokens of every image; images whose inputs have one shape are encoded together."""
     row = NATIVE[model.config.model_type]
     count = len(inputs["pixel_values"])

@@ -64,7 +64,9 @@ class NativeEyes:
         before, behind = self.row.around if guest else ((), ())
         return (*before, *layout, *behind)
 
-    def _grid(self, inputs: dict[str, torch.Tensor], layout: tuple[int | str, ...], n: int) -> tuple[int, int, int] | None:
+    def _grid(
+        self, inputs: dict[str, torch.Tensor], layout: tuple[int | str, ...], n: int
+    ) -> tuple[int, int, int] | None:
         if self.row.grid:
             vision = self.config.get("vision_config") or {}
             merge = vision.get("spatial_merge_size", 2)

@@ -17,7 +17,7 @@ class FusedConfig(PretrainedConfig):
     """
 
     model_type = "fuse"
-    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012 - transformers reads it from the class
+    sub_configs = {"text_config": AutoConfig}  # noqa: RUF012  # pyright: ignore - transformers reads it from the class
 
     def __init__(
         self,

@@ -4,6 +4,9 @@ The visual tokens of all branches stand one after another in the prompt, in the 
 images happens before the language model runs, so generation is ordinary text generation from embeddings.
 """
 
+# transformers' mixins are typed against a protocol that none of its own classes meets.
+# pyright: reportAttributeAccessIssue=false, reportIncompatibleMethodOverride=false
+
 from typing import Any
 
 import torch
@@ -30,7 +33,7 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = FusedConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012 - transformers reads it from the class
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -43,11 +46,23 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.language_model = build_language_model(config.text_config, config.host_type, attention)
         self.branches = nn.ModuleDict({b["name"]: build_branch(b, attention) for b in config.branches})
         self._no_split_modules = sorted(
-            {name for part in self.modules() if part is not self for name in getattr(part, "_no_split_modules", None) or ()}
+            {
+                name
+                for part in self.modules()
+                if part is not self
+                for name in getattr(part, "_no_split_modules", None) or ()
+            }
         )
         self._past: torch.Tensor | None = None  # how far an M-RoPE host's positions run ahead of its tokens, [B, 1]
-        self.requires_grad_(False)
         self.post_init()
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As transformers', with gradients off."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).requires_grad_(False)
+        return loaded
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -55,7 +70,7 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> Any:
         return self.language_model.get_output_embeddings()
 
     def get_decoder(self) -> nn.Module:
@@ -111,6 +126,7 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 token_type_ids = blocks(self.config.host_type, prompt.attention_mask, prompt.visual)
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        assert inputs_embeds is not None
         if position_ids is None and past:
             position_ids = self._next_positions(inputs_embeds, attention_mask, past)
         if past == 0 and token_type_ids is not None and (attention_mask is None or _is_2d(attention_mask)):
@@ -178,7 +194,9 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kwargs["token_type_ids"] = torch.nn.functional.pad(block, (0, pad), value=-1)
         return super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
 
-    def _update_model_kwargs_for_generation(self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kw: Any) -> Any:
+    def _update_model_kwargs_for_generation(
+        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kw: Any
+    ) -> Any:
         """New words belong to no block."""
         block = model_kwargs.pop("token_type_ids", None)
         model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kw)

@@ -20,7 +20,9 @@ def build_language_model(config: PretrainedConfig, host_type: str, attention: st
     return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **how)
 
 
-HEADED_HOSTS = frozenset({"aya_vision"})  # their own class does not scale the logits, its text model's causal class does
+HEADED_HOSTS = frozenset(
+    {"aya_vision"}
+)  # their own class does not scale the logits, its text model's causal class does
 HEADED_TEXTS = frozenset({"qwen2_vl_text", "qwen2_5_vl_text"})  # have no causal class
 
 

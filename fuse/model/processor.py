@@ -35,7 +35,7 @@ class FusedProcessor(ProcessorMixin):
     ) -> None:  # fmt: skip
         self.tokenizer, self.eyes, self.folder = tokenizer, tuple(eyes), folder
         self.fused = config if config is not None else FusedConfig()
-        self.chat_template = chat_template or tokenizer.chat_template
+        self.chat_template: str | None = chat_template or tokenizer.chat_template
         self.image_token = self.fused.image_token
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -137,7 +137,7 @@ class FusedProcessor(ProcessorMixin):
         if images is None:
             given: list[list[Any]] = [[] for _ in prompts]
         elif not isinstance(images, list | tuple):
-            given = [[images]] if len(prompts) == 1 else [[images]]
+            given = [[images]]
         elif images and isinstance(images[0], list | tuple):
             given = [list(some) for some in images]
         elif len(images) == sum(counts):
@@ -226,7 +226,9 @@ class FusedProcessor(ProcessorMixin):
             mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
         return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
-    def _branch_inputs(self, images: list[list[tuple[Prepared, tuple[int | str, ...]]]]) -> dict[str, list[torch.Tensor]]:
+    def _branch_inputs(
+        self, images: list[list[tuple[Prepared, tuple[int | str, ...]]]]
+    ) -> dict[str, list[torch.Tensor]]:
         inputs: dict[str, list[torch.Tensor]] = {}
         for image in images:
             for branch, (one, kept) in zip(self.fused.branches, image, strict=True):

@@ -1,4 +1,4 @@
-"""From prepared images to visual tokens in their places: what happens to a prompt before the language model reads it."""
+"""From prepared images to visual tokens in their places: all that happens before the language model reads a prompt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ from fuse.errors import RecipeError
 from fuse.model.positions import Patch
 
 PREFIX = "branches."
-RUNS, GRID = "runs", "grid"  # inputs that the processor adds: [R, 2] full and kept length of each run; (t, h, w) or zeros
+RUNS, GRID = (
+    "runs",
+    "grid",
+)  # inputs that the processor adds: [R, 2] full and kept length of each run; (t, h, w) or zeros
 VARIABLE = frozenset({"slime"})  # kinds that choose by the question how many tokens they give
 
 
@@ -108,12 +111,13 @@ def _look(
     found = []
     for image, one in enumerate(seen):
         full, kept = [n for n, _ in runs[image]], [n for _, n in runs[image]]
-        grid = tuple(int(n) for n in inputs[GRID][image])
+        t, h, w = inputs[GRID][image].tolist()
+        grid = (t, h, w) if t * h * w else None
         tokens, cells = keep_tokens(
             prune, one.tokens, full, kept, attention=one.attention, said=_joined(said[image]),
-            grid=grid if all(grid) else None, variable=branch["kind"] in VARIABLE, name=branch["name"],
+            grid=grid, variable=branch["kind"] in VARIABLE, name=branch["name"],
         )  # fmt: skip
-        found.append(Visual(tokens, cells, counts[image], grid if all(grid) and len(full) == 1 else None))
+        found.append(Visual(tokens, cells, counts[image], grid if len(full) == 1 else None))
     return found
 
 

@@ -1,0 +1,271 @@
+"""A fused folder in the hands of transformers: Auto classes, saving, devices, attention, beams, caches, budgets."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from fuse import torchvision_shim
+from fuse.errors import CheckpointError, RecipeError
+from fuse.model.config import FusedConfig
+from fuse.model.fused import FusedForConditionalGeneration
+from fuse.model.processor import FusedProcessor
+from tests import tiny_fused
+from tests.test_fused_model import fused, greedy, own, picture
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("fused")
+    tiny_fused.fused({"a": own("llava", 1)[0], "b": own("llava_next", 2)[0]}, "a", where)
+    return where
+
+
+@pytest.fixture(scope="module")
+def batch(folder: Path):
+    return FusedProcessor.from_pretrained(folder)(images=[picture((60, 40))], text=["<image> w5 w6"])
+
+
+def test_import_fuse_registers_the_auto_classes_and_imports_no_transformers(folder: Path) -> None:
+    program = (
+        "import sys, fuse; assert not any(m in sys.modules for m in ('torch', 'transformers'));"
+        "from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor;"
+        f"folder = {str(folder)!r};"
+        "print(type(AutoConfig.from_pretrained(folder)).__name__,"
+        " type(AutoModelForImageTextToText.from_pretrained(folder)).__name__,"
+        " type(AutoProcessor.from_pretrained(folder)).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["FusedConfig", "FusedForConditionalGeneration", "FusedProcessor"], done.stderr
+
+
+def test_transformers_imported_first_is_told_at_once(folder: Path) -> None:
+    program = (
+        "import importlib.util as u;"
+        f"spec = u.spec_from_file_location('shim', {torchvision_shim.__file__!r}); shim = u.module_from_spec(spec);"
+        "spec.loader.exec_module(shim); shim.install();"
+        "from transformers import AutoModelForImageTextToText, AutoProcessor; import fuse;"
+        f"print(type(AutoProcessor.from_pretrained({str(folder)!r})).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "FusedProcessor", done.stderr
+
+
+def test_loading_reports_nothing_and_saving_again_changes_nothing(folder: Path, tmp_path: Path, batch) -> None:
+    model, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True, dtype="auto")
+    assert {k: list(v) for k, v in report.items() if v} == {}
+    assert isinstance(model, FusedForConditionalGeneration)
+    model.save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(folder).save_pretrained(tmp_path)
+    again, report = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
+    assert {k: list(v) for k, v in report.items() if v} == {}
+    assert model.state_dict().keys() == again.state_dict().keys()
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+    moved = AutoProcessor.from_pretrained(tmp_path)(images=[picture((60, 40))], text=["<image> w5 w6"])
+    assert moved["input_ids"].tolist() == batch["input_ids"].tolist()
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), FusedConfig)
+
+
+def test_gradients_are_off(folder: Path) -> None:
+    assert not any(p.requires_grad for p in tiny_fused.load(folder).parameters())
+
+
+def test_a_device_map_splits_the_model(folder: Path, batch) -> None:
+    whole = tiny_fused.load(folder)
+    spread = tiny_fused.load(folder, device_map="auto")
+    with torch.no_grad():
+        assert torch.equal(whole(**batch).logits, spread(**batch).logits)
+
+
+def test_eager_and_sdpa_agree(folder: Path, batch) -> None:
+    eager, sdpa = tiny_fused.load(folder, attn_implementation="eager"), tiny_fused.load(folder)
+    for part in (eager, *eager.branches.values()):
+        assert part.config._attn_implementation == "eager"
+    with torch.no_grad():
+        assert (eager(**batch).logits - sdpa(**batch).logits).abs().max() < 1e-5
+
+
+def test_bfloat16(folder: Path, batch) -> None:
+    model = tiny_fused.load(folder, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert greedy(model, batch.to(torch.bfloat16), 4).shape == (1, 4)
+
+
+@pytest.mark.parametrize("members", [("a=llava:1", "b=llava_next:2"), ("a=qwen2_vl:1", "b=qwen2_vl:2")])
+def test_beams_of_a_batch_are_those_of_its_rows(members: tuple[str, ...]) -> None:
+    model, ours = fused(*members)
+    texts = [f"{ours.image_token} w5 w6", f"w9 {ours.image_token}"]
+    images = [[picture((60, 40), 1)], [picture((40, 60), 2)]]
+    together = greedy(model, ours(images=images, text=texts), 6, num_beams=3)
+    for row, (text, some) in enumerate(zip(texts, images, strict=True)):
+        assert greedy(model, ours(images=[some], text=[text]), 6, num_beams=3)[0].tolist() == together[row].tolist()
+
+
+@pytest.mark.parametrize("host", ["llava", "qwen2_vl", "paligemma", "gemma3"])
+def test_a_static_cache_gives_the_same_words(host: str) -> None:
+    model, ours = fused(f"a={host}:1", f"b={host}:2")
+    given = ours(images=[[picture((60, 40), 1)], []], text=[f"{ours.image_token} w5 w6", "w7 w8 w9"])
+    want = greedy(model, given, 8)
+    assert greedy(model, given, 8, cache_implementation="static", disable_compile=True).tolist() == want.tolist()
+
+
+@pytest.mark.parametrize("host", ["llava", "qwen2_vl", "paligemma", "gemma3"])
+def test_a_loop_by_hand_gives_the_same_words(host: str) -> None:
+    """forward, and forward again with the cache and the mask alone, as a user would write it."""
+    model, ours = fused(f"a={host}:1", f"b={host}:2")
+    given = ours(images=[picture((60, 40), 1)], text=[f"{ours.image_token} w5 w6"])
+    want = greedy(model, given, 6)[0].tolist()
+    mask, words = given["attention_mask"], []
+    with torch.no_grad():
+        out = model(**given, use_cache=True)
+        for _ in range(6):
+            logits = out.logits[:, -1].clone()
+            logits[:, [2, *model.config.placeholder_ids]] = -torch.inf
+            words.append(int(logits.argmax()))
+            mask = torch.cat([mask, mask.new_ones(1, 1)], 1)
+            out = model(input_ids=torch.tensor([[words[-1]]]), attention_mask=mask, past_key_values=out.past_key_values)
+    assert words == want
+
+
+def test_every_branch_is_read() -> None:
+    model, ours = fused("a=llava:1", "b=llava_next:2")
+    given = ours(images=[picture((60, 40), 1)], text=["<image> w5 w6"])
+    with torch.no_grad():
+        before = model(**given).logits[0, -1]
+        for name in ("a", "b"):
+            key = f"branches.{name}.pixel_values"
+            other = {**given, key: [-given[key][0]]}
+            assert (model(**other).logits[0, -1] - before).abs().max() > 1e-4
+
+
+def test_labels_give_the_loss_of_the_language_model() -> None:
+    model, ours = fused("a=llava:1")
+    given = ours(images=[picture((60, 40), 1)], text=["<image> w5 w6 w7"])
+    labels = given["input_ids"].masked_fill(given["input_ids"] >= 96, -100)
+    with torch.no_grad():
+        out = model(**given, labels=labels)
+    shifted, wanted = out.logits[0, :-1].double(), labels[0, 1:]
+    want = torch.nn.functional.cross_entropy(shifted[wanted != -100], wanted[wanted != -100])
+    assert abs(float(out.loss) - float(want)) < 1e-5
+
+
+@pytest.mark.parametrize("prune", ["pool", "norm", "cls", "similarity"])
+def test_a_budget_is_kept(prune: str) -> None:
+    budget = (("max_tokens", 2), ("prune", prune))
+    model, ours = fused("a=llava:2", "b=llava:1", b=budget)
+    full, _ = fused("a=llava:2", "b=llava:1")
+    given = ours(images=[picture((60, 40), 1)], text=["<image> w5"])
+    assert [int((given["input_ids"] == i).sum()) for i in model.config.placeholder_ids] == [4, 2]
+    whole = fused("a=llava:2", "b=llava:1")[1](images=[picture((60, 40), 1)], text=["<image> w5"])
+    with torch.no_grad():
+        kept, every = model.get_image_features(**given), full.get_image_features(**whole)
+    assert torch.equal(kept[:4], every[:4])
+    if prune == "pool":
+        assert (kept[4:] - every[4:].view(2, 2, -1).mean(0)).abs().max() < 1e-6
+    else:
+        rows = [(every[4:] - row).abs().sum(-1).argmin().item() for row in kept[4:]]
+        assert rows == sorted(set(rows)), "in their order, each once"
+        assert torch.equal(kept[4:], every[4:][rows])
+    if prune == "norm":
+        assert rows == sorted(every[4:].norm(dim=-1).topk(2).indices.tolist())
+    assert greedy(model, given, 3).shape == (1, 3)
+
+
+def test_class_attention_is_that_of_the_tower() -> None:
+    from fuse.branches.class_attention import class_attention
+
+    member, _ = own("llava", 1)
+    pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    tower = type(member.model.vision_tower)._from_config(member.config.vision_config, attn_implementation="eager")
+    tower.load_state_dict(member.model.vision_tower.state_dict())
+    with torch.no_grad():
+        told = tower.eval()(pixels, output_attentions=True).attentions
+        got = class_attention(member.model, pixels, True)
+    assert (got - told[0].mean(1)[:, 0, 1:]).abs().max() < 1e-6  # the layer whose output is hidden_states[-2]
+
+
+def test_a_branch_without_class_token_refuses_cls() -> None:
+    model, ours = fused("a=vipllava:1", a=(("max_tokens", 2), ("prune", "cls")))
+    given = ours(images=[picture((60, 40), 1)], text=["<image> w5"])
+    with pytest.raises(RecipeError, match="a vipllava branch has no class token over its visual tokens"):
+        model(**given)
+
+
+def change(folder: Path, tmp_path: Path, **changes: object) -> Path:
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "changed")
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "changed" / "config.json").write_text(json.dumps({**config, **changes}))
+    return tmp_path / "changed"
+
+
+def test_configs_that_cannot_be(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    first, second = config["branches"]
+    cases = [
+        ([{k: v for k, v in first.items() if k != "kind"}], "config.json: branch 'a' has no kind"),
+        ([{**first, "token_id": 9999}], "config.json: branch 'a' has token_id 9999, and the embedding has 98 rows"),
+        ([first, {**second, "name": "a"}], "config.json: two branches have one name or one token_id"),
+    ]
+    for number, (branches, told) in enumerate(cases):
+        with pytest.raises(CheckpointError) as error:
+            AutoConfig.from_pretrained(change(folder, tmp_path / str(number), branches=branches))
+        assert str(error.value) == told
+    with pytest.raises(CheckpointError, match=r"branch 'a' has kind 'x' \(known: native, llava_original, mgm, slime"):
+        changed = change(folder, tmp_path / "kind", branches=[{**first, "kind": "x"}])
+        AutoModelForImageTextToText.from_pretrained(changed)
+
+
+MISTAKES = [
+    (["<image> w5"], [[picture((9, 9))] * 2], "prompt 1 has 1 image tokens '<image>' and 2 images"),
+    (["w5", "<image> w6"], [[], []], "prompt 2 has 1 image tokens '<image>' and 0 images"),
+    (["<image> w5"], [[picture((9, 9))], []], "1 prompts and images for 2"),
+    ([], None, "there is no text"),
+    (
+        ["<image> " * 40],
+        [[picture((60, 40))] * 40],
+        "prompt 1 has 720 tokens, 720 of them visual, and the context is 256",
+    ),
+]
+
+
+@pytest.mark.parametrize(("texts", "images", "told"), MISTAKES)
+def test_processor_mistakes(texts, images, told: str) -> None:
+    _, ours = fused("a=llava:1", "b=llava_next:2")
+    with pytest.raises(RecipeError) as error:
+        ours(images=images, text=texts)
+    assert error.value.problem == told
+
+
+def test_video_is_refused() -> None:
+    _, ours = fused("a=llava:1", "b=llava_next:2")
+    with pytest.raises(RecipeError, match="video is not supported"):
+        ours(text=["w5"], videos=[object()])
+    turn = {"role": "user", "content": [{"type": "video", "path": "x.mp4"}, {"type": "text", "text": "w5"}]}
+    with pytest.raises(RecipeError, match="video is not supported"):
+        ours.apply_chat_template([turn], tokenize=True)
+
+
+def test_a_missing_processor_of_a_branch_is_named(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "x")
+    shutil.rmtree(tmp_path / "x" / "branches" / "b")
+    with pytest.raises(CheckpointError, match="its processor does not load"):
+        FusedProcessor.from_pretrained(tmp_path / "x")
+
+
+def test_chat_templates_with_lists_and_with_strings(folder: Path) -> None:
+    ours = FusedProcessor.from_pretrained(folder)
+    image, text = {"type": "image", "image": picture((60, 40))}, {"type": "text", "text": "w5 w6"}
+    turns = [{"role": "user", "content": [image, text]}]
+    direct = ours(images=[picture((60, 40))], text=["<image> w5 w6 "], add_special_tokens=False)
+    batch = ours.apply_chat_template(turns, tokenize=True, return_dict=True, return_tensors="pt")
+    assert batch["input_ids"].tolist() == direct["input_ids"].tolist()
+    strings = "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
+    assert ours.apply_chat_template(turns, chat_template=strings) == "<image>\nw5 w6 "
