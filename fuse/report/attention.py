@@ -34,9 +34,10 @@ def answer_attention(attentions: Attentions, prompt: int, *, row: int = 0) -> Ma
     """What the answer pays to each token of the prompt: float64 [prompt], a mean over generated tokens, layers, heads.
 
     attentions: `generate(..., output_attentions=True, return_dict_in_generate=True).attentions`, or what
-    `fuse.report.watch.watching` kept of it. The query that counts is each step's last one: the one the next token is drawn from, so the first is the prompt's last token. Layers
-    without attention (None) are left out. A key axis longer than the text so far (static cache) is cut at its end; a
-    shorter one (sliding window) holds the latest tokens. The sum is at most 1: the rest went to the answer itself.
+    `fuse.report.watch.watching` kept of it. The query that counts is each step's last one: the one the next token is
+    drawn from, so the first is the prompt's last token. Layers without attention (None) are left out. A key axis longer
+    than the text so far (static cache) is cut at its end; a shorter one (sliding window) holds the latest tokens. The
+    sum is at most 1: the rest went to the answer itself.
     """
     total, count = np.zeros(prompt), 0
     for step, layers in enumerate(attentions):

@@ -18,7 +18,8 @@ def watching(decoder: nn.Module) -> Iterator[list[list[Tensor]]]:
 
     decoder: the language model alone (`model.get_decoder()`), so that vision encoders are left out. While
     watched, the language model computes attention the eager way, which is the one that yields weights; afterwards it is
-    set back. Tensors are float32 on the CPU. A GPU may run one step more than the answer has tokens: cut the list to them.
+    set back. Tensors are float32 on the CPU. A GPU may run one step more than the answer has tokens: cut
+    the list to them.
 
     with watching(model.get_decoder()) as attentions:
         out = model.generate(**inputs)
