@@ -1,0 +1,172 @@
+"""Image encoders of open_clip, timm and transformers, built from a branch's JSON up to their patch tokens.
+
+Nothing is read from files and nothing is fetched: architectures are data. A tower built under torch.device("meta")
+holds its parameters there, while what is computed from the config (rope tables, position indices, masks) is computed
+for real and kept as plain attributes: `from_pretrained` fills parameters and would leave such buffers unset.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from fuse import torchvision_shim
+from fuse.branches import timm_files, tower_types
+from fuse.branches.native_towers import has_last_norm
+from fuse.errors import CheckpointError, FuseError
+
+Fixed = list[tuple[nn.Module, str, torch.Tensor]]
+
+
+def build_tower(config: Mapping[str, Any]) -> tuple[nn.Module, Fixed]:
+    """The tower in torch's default dtype, and the tensors that it computes from its config (owner, attribute, value).
+
+    config: the branch's JSON (`library`, `architecture`, `tower`). Raises CheckpointError where the library does not
+    build it.
+    """
+    library = config.get("library")
+    if library not in _MAKERS:
+        raise CheckpointError(f"library {library!r} is not one of {', '.join(_MAKERS)}", where="config.json: branches")
+    dtype, meta = torch.get_default_dtype(), torch.empty(0).device.type == "meta"
+    torchvision_shim.install()
+    torch.set_default_dtype(torch.float32)  # tables are computed in float32, whatever the weights are
+    try:
+        make = _MAKERS[library]
+        tower = _make_on_meta(make, config["tower"]) if meta else make(config["tower"])
+    except FuseError:
+        raise
+    except Exception as error:  # the libraries raise anything for configs that make no tower
+        told = (str(error).splitlines() or [""])[0][:200]
+        raise CheckpointError(
+            f"{library} does not build {config.get('architecture')!r} ({type(error).__name__}: {told})",
+            where="config.json: branches",
+        ) from None
+    finally:
+        torch.set_default_dtype(dtype)
+    fixed = _fix(tower, meta)
+    return tower.to(dtype), fixed
+
+
+def settle(fixed: Fixed, like: torch.Tensor) -> None:
+    """Brings computed tensors to the device of `like`, and floats to its dtype."""
+    for owner, name, value in fixed:
+        dtype = like.dtype if value.is_floating_point() else value.dtype
+        now = getattr(owner, name)
+        if now.device != like.device or now.dtype != dtype:
+            setattr(owner, name, value.to(like.device, dtype))
+
+
+def _fix(tower: nn.Module, meta: bool) -> Fixed:
+    fixed: Fixed = []
+    for owner in tower.modules():
+        for name in sorted(owner._non_persistent_buffers_set):
+            value = owner._buffers.pop(name)
+            owner._non_persistent_buffers_set.discard(name)
+            setattr(owner, name, value)
+            if value is not None:
+                fixed.append((owner, name, value))
+        if meta:
+            for name, value in owner._buffers.items():
+                owner._buffers[name] = value if value is None else value.to("meta")
+    return fixed
+
+
+def _make_on_meta(make: Callable[[Mapping[str, Any]], nn.Module], tower: Mapping[str, Any]) -> nn.Module:
+    """All of it on meta where it computes nothing that must be real, else only its parameters.
+
+    Some towers of timm run a part of themselves while they are built, which needs all of it on one device.
+    """
+    try:
+        made = make(tower)
+        if not any(_computed(owner) for owner in made.modules()):
+            return made
+    except FuseError:
+        raise
+    except Exception:  # a value was read from a tensor on meta: whatever the library raises, the second way tells
+        pass
+    with _parameters_on_meta():
+        return make(tower)
+
+
+def _computed(owner: nn.Module) -> bool:
+    """Whether a module holds a tensor that no checkpoint fills."""
+    held = [owner._buffers[name] for name in owner._non_persistent_buffers_set]
+    return any(isinstance(value, torch.Tensor) for value in (*held, *vars(owner).values()))
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules built inside hold their parameters on meta and all else on the CPU, whatever device is set outside."""
+    register = nn.Module.register_parameter
+
+    def on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(self, name, param)
+        if param is not None and param.device.type != "meta":
+            self._parameters[name] = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+
+    nn.Module.register_parameter = on_meta
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        nn.Module.register_parameter = register
+
+
+def _open_clip(tower: Mapping[str, Any]) -> nn.Module:
+    from open_clip.model import _build_vision_tower
+
+    vision: Any = {**tower["vision_cfg"], "timm_model_pretrained": False}
+    if name := vision.get("timm_model_name"):
+        _check_name(name)
+    visual: Any = _build_vision_tower(int(tower["embed_dim"]), vision, bool(tower.get("quick_gelu")))
+    if name:
+        return _without_head(visual.trunk)
+    if hasattr(visual, "attnpool"):
+        visual.attnpool = None
+        return visual
+    visual.proj = visual.attn_pool = visual.attn_pool_contrastive = None
+    if not has_last_norm(vision):
+        visual.ln_post = nn.Identity()
+    return visual
+
+
+def _timm(tower: Mapping[str, Any]) -> nn.Module:
+    import timm
+
+    _check_name(tower["name"])
+    return _without_head(timm.create_model(tower["name"], pretrained=False, num_classes=0))
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not timm_files.NAME.fullmatch(name):
+        raise CheckpointError(f"timm: {name!r} is not the name of an architecture", where="config.json: branches")
+
+
+def _without_head(trunk: nn.Module) -> nn.Module:
+    """Without the modules after `forward_features`, whose weights the branch does not hold."""
+    for name in timm_files.HEADS:
+        if isinstance(getattr(trunk, name, None), nn.Module):
+            setattr(trunk, name, nn.Identity())
+    return trunk
+
+
+def _transformers(tower: Mapping[str, Any]) -> nn.Module:
+    from transformers import CONFIG_MAPPING, AutoModel
+
+    kind = tower["model_type"]
+    if kind not in tower_types.TOWER_TYPES or tower_types.TOWER_TYPES[kind].composite:
+        raise CheckpointError(f"model_type {kind!r} is no image encoder that can be a branch")
+    config = CONFIG_MAPPING[kind].from_dict({**tower, "vision_use_head": False, "use_head": False})
+    model: Any = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    model = getattr(model, "vision_model", model)  # a wrapper that later versions of transformers no longer have
+    if isinstance(getattr(model, "pooler", None), nn.Module):
+        model.pooler = None
+    for name in tower_types.TOWER_TYPES[kind].unused:
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, None)
+    return model
+
+
+_MAKERS = {"open_clip": _open_clip, "timm": _timm, "transformers": _transformers}

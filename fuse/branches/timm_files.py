@@ -1,0 +1,102 @@
+"""The tensors of a timm encoder, alone or as the trunk of an open_clip tower, from their names and shapes.
+
+timm cannot be read without importing torch, so an architecture's name is taken as given here; the tower that is built
+from it says what fits. Sizes come from the stored shapes.
+"""
+
+import re
+from collections.abc import Mapping
+from math import isqrt
+from pathlib import Path
+from typing import Any
+
+from fuse import strict_json
+from fuse.errors import CheckpointError, RecipeError
+from fuse.safetensors_header import TensorEntry
+
+Placed = tuple[TensorEntry, str | None, str]
+HEADS = ("head", "head_dist", "fc", "classifier", "attn_pool", "fc_norm")
+_COMPUTED = (
+    "relative_position_index", "relative_coords_table", "rel_coords_log", "attn_mask", "attn.k_bias", "rope.bands",
+    "rope.periods", "rope.pos_embed", "rope.freqs_cos", "rope.freqs_sin",
+)  # fmt: skip
+NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)  # no "hf-hub:" and no paths: nothing is fetched by a name
+
+
+def rows(inner: list[Placed], *, trunk: bool) -> list[Placed]:
+    """The tensors up to the patch tokens keep their names, without open_clip's `trunk.`; the others lose it.
+
+    trunk: the names are those of open_clip's adapter, `trunk.*` and `head.*`.
+    """
+    prefix = "trunk."
+    if not trunk and any(name and name.startswith("visual.trunk.") for _, name, _ in inner):
+        prefix, trunk = "visual.trunk.", True
+    return [(entry, *_place(name, why, prefix if trunk else "")) for entry, name, why in inner]
+
+
+def _place(name: str | None, why: str, prefix: str) -> tuple[str | None, str]:
+    if name is None:
+        return None, why
+    if not name.startswith(prefix):
+        return None, "works on pooled tokens" if name.startswith("head.") else "outside the vision tower"
+    inner = name.removeprefix(prefix)
+    if inner.split(".")[0] in HEADS:
+        return None, "works on pooled tokens"
+    return (None, "computed from the config") if inner.endswith(_COMPUTED) else (inner, "")
+
+
+def measure(name: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int | None, int | None]:
+    """(size of one token, pixels that one token is wide); None where only the built tower knows.
+
+    name: timm's architecture. shapes: of the tower's tensors.
+    """
+    if name.startswith("convnext"):
+        stages = len({key.split(".")[1] for key in shapes if key.startswith("stages.")})
+        last = f"stages.{stages - 1}.blocks.0.conv_dw.weight"
+        return shapes.get(last, (None,))[0], 2 ** (stages + 1) if stages else None
+    if name.startswith("fastvit"):
+        wide = [shape for key, shape in shapes.items() if key.startswith("final_conv.") and len(shape) == 4]
+        return wide[0][0] if wide else None, None
+    if name.startswith("swin"):
+        return shapes.get("norm.weight", (None,))[0], None
+    norm = shapes.get("blocks.0.norm1.weight", (None,))[0]
+    patch = shapes.get("patch_embed.proj.weight", ())
+    return norm, patch[-1] if len(patch) == 4 and patch[-1] > 1 and norm else None
+
+
+def grid(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
+    """The square of patches that a table of absolute positions was made for, with or without its class tokens."""
+    places = shapes.get("pos_embed", ())
+    if len(places) != 3:
+        return None
+    extra = sum(shapes[key][1] for key in ("cls_token", "dist_token", "reg_token") if len(shapes.get(key, ())) == 3)
+    for count in (places[1] - extra, places[1]):
+        if count > 0 and isqrt(count) ** 2 == count:
+            return isqrt(count), isqrt(count)
+    return None
+
+
+def preprocessing(name: str, file: Path) -> dict[str, Any]:
+    """What the config.json of a timm repository beside the weights says; empty where there is none.
+
+    Then timm's own table of its architectures decides when the branch is opened. Raises RecipeError for a name that is
+    no architecture, CheckpointError when the config describes another one.
+    """
+    if not NAME.fullmatch(name):
+        raise RecipeError(f"timm: {name!r} is not the name of an architecture", hint="e.g. vit_small_patch14_dinov2")
+    beside = file.parent / "config.json"
+    if not beside.is_file():
+        return {}
+    told = strict_json.read_object(beside, max_bytes=1 << 20)
+    if "architecture" not in told:
+        return {}
+    if told["architecture"] != name.partition(".")[0]:
+        raise CheckpointError(f"the weights beside it are a {told['architecture']!r}, not {name!r}", where=beside)
+    if told.get("model_args"):
+        raise CheckpointError("model_args change the architecture, which fuse does not build", where=beside)
+    stated = told.get("pretrained_cfg", told)
+    size = stated.get("input_size") if isinstance(stated, dict) else None
+    if not (isinstance(size, list) and len(size) == 3 and all(type(n) is int and n > 0 for n in size)):
+        raise CheckpointError(f"input_size is {size!r}, not [3, h, w]", where=beside)
+    kept = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+    return {"size": size[1:], **{key: stated[key] for key in kept if stated.get(key) is not None}}
