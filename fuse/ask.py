@@ -19,6 +19,10 @@ class Answerer:
     tokenizer: Any
     processor: Any | None
 
+    def streamer(self, say: Callable[[str], None] | None) -> "_Streamer | None":
+        """What `generate` hands its tokens to, so that `say` gets whole words as they come."""
+        return _Streamer(self.tokenizer, say) if say else None
+
 
 def load(folder: Path, *, device: str = "cpu") -> Answerer:
     """Load a folder with transformers' Auto classes, never running code from it.
@@ -29,12 +33,7 @@ def load(folder: Path, *, device: str = "cpu") -> Answerer:
     if not folder.is_dir():
         raise RecipeError("there is no such folder", where=folder)
     config = strict_json.read_object(folder / "config.json")
-    family = families.family_of(config, str(folder))
-    if not family.native:
-        raise CheckpointError(
-            f"has the original layout of {family.model_type}, which only the code it came from loads", where=folder
-        )
-    sees = bool(family.vision)
+    sees = config.get("model_type") == "fuse" or _native_sees(config, folder)
     torchvision_shim.install()
     import transformers
     from transformers.utils import logging
@@ -45,7 +44,10 @@ def load(folder: Path, *, device: str = "cpu") -> Answerer:
     )
     auto = transformers.AutoModelForImageTextToText if sees else language
     try:
-        loaded: Any = auto.from_pretrained(folder, dtype="auto", trust_remote_code=False, output_loading_info=True)
+        loaded: Any = auto.from_pretrained(
+            folder, dtype="auto", trust_remote_code=False, output_loading_info=True,
+            device_map="auto" if device == "auto" else None,
+        )  # fmt: skip
         model, report = loaded
         has_processor = any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
         processor = None
@@ -59,10 +61,21 @@ def load(folder: Path, *, device: str = "cpu") -> Answerer:
         if found := sorted(map(str, report.get(what) or ())):
             raise CheckpointError(f"{what.replace('_', ' ')}: {len(found)}, the first is {found[0]}", where=folder)
     try:
-        model = model.eval().to(device)
+        model = model.eval() if device == "auto" else model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
         raise MachineError(f"device {device!r}: {str(error).splitlines()[0]}", hint="cpu works everywhere") from None
     return Answerer(folder, model, tokenizer, processor)
+
+
+def _native_sees(config: dict[str, Any], folder: Path) -> bool:
+    """Whether a folder of one of transformers' own classes is multimodal."""
+    family = families.family_of(config, str(folder))
+    if not family.native:
+        raise CheckpointError(
+            f"has the original layout of {family.model_type}, which only the code it came from loads", where=folder,
+            hint="a recipe with `output: {model: fuse}` makes a folder of it that runs",
+        )  # fmt: skip
+    return bool(family.vision)
 
 
 def ask(
@@ -75,15 +88,14 @@ def ask(
     """
     import torch
 
-    inputs = _inputs(answerer, question, images).to(answerer.model.device)
+    inputs = inputs_of(answerer, question, images).to(answerer.model.device)
     start = inputs["input_ids"].shape[1]
     if start == 0:
         raise RecipeError(f"the question {question!r} has no tokens", where=answerer.folder)
-    streamer = _Streamer(answerer.tokenizer, say) if say else None
     with torch.no_grad():
         out = answerer.model.generate(
-            **inputs, max_new_tokens=max_tokens, do_sample=False, streamer=streamer,
-            pad_token_id=_pad(answerer.tokenizer),
+            **inputs, max_new_tokens=max_tokens, do_sample=False, streamer=answerer.streamer(say),
+            pad_token_id=pad_of(answerer.tokenizer),
         )  # fmt: skip
     start = 0 if answerer.model.config.is_encoder_decoder else start
     return answerer.tokenizer.decode(out[0, start:], skip_special_tokens=True).strip()
@@ -118,11 +130,13 @@ def _prompt(tokenizer: Any, question: str) -> str:
     return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
-def _pad(tokenizer: Any) -> int | None:
+def pad_of(tokenizer: Any) -> int | None:
+    """The token that fills up shorter rows, or None."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
-def _inputs(answerer: Answerer, question: str, images: tuple[Path, ...]) -> Any:
+def inputs_of(answerer: Answerer, question: str, images: tuple[Path, ...]) -> Any:
+    """What the model takes for a question about images: the folder's own template, then its own processor."""
     if images and answerer.processor is None:
         raise RecipeError("no image processor in this folder; ask it without --image", where=answerer.folder)
     opened = [open_image(path) for path in images]

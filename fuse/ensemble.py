@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fuse.ask import Answerer, _inputs, _pad
+from fuse.ask import Answerer, inputs_of, pad_of
 from fuse.errors import CheckpointError, RecipeError
 
 Mean = Literal["probability", "log"]
@@ -45,7 +45,7 @@ def ensemble_ask(
     answerers = [answerer for answerer, part in zip(answerers, parts, strict=True) if part]
     allowed = common_tokens([answerer.tokenizer for answerer in answerers], [a.folder for a in answerers])
     stop = common_ends(answerers, allowed)
-    inputs = [_inputs(answerer, question, images).to(answerer.model.device) for answerer in answerers]
+    inputs = [inputs_of(answerer, question, images).to(answerer.model.device) for answerer in answerers]
     for answerer, given in zip(answerers, inputs, strict=True):
         if given["input_ids"].shape[1] == 0:
             raise RecipeError(f"the question {question!r} has no tokens", where=answerer.folder)
@@ -53,12 +53,37 @@ def ensemble_ask(
     streamer = _streamer(speaker, say) if say else None
     answer = generate(
         [a.model for a in answerers], inputs, weights=[part for part in parts if part], mean=mean, allowed=allowed,
-        stop=stop, max_tokens=max_tokens, pads=[_pad(a.tokenizer) for a in answerers],
+        stop=stop, max_tokens=max_tokens, pads=[pad_of(a.tokenizer) for a in answerers],
         heard=(lambda token: streamer.put(torch.tensor([token]))) if streamer else None,
     )  # fmt: skip
     if streamer:
         streamer.end()
     return speaker.decode(answer, skip_special_tokens=True).strip()
+
+
+def ask_members(
+    recipe: Path, question: str, images: tuple[Path, ...] = (), *, max_tokens: int = 128, device: str = "cpu",
+    say: Callable[[str], None] | None = None,
+) -> str:  # fmt: skip
+    """The answer of a recipe's members together, each member with its number under `language: weights`.
+
+    A member without a number there is left out; all are equal where the weights are not numbers by member.
+    Raises RecipeError for a broken recipe, and as `ensemble_ask` and `fuse.ask.load` do.
+    """
+    from fuse.ask import load
+    from fuse.checkpoint import fetch
+    from fuse.host import open_named
+    from fuse.recipe_yaml import load_recipe
+
+    loaded = load_recipe(recipe)
+    members = [open_named(loaded, ("members", name), name) for name in loaded.recipe.members]
+    given = loaded.recipe.language.weights
+    numbers = given if isinstance(given, dict) and all(isinstance(v, float | int) for v in given.values()) else {}
+    weights = [float(numbers.get(member.name, 0.0 if numbers else 1.0)) for member in members]  # pyright: ignore
+    for member in members:
+        fetch(member.checkpoint)
+    answerers = [load(member.folder, device=device) for member in members]
+    return ensemble_ask(answerers, question, images, weights, max_tokens, say)
 
 
 def generate(

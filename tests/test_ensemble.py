@@ -155,7 +155,7 @@ def test_models_that_see(tmp_path: Path) -> None:
         processor.save_pretrained(folder)
         found.append(asking.load(folder))
     pictures = (tmp_path / "image.png",)
-    inputs = [asking._inputs(answerer, QUESTION, pictures) for answerer in found]
+    inputs = [asking.inputs_of(answerer, QUESTION, pictures) for answerer in found]
     assert inputs[0]["input_ids"].shape != inputs[1]["input_ids"].shape
     answer: list[int] = []
     while len(answer) < 10 and (not answer or answer[-1] != 2):

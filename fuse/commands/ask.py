@@ -1,8 +1,10 @@
-"""`fuse ask`: one question to one folder."""
+"""`fuse ask`: one question to one folder, or to the members of a recipe together."""
 
 from pathlib import Path
 
 import click
+
+RECIPES = {".yaml", ".yml"}
 
 
 @click.command("ask")
@@ -10,15 +12,43 @@ import click
 @click.argument("question")
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="An image; may be repeated.")
 @click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1, 8192))
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
+@click.option("--attention", type=click.Path(path_type=Path), help="Draw where the answer looked, as a PNG.")
+@click.option("--ensemble", is_flag=True, help="FOLDER is a recipe: its members answer together, for comparison.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, or auto to spread.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def command(folder: Path, question: str, images: tuple[Path, ...], max_tokens: int, device: str, as_json: bool) -> None:
+def command(
+    folder: Path, question: str, images: tuple[Path, ...], max_tokens: int, attention: Path | None, ensemble: bool,
+    device: str, as_json: bool,
+) -> None:  # fmt: skip
     """Ask the model in FOLDER a QUESTION, greedily, and print the answer as it comes."""
     import json
 
-    from fuse.ask import ask, load
+    from fuse.errors import RecipeError
 
-    answerer = load(folder, device=device)
+    if folder.suffix in RECIPES and not ensemble:
+        raise RecipeError("is a recipe", where=folder, hint="merge it first, or --ensemble to ask its members together")
+    if ensemble and attention:
+        raise RecipeError("--attention draws one model", hint="leave --ensemble out")
     say = None if as_json else (lambda text: click.echo(text, nl=False))
-    answer = ask(answerer, question, images=images, max_tokens=max_tokens, say=say)
-    click.echo(json.dumps({"question": question, "answer": answer}, ensure_ascii=False) if as_json else "")
+    told: dict[str, object] = {"question": question}
+    if ensemble:
+        from fuse.ensemble import ask_members
+
+        told["answer"] = ask_members(folder, question, images, max_tokens=max_tokens, device=device, say=say)
+    else:
+        from fuse.ask import ask, load
+
+        answerer = load(folder, device=device)
+        if attention is None:
+            told["answer"] = ask(answerer, question, images=images, max_tokens=max_tokens, say=say)
+        else:
+            from fuse.attend import attended_answer
+
+            found = attended_answer(answerer, question, images, attention, max_tokens=max_tokens, say=say)
+            told |= {"answer": found[0], "attention": [str(file) for file in found[1]]}
+    if as_json:
+        click.echo(json.dumps(told, ensure_ascii=False))
+        return
+    click.echo("")
+    for file in told.get("attention", ()):  # pyright: ignore[reportGeneralTypeIssues]
+        click.echo(f"attention: {file}", err=True)

@@ -73,7 +73,7 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> Any:
         return self.language_model.get_output_embeddings()
 
-    def get_decoder(self) -> nn.Module:
+    def get_decoder(self) -> Any:
         return self.language_model.get_decoder()
 
     def read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **inputs: Any) -> Prompt:
@@ -131,7 +131,7 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             position_ids = self._next_positions(inputs_embeds, attention_mask, past)
         if past == 0 and token_type_ids is not None and (attention_mask is None or _is_2d(attention_mask)):
             attention_mask = prompt_masks(
-                self.config.host_type, self.config.text_config, token_type_ids[:, : inputs_embeds.shape[1]],
+                self.config.host_type, self.get_decoder().config, token_type_ids[:, : inputs_embeds.shape[1]],
                 inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values,
                 position_ids=_text_positions(position_ids),
             )  # fmt: skip

@@ -35,7 +35,8 @@ class FusedProcessor(ProcessorMixin):
     ) -> None:  # fmt: skip
         self.tokenizer, self.eyes, self.folder = tokenizer, tuple(eyes), folder
         self.fused = config if config is not None else FusedConfig()
-        self.chat_template: str | None = chat_template or tokenizer.chat_template
+        template: Any = chat_template or tokenizer.chat_template
+        self.chat_template = template
         self.image_token = self.fused.image_token
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -69,7 +70,7 @@ class FusedProcessor(ProcessorMixin):
         target.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(target)
         if self.chat_template:
-            (target / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
+            (target / "chat_template.jinja").write_text(str(self.chat_template), encoding="utf-8")
         write_json(target / "processor_config.json", {"processor_class": type(self).__name__})
         if not (target / "config.json").exists():
             self.fused.save_pretrained(target)
@@ -108,7 +109,7 @@ class FusedProcessor(ProcessorMixin):
         Messages hold {"type": "image"} (with the picture under `image`, `path` or `url` when tokenize=True) and
         {"type": "text", "text": ...}. Templates written for plain strings get the image token in front of the text.
         """
-        template = chat_template or self.chat_template
+        template: Any = chat_template or self.chat_template
         if not template:
             raise RecipeError("the folder has no chat template", hint="recipe: `prompt: {template: MEMBER}`")
         several = bool(conversation) and not isinstance(conversation[0], dict)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fuse.branches.branch import Embed
+from fuse.branches.budget import present
 from fuse.branches.kinds import run_branch
 from fuse.branches.select import keep_tokens
 from fuse.errors import RecipeError
@@ -23,11 +24,18 @@ VARIABLE = frozenset({"slime"})  # kinds that choose by the question how many to
 
 @dataclass(frozen=True)
 class Visual:
-    """One branch's kept tokens of one image. cells: [n] their index among all the tokens that the branch saw."""
+    """One branch's kept tokens of one image.
+
+    tokens: [n, D]. index: [n] where each stood among all the tokens that the branch saw. places: its placeholders in
+    the prompt, of which the first n are used. runs, shares: the lengths of the image's runs, and what was kept of each.
+    grid: (t, h, w) where all the branch's tokens are the cells of one grid.
+    """
 
     tokens: torch.Tensor
-    cells: torch.Tensor
-    places: int  # placeholders in the prompt
+    index: torch.Tensor
+    places: int
+    runs: tuple[int, ...]
+    shares: tuple[int, ...]
     grid: tuple[int, int, int] | None
 
 
@@ -36,13 +44,14 @@ class Prompt:
     """A prompt with its visual tokens in place.
 
     embeds: [B, L, D]. attention_mask: [B, L], 0 also where a branch gave fewer tokens than it has placeholders.
-    visual: [B, L] bool, True at visual tokens.
+    visual: [B, L] bool, True at visual tokens. seen: by branch, what it gave for each image.
     """
 
     embeds: torch.Tensor
     attention_mask: torch.Tensor
     visual: torch.Tensor
     patches: tuple[Patch, ...]
+    seen: Mapping[str, list[Visual]]
 
 
 def split_inputs(kwargs: dict[str, Any]) -> dict[str, dict[str, list[torch.Tensor]]]:
@@ -66,6 +75,7 @@ def read_prompt(
     mask = attention_mask.clone()
     visual = torch.zeros_like(input_ids, dtype=torch.bool)
     patches: list[Patch] = []
+    everything: dict[str, list[Visual]] = {}
     said: list[list[torch.Tensor]] = []  # by image: what earlier branches said
     text = _Text(input_ids, attention_mask, [b["token_id"] for b in branches])
     for branch in branches:
@@ -81,6 +91,7 @@ def read_prompt(
             )
         said = said or [[] for _ in range(images)]
         found = _look(branch, modules[branch["name"]], inputs, places, text, embed, said) if images else []
+        everything[branch["name"]] = found
         start = 0
         for image, seen in enumerate(found):
             mine = places[start : start + seen.places]
@@ -90,9 +101,10 @@ def read_prompt(
             visual[rows, columns] = True
             unused = mine[len(seen.tokens) :]
             mask[unused[:, 0], unused[:, 1]] = 0
-            patches.append(Patch(int(mine[0, 0]), columns, seen.grid, seen.cells))
+            grid = seen.grid if len(seen.runs) == 1 else None  # markers between its rows would stand inside it
+            patches.append(Patch(int(mine[0, 0]), columns, grid, seen.index))
             said[image].append(seen.tokens)
-    return Prompt(embeds, mask, visual, tuple(patches))
+    return Prompt(embeds, mask, visual, tuple(patches), everything)
 
 
 def _look(
@@ -110,14 +122,21 @@ def _look(
     seen = run_branch(branch, module, pixels, text=words, embed=embed, attention=budget and prune == "cls")
     found = []
     for image, one in enumerate(seen):
-        full, kept = [n for n, _ in runs[image]], [n for _, n in runs[image]]
+        full, kept = tuple(n for n, _ in runs[image]), tuple(n for _, n in runs[image])
         t, h, w = inputs[GRID][image].tolist()
         grid = (t, h, w) if t * h * w else None
-        tokens, cells = keep_tokens(
-            prune, one.tokens, full, kept, attention=one.attention, said=_joined(said[image]),
-            grid=grid, variable=branch["kind"] in VARIABLE, name=branch["name"],
+        if branch["kind"] in VARIABLE:
+            full, kept = present(full, kept, len(one.tokens))
+        if len(one.tokens) != sum(full):
+            raise RecipeError(
+                f"branch {branch['name']!r} gave {len(one.tokens)} tokens for an image that the prompt holds "
+                f"{sum(full)} of", hint="the processor's files do not belong to this branch",
+            )  # fmt: skip
+        tokens, index = keep_tokens(
+            prune, one.tokens, full, kept, attention=one.attention, said=_joined(said[image]), grid=grid,
+            name=branch["name"],
         )  # fmt: skip
-        found.append(Visual(tokens, cells, counts[image], grid if len(full) == 1 else None))
+        found.append(Visual(tokens, index, counts[image], full, kept, grid))
     return found
 
 
@@ -127,8 +146,9 @@ def _joined(tokens: list[torch.Tensor]) -> torch.Tensor | None:
 
 def _at_home(tensors: list[torch.Tensor], module: nn.Module) -> list[torch.Tensor]:
     """Tensors on the module's device, floats in its dtype."""
-    weight = next(module.parameters())
-    dtype = weight.dtype if weight.dtype.is_floating_point else None
+    weights = list(module.parameters())
+    weight = next((w for w in weights if w.is_floating_point()), weights[0])  # quantised ones are integers
+    dtype = weight.dtype if weight.is_floating_point() else None
     return [t.to(weight.device, dtype if t.is_floating_point() else None) for t in tensors]
 
 
