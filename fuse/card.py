@@ -3,6 +3,7 @@
 import re
 
 from fuse.plan import Plan
+from fuse.visual_tokens import encoder_name
 
 OTHER = "other"
 
@@ -11,7 +12,7 @@ def model_card(plan: Plan) -> str:
     """README.md: front matter for the hub, what was merged, the recipe, how to load it."""
     from huggingface_hub import ModelCardData
 
-    sees = plan.host.sees
+    sees = plan.host.sees or plan.fused is not None
     licences = {m.licence for m in plan.members}
     hub_ids = [m.checkpoint.origin.removeprefix("hf://") for m in plan.members if m.checkpoint.revision]
     data = ModelCardData(
@@ -29,25 +30,42 @@ def model_card(plan: Plan) -> str:
 def _body(plan: Plan) -> str:
     merged = sum(row.action == "merge" for row in plan.rows)
     language = "AutoModelForSeq2SeqLM" if plan.host.text.name == "t5" else "AutoModelForCausalLM"
-    auto = "AutoModelForImageTextToText" if plan.host.sees else language
+    auto = "AutoModelForImageTextToText" if plan.host.sees or plan.fused else language
     members = "\n".join(
         f"| {m.name} | {_cell(m.checkpoint.origin)} | {m.checkpoint.revision or '-'} | {m.licence or 'not stated'} |"
         for m in plan.members
     )
     fence = "`" * max(3, max((len(run) for run in re.findall(r"`+", plan.recipe_text)), default=0) + 1)
     loading = (
-        f"```python\nfrom transformers import {auto}\n\n"
+        f"```python\n{'import fuse  # registers the class' + chr(10) if plan.fused else ''}"
+        f"from transformers import {auto}\n\n"
         f'model = {auto}.from_pretrained("path/to/this/folder", dtype="auto", device_map="auto")\n```\n'
-        if plan.host.family.native
+        if plan.host.family.native or plan.fused
         else "This folder has the layout of the original code of its family, which is what loads it.\n"
     )
+    copied = "" if plan.fused else f" from `{plan.host.name}`"
     return (
-        "# A merged model\n\n"
-        f"Made without training: {merged} tensors merged, {len(plan.rows) - merged} copied from `{plan.host.name}`, "
+        f"# A {'fused' if plan.fused else 'merged'} model\n\n"
+        f"Made without training: {merged} tensors merged, {len(plan.rows) - merged} copied{copied}, "
         f"{len(plan.drops)} left out by the recipe (listed with reasons in `fuse.json`).\n\n"
         f"| member | origin | revision | licence |\n|---|---|---|---|\n{members}\n\n"
-        f"## Recipe\n\n{fence}yaml\n{plan.recipe_text.rstrip()}\n{fence}\n\n"
+        f"{_branches(plan)}## Recipe\n\n{fence}yaml\n{plan.recipe_text.rstrip()}\n{fence}\n\n"
         f"## Load\n\n{loading}"
+    )
+
+
+def _branches(plan: Plan) -> str:
+    """The table of branches of a fused folder, in the order of their visual tokens."""
+    if plan.fused is None:
+        return ""
+    rows = "\n".join(
+        f"| {b.name} | {b.kind} | {_cell(encoder_name(b))} | "
+        f"{'all' if b.max_tokens is None else f'at most {b.max_tokens:,} ({b.prune})'} |"
+        for b in plan.fused.branches
+    )
+    return (
+        f"## Branches\n\nOne language model, in the layout of `{plan.host.name}`, reads the visual tokens of every "
+        f"branch, one after another.\n\n| branch | kind | encoder | visual tokens |\n|---|---|---|---|\n{rows}\n\n"
     )
 
 

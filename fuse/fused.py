@@ -1,12 +1,12 @@
 """What a plan knows of a fused folder: its branches, their placeholders, and what lends tensors besides the members."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fuse.anatomy import Member
-from fuse.checkpoint import Checkpoint
+from fuse.checkpoint import Checkpoint, fetch
 from fuse.safetensors_header import TensorEntry
 
 LANGUAGE, BRANCHES = "language_model.", "branches."
@@ -17,7 +17,7 @@ class Lender:
     """Tensors of a branch that no member holds: a tower of an original-LLaVA member, the files of an encoder branch.
 
     places: stored key -> canonical name under the branch. dropped: stored key -> why it goes nowhere. Together they
-    hold every tensor. checkpoint: set where the files may still have to be fetched.
+    hold every tensor. checkpoint: set where the files may still have to be fetched, which `bring` does.
     """
 
     name: str
@@ -26,17 +26,25 @@ class Lender:
     places: Mapping[str, str]
     dropped: Mapping[str, str]
     checkpoint: Checkpoint | None = None
+    bring: Callable[[Checkpoint], None] = fetch
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return tuple(sorted({entry.file for entry in self.tensors.values()}))
+        """The files that the output reads: none where nothing is lent after all."""
+        return tuple(sorted({self.tensors[key].file for key in self.places}))
+
+    def fetch(self) -> None:
+        """Bring the weights to this machine, where they are not."""
+        if self.checkpoint is not None and self.places:
+            self.bring(self.checkpoint)
 
 
 @dataclass(frozen=True)
 class FusedBranch:
     """One branch: whose eyes, of which kind, and its token budget.
 
-    config: the branch's JSON. folders: where its processor's files lie, the first that has a file counts.
+    config: the branch's JSON. folders: where, besides the member's, a preprocessor_config.json may lie. grid: rows and
+    columns of an encoder branch's visual tokens, where its files tell them.
     """
 
     name: str
@@ -47,6 +55,7 @@ class FusedBranch:
     prune: str = "pool"
     lenders: tuple[Lender, ...] = ()
     folders: tuple[Path, ...] = ()
+    grid: tuple[int, int] | None = None
 
     @property
     def token(self) -> str:

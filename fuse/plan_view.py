@@ -8,27 +8,27 @@ from typing import Any
 from fuse.checkpoint import free_bytes
 from fuse.errors import printable
 from fuse.plan import Plan, Row, Source
+from fuse.sizes import size_text
+from fuse.visual_tokens import Cost
 
 NAMES_SHOWN = 2
 LAYER = re.compile(r"\.(\d+)(?=\.)")
 
 
-def size_text(count: int) -> str:
-    """Bytes as a person reads them: 1.9 GB."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
+def plan_text(plan: Plan, *, every: bool = False, cost: Cost | None = None) -> str:
+    """The plan as text: members, verdicts, what happens to each tensor, what is left out, what it costs.
 
-
-def plan_text(plan: Plan, *, every: bool = False) -> str:
-    """The plan as text: members, verdicts, what happens to each tensor, what is left out, what it costs."""
+    cost: of a fused plan, what images will cost its model.
+    """
     lines = ["members"]
     for m in plan.members:
         mark = "  (host)" if m is plan.host else ""
         pin = f" @ {m.checkpoint.revision[:12]}" if m.checkpoint.revision else ""
         size = f"{len(m.checkpoint.tensors)} tensors, {size_text(m.checkpoint.nbytes)}"
         lines.append(f"  {m.name}: {m.checkpoint.origin}{pin}  [{m.family.model_type}, {size}]{mark}")
+    for lender in plan.lenders:
+        size = f"{len(lender.tensors)} tensors, {size_text(sum(e.nbytes for e in lender.tensors.values()))}"
+        lines.append(f"  {lender.name}: {lender.origin}  [{size}]")
     lines.append("verdicts")
     lines += [f"  {'=' if v.agrees else '!'} {v.topic}: {v.text}" for v in plan.verdicts]
     lines.append(f"tensors ({len(plan.rows)})")
@@ -40,7 +40,11 @@ def plan_text(plan: Plan, *, every: bool = False) -> str:
     lines.append(f"  read {size_text(plan.bytes_read)}, write {size_text(plan.bytes_written)} in {len(plan.shards)} "
                  f"file{'s' * (len(plan.shards) > 1)}, tensors in memory up to {size_text(plan.memory)}; "
                  f"free disk here {size_text(free_bytes(Path.cwd()))}")  # fmt: skip
-    if not plan.host.family.native:
+    if cost is not None:
+        from fuse.fused_view import cost_lines
+
+        lines += cost_lines(plan, cost)
+    if not plan.host.family.native and not plan.fused:
         lines.append(
             f"note: the output has the layout of {plan.host.name} ({plan.host.family.model_type}), which the code "
             "it came from loads; transformers has no class for it"
@@ -129,14 +133,15 @@ def _drop_lines(plan: Plan, every: bool) -> list[str]:
     return [f"{member}: {name}{_times(count)}  {reason}" for (member, name, reason), count in groups.items()]
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: Plan, cost: Cost | None = None) -> dict[str, Any]:
     """The plan as JSON: a row per output tensor and per dropped input tensor, verdicts and costs."""
+    from fuse.fused_view import cost_json
 
     def source(s: Source | None) -> Any:
         return s and {"member": s.member, "file": str(s.tensor.file), "tensor": s.tensor.name,
                       "bytes": [s.tensor.begin, s.tensor.end]}  # fmt: skip
 
-    return {
+    found = {
         "plan": plan.digest(),
         "host": plan.host.name,
         "members": [
@@ -150,7 +155,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             {"name": r.name, "action": r.action, "part": r.part, "canonical": r.canonical, "dtype": r.dtype,
              "shape": list(r.shape), "method": r.method, "parameters": dict(r.parameters),
              "sources": [source(s) for s in r.sources], "base": source(r.base), "host": source(r.host),
-             "runs": [[run.host, run.length, list(run.sources)] for run in r.runs], "note": r.note}
+             "donors": [source(s) for s in r.donors],
+             "runs": [[run.host, run.length, list(run.sources)] for run in r.runs],
+             "added": [[a.row, a.source, a.source_row] for a in r.added], "note": r.note}
             for r in plan.rows
         ],
         "dropped": [{"source": source(d.source), "reason": d.reason} for d in plan.drops],
@@ -158,3 +165,10 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "cost": {"read": plan.bytes_read, "write": plan.bytes_written, "memory": plan.memory,
                  "free": free_bytes(plan.host.folder)},
     }  # fmt: skip
+    if plan.fused:
+        found["fused"] = {
+            "host_type": plan.fused.host_type, "image_token": plan.fused.image_token,
+            "image_token_id": plan.fused.image_token_id, "tokens": dict(plan.fused.ids),
+            **(cost_json(cost) if cost else {}),
+        }  # fmt: skip
+    return found

@@ -21,7 +21,7 @@ def command(recipe: Path, out: Path, force: bool, quiet: bool, as_json: bool) ->
 
     from fuse.merge import merge
     from fuse.output import check_target
-    from fuse.plan_view import size_text
+    from fuse.sizes import size_text
     from fuse.planner import make_plan
     from fuse.progress import byte_progress
     from fuse.recipe_yaml import load_recipe

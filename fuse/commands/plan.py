@@ -1,25 +1,50 @@
 """`fuse plan`: what a recipe will do, before it does it."""
 
+import re
 from pathlib import Path
 
 import click
+
+LONGEST = 100_000
+
+
+class ImageSize(click.ParamType[tuple[int, int]]):
+    """Width and height in pixels, as 640x480."""
+
+    name = "WxH"
+
+    def convert(
+        self, value: str | tuple[int, int], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([0-9]{1,6})x([0-9]{1,6})", value)
+        size = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not all(0 < edge <= LONGEST for edge in size):
+            self.fail(f"{value!r} is not a size in pixels such as 640x480", param, ctx)
+        return size
 
 
 @click.command("plan")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, with a row per tensor.")
 @click.option("--all", "every", is_flag=True, help="List every tensor instead of folding the layers.")
-def command(recipe: Path, as_json: bool, every: bool) -> None:
+@click.option("--image-size", type=ImageSize(), help="Count visual tokens of an image of this size (1024x768).")
+def command(recipe: Path, as_json: bool, every: bool, image_size: tuple[int, int] | None) -> None:
     """Show what RECIPE will do to every tensor, and whether its members fit together.
 
     Reads configs, tokenizers and safetensors headers, no weights. Exits 2 or 3, with the reason, where `fuse merge`
-    would refuse.
+    would refuse; and with --image-size where the visual tokens of such an image fill the context.
     """
     import json
 
     from fuse.plan_view import plan_json, plan_text
     from fuse.planner import make_plan
     from fuse.recipe_yaml import load_recipe
+    from fuse.visual_tokens import DEFAULT_SIZE, check_context, cost_of
 
     plan = make_plan(load_recipe(recipe))
-    click.echo(json.dumps(plan_json(plan), indent=1) if as_json else plan_text(plan, every=every))
+    cost = cost_of(plan, image_size or DEFAULT_SIZE)
+    if cost is not None and image_size is not None:
+        check_context(cost)
+    click.echo(json.dumps(plan_json(plan, cost), indent=1) if as_json else plan_text(plan, every=every, cost=cost))

@@ -1,0 +1,55 @@
+"""The fused part of a plan for people and for programs: branches, visual tokens, context, memory at inference."""
+
+from typing import Any
+
+from fuse.plan import Plan
+from fuse.sizes import size_text
+from fuse.visual_tokens import Cost, Seeing
+
+WORDS = 1000  # text tokens whose keys and values are shown
+
+
+def cost_lines(plan: Plan, cost: Cost) -> list[str]:
+    """A line per branch, then what one image leaves of the context and what running the model takes."""
+    width, height = cost.size
+    lines = [f"eyes (an image of {width}x{height} pixels; --image-size asks about another)"]
+    lines += [f"  {_branch(branch)}" for branch in cost.branches]
+    known = all(branch.kept is not None for branch in cost.branches)
+    visual = f"{cost.visual:,}" if known else f"{cost.visual:,} and those of the branches that are not known"
+    fits = cost.left > 0
+    lines.append(
+        f"  {'=' if fits else '!'} context of {plan.host.name} {cost.context:,}: {visual} visual tokens, "
+        + (f"{cost.left:,} left" if fits else "which leave no room for words; give branches max_tokens")
+    )
+    lines.append("at inference")
+    lines.append(
+        f"  weights {size_text(cost.weights)}, KV cache {size_text(cost.cache * cost.visual)} an image and "
+        f"{size_text(cost.cache * WORDS)} for {WORDS:,} text tokens"
+    )
+    return lines
+
+
+def _branch(branch: Seeing) -> str:
+    text = f"{branch.name}: {branch.kind}, {branch.encoder}, "
+    if branch.full is None:
+        limit = f", at most {branch.kept:,} ({branch.prune})" if branch.kept is not None else ""
+        return f"{text}visual tokens known once the encoder is built{limit}"
+    most = "up to " if branch.kind == "slime" else ""
+    text += f"{most}{branch.full:,} visual tokens"
+    if branch.kept is not None and branch.kept < branch.full:
+        text += f", {branch.kept:,} after {branch.prune}"
+    return text + (f", {branch.markers} markers" if branch.markers else "")
+
+
+def cost_json(cost: Cost) -> dict[str, Any]:
+    return {
+        "image_size": list(cost.size),
+        "branches": [
+            {"name": b.name, "kind": b.kind, "encoder": b.encoder, "visual_tokens": b.full, "kept": b.kept,
+             "prune": b.prune or None, "markers": b.markers}
+            for b in cost.branches
+        ],
+        "context": cost.context, "visual_tokens": cost.visual, "context_left": cost.left,
+        "inference": {"weights": cost.weights, "cache_per_token": cost.cache,
+                      "cache_per_image": cost.cache * cost.visual},
+    }  # fmt: skip

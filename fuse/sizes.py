@@ -1,0 +1,9 @@
+"""Bytes as people read them."""
+
+
+def size_text(count: int) -> str:
+    """1.9 GB."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,156 @@
+"""How many visual tokens an image of a given size becomes in each branch, from configs alone, and what they cost."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fuse import families
+from fuse.branches.anyres import Size, best_resolution, map_tokens, sliced_resolution
+from fuse.branches.budget import share
+from fuse.branches.llava_config import sight_of
+from fuse.errors import RecipeError
+from fuse.families.family import Basis
+from fuse.fused import FusedBranch
+from fuse.image_files import Sizes, Written
+from fuse.native_tokens import NATIVE
+from fuse.plan import Plan
+from fuse.safetensors_header import DTYPE_BYTES
+
+DEFAULT_SIZE: Size = (1024, 768)  # a photograph of middling size: our choice
+# config classes' defaults of max_position_embeddings, for configs that leave it out
+CONTEXT = {
+    "llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen2_vl_text": 32768, "qwen2_5_vl_text": 32768, "qwen3": 32768,
+    "gemma": 8192, "gemma2": 8192, "gemma3_text": 131072, "phi3": 4096, "smollm3": 32768, "cohere": 8192,
+    "cohere2": 8192, "gpt2": 1024, "opt": 2048,
+}  # fmt: skip
+
+
+def written(branch: FusedBranch, size: Size) -> Written | None:
+    """An image of (width, height) as the branch writes it without a budget; None where only the built encoder knows."""
+    if branch.kind == "native" and branch.member is not None:
+        return NATIVE[branch.member.family.model_type](Sizes(branch.config, branch.member.folder), size)
+    if branch.kind == "encoder":
+        return None if branch.grid is None else Written((math.prod(branch.grid),))
+    return _original(branch.kind, branch.config, size)
+
+
+def _original(kind: str, config: Mapping[str, Any], size: Size) -> Written:
+    """Original LLaVA, MGM and SliME; SliME's count is the most that it may choose."""
+    tower = config["towers"]["vision_tower"]
+    edge = int(tower["image_size"])
+    sight = sight_of({**config, "image_grid_pinpoints": [[edge, edge]]} if kind == "slime" else config)
+    tokens = sight.view_tokens
+    if kind == "mgm":
+        grid = int(config.get("image_grid") or 1)
+        tokens *= grid**2 + bool(config.get("image_global") and grid > 1)
+    elif sight.aspect == "anyres" and kind == "slime":
+        columns, rows = (n // edge for n in sliced_resolution(size, edge))
+        parts = not config.get("use_global_only")
+        whole = not config.get("use_local_only") or not parts
+        cells = math.isqrt(int(config["mm_resampler_dim"])) ** 2
+        tokens = whole * tokens + (whole and parts) + parts * rows * columns * cells
+    elif sight.aspect == "anyres":
+        columns, rows = (n // edge for n in best_resolution(size, sight.pinpoints))
+        if sight.merge == "flat":
+            tokens *= 1 + rows * columns
+        else:
+            tokens += map_tokens(rows * sight.side, columns * sight.side, size, newline=sight.has_newline)
+    return Written((tokens,), 2 * sight.marked)
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """What one image costs one branch. full: tokens without a budget. kept: with it. None where it is not known."""
+
+    name: str
+    kind: str
+    encoder: str
+    full: int | None
+    kept: int | None
+    markers: int
+    prune: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What images cost the fused model. context: the host's length. cache: bytes of keys and values of one token."""
+
+    size: Size
+    branches: tuple[Seeing, ...]
+    context: int
+    cache: int
+    weights: int
+
+    @property
+    def visual(self) -> int:
+        return sum(branch.kept or 0 for branch in self.branches)
+
+    @property
+    def left(self) -> int:
+        """Tokens of the context that one image leaves."""
+        return self.context - self.visual - sum(branch.markers for branch in self.branches)
+
+
+def cost_of(plan: Plan, size: Size) -> Cost | None:
+    """Visual tokens, context and memory at inference of a fused plan; None for a native output.
+
+    Raises RecipeError where a budget is smaller than the branch's number of runs.
+    """
+    if plan.fused is None:
+        return None
+    seen = tuple(_seeing(branch, size) for branch in plan.fused.branches)
+    return Cost(size, seen, context_of(plan), cache_bytes(plan.host.basis, _dtype(plan)), plan.bytes_written)
+
+
+def _seeing(branch: FusedBranch, size: Size) -> Seeing:
+    found = written(branch, size)
+    full = found.tokens if found else None
+    kept = branch.max_tokens if found is None else sum(share(found.runs, branch.max_tokens, where=branch.name))
+    return Seeing(
+        branch.name, branch.kind, encoder_name(branch), full, kept, found.markers if found else 0,
+        branch.prune if branch.max_tokens is not None else "",
+    )  # fmt: skip
+
+
+def encoder_name(branch: FusedBranch) -> str:
+    """What the branch sees with, in a few words."""
+    config = branch.config
+    if branch.kind == "encoder":
+        return f"{config.get('library')} {config.get('architecture')}"
+    if branch.kind == "native" and branch.member is not None:
+        vision = config.get(branch.member.family.vision)
+        kind = vision.get("model_type") if isinstance(vision, Mapping) else None
+        return str(kind or branch.member.family.model_type)
+    towers = config.get("towers", {})
+    return " + ".join(str(tower.get("model_type")) for tower in towers.values())
+
+
+def context_of(plan: Plan) -> int:
+    """The longest prompt that the host's positions hold."""
+    host, where = plan.host, str(plan.host.folder)
+    text = families.text_config(host.checkpoint.config, host.family, where)
+    found = text.get("max_position_embeddings", text.get("n_positions"))
+    if type(found) is int and found > 0:
+        return found
+    kind = families.text_type_of(host.checkpoint.config, host.family, where)
+    return CONTEXT.get(f"{kind}_text", CONTEXT.get(kind, 2048))
+
+
+def cache_bytes(basis: Basis, dtype: str) -> int:
+    """Keys and values of one token in every layer."""
+    return 2 * basis.layers * basis.kv_heads * basis.head_dim * DTYPE_BYTES[dtype]
+
+
+def _dtype(plan: Plan) -> str:
+    return next(row.dtype for row in plan.rows if row.canonical == plan.host.text.embedding)
+
+
+def check_context(cost: Cost) -> None:
+    """RecipeError where one image leaves no room for words."""
+    if cost.left <= 0:
+        width, height = cost.size
+        raise RecipeError(
+            f"one image of {width}x{height} pixels takes {cost.visual:,} visual tokens, and the context holds "
+            f"{cost.context:,}", hint="`max_tokens` on a branch, a smaller image, or fewer branches",
+        )  # fmt: skip
