@@ -31,15 +31,15 @@ def open_branches(loaded: LoadedRecipe, members: Mapping[str, Member], host: Mem
 
 def _of_member(member: Member, branch: Branch, loaded: LoadedRecipe) -> FusedBranch:
     kind, config = kind_of(member), dict(member.checkpoint.config)
-    lenders: list[Lender] = []
-    folders = [member.folder]
-    if kind != "native":
-        from fuse.fused_towers import towers_of
+    how = (branch.max_tokens, branch.prune)
+    if kind == "native":
+        return FusedBranch(member.name, kind, member, config, *how)
+    from fuse.fused_towers import lenders_of, open_towers, preprocessing_folders, tower_configs
 
-        lenders, config["towers"] = towers_of(member, loaded)
-        folders += [lender.checkpoint.folder for lender in lenders[:1] if lender.checkpoint]
+    towers = open_towers(member, loaded)
+    config["towers"] = tower_configs(towers)
     return FusedBranch(
-        member.name, kind, member, config, branch.max_tokens, branch.prune, tuple(lenders), tuple(folders)
+        member.name, kind, member, config, *how, lenders_of(member, towers), preprocessing_folders(towers)
     )
 
 
@@ -130,4 +130,3 @@ def branch_json(branch: FusedBranch, token_id: int, config: Mapping[str, Any]) -
         "name": branch.name, "kind": branch.kind, "token": branch.token, "token_id": token_id,
         "config": dict(config), "max_tokens": branch.max_tokens, "prune": branch.prune,
     }  # fmt: skip
-

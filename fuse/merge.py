@@ -20,9 +20,10 @@ def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[
     from fuse.engine.execute import execute
     from fuse.sidecars import write_sidecars
 
-    for checkpoint in (m.checkpoint for m in (*plan.members, *plan.lenders)):
-        if checkpoint is not None:
-            fetch(checkpoint)
+    for member in plan.members:
+        fetch(member.checkpoint)
+    for lender in plan.lenders:
+        lender.fetch()
     with new_folder(target, force=force) as folder:
         digests = execute(plan.rows, plan.shards, folder, progress)
         files = {m.name: m.checkpoint.weight_files for m in plan.members} | {m.name: m.files for m in plan.lenders}

@@ -47,6 +47,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     check_method(loaded, ("language",), recipe.language, language, base)
     concerned = _concerned(loaded, members, base, host, language)
     verdicts = judge(host, concerned, recipe.language.accept)
+    _check_towers(loaded, members)
     branches = open_branches(loaded, members, host) if why_fused(recipe) else ()
     guests = [members[n] for n in language.members if members[n] is not host and recipe.language.embeddings == "union"]
     if branches:
@@ -145,6 +146,18 @@ def _language_rows(
         else:
             rows[key] = maker.merge("language", place.canonical, entry, language, position)
     return rows
+
+
+def _check_towers(loaded: LoadedRecipe, members: Mapping[str, Member]) -> None:
+    """`towers` mean something to a branch from an original-LLaVA member only."""
+    seeing = [branch.from_ for branch in loaded.recipe.vision or []] if why_fused(loaded.recipe) else []
+    for name, given in loaded.recipe.members.items():
+        if given.towers is None:
+            continue
+        if members[name].family.native:
+            raise loaded.error(("members", name, "towers"), f"{name} holds its own eyes", "leave `towers` out")
+        if name not in seeing:
+            raise loaded.error(("members", name, "towers"), f"{name} is no branch of a fused folder, so none is read")
 
 
 def _check_idle(loaded: LoadedRecipe, members: Mapping[str, Member], rows: Sequence[Row], useful: set[str]) -> None:

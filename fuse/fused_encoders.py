@@ -1,0 +1,67 @@
+"""Encoder branches of a plan: an encoder and a projector from files, as a recipe names them."""
+
+from pathlib import Path
+
+from fuse.anatomy import Member
+from fuse.branches.encoder_files import LIBRARIES, EncoderFiles, Row, read_encoder
+from fuse.errors import CheckpointError, RecipeError
+from fuse.fused import FusedBranch, Lender
+from fuse.recipe import Branch
+from fuse.recipe_yaml import LoadedRecipe
+
+
+def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member) -> FusedBranch:
+    """The branch that entry `number` of `vision` describes.
+
+    Raises RecipeError where the entry is wrong, CheckpointError where its files do not fit each other or the host.
+    """
+    keys = ("name", *LIBRARIES, "weights", "projector")
+    entry = {key: value for key in keys if (value := getattr(branch, key)) is not None}
+    try:
+        files = read_encoder(entry, relative_to=loaded.folder)
+    except RecipeError as error:
+        given = f"{error.where}: " if error.where and error.where != f"vision.{branch.name}" else ""
+        raise loaded.error(("vision", number), f"{given}{error.problem}", error.hint) from None
+    if (
+        branch.weights
+        and (loaded.folder / branch.weights).resolve() == (loaded.folder / str(branch.projector)).resolve()
+    ):
+        raise loaded.error(("vision", number, "projector"), "is the file of the weights", "keep them in two files")
+    if files.hidden_size != host.basis.hidden_size:
+        raise CheckpointError(
+            f"the projector of {branch.name} gives tokens of {files.hidden_size} numbers, and {host.name} reads "
+            f"{host.basis.hidden_size}", where=loaded.folder / str(branch.projector),
+            hint="a projector belongs to the language model that it was trained for",
+        )  # fmt: skip
+    folders = (files.checkpoint.folder,) if files.checkpoint else ()
+    lenders = _lenders(str(branch.name), branch, files)
+    return FusedBranch(
+        str(branch.name), "encoder", None, files.config, branch.max_tokens, branch.prune, lenders, folders, files.grid
+    )
+
+
+def _lenders(name: str, branch: Branch, files: EncoderFiles) -> tuple[Lender, ...]:
+    """The encoder's file or folder, and the projector's file: two files may use one key twice."""
+    weights = branch.encoder or branch.weights
+    parts: dict[str, list[Row]] = {"encoder": [], "projector": []}
+    projector = _projector_file(files)
+    for row in files.rows:
+        parts["projector" if row.entry.file == projector else "encoder"].append(row)
+    origins = {"encoder": str(weights), "projector": str(branch.projector)}
+    return tuple(
+        Lender(
+            f"{name}.{part}", origins[part], {row.entry.name: row.entry for row in rows},
+            {row.entry.name: row.name for row in rows if row.name is not None},
+            {row.entry.name: row.reason for row in rows if row.name is None},
+            files.checkpoint if part == "encoder" else None,
+        )
+        for part, rows in parts.items() if rows
+    )  # fmt: skip
+
+
+def _real(loaded: LoadedRecipe, location: str) -> Path:
+    return (loaded.folder / location).resolve()
+
+
+def _projector_file(files: EncoderFiles) -> Path:
+    return next(row.entry.file for row in files.rows if row.name is not None and row.name.startswith("projector."))
