@@ -14,6 +14,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, PretrainedConfig, Pr
 from fuse.branches.anyres import best_resolution, fitted, map_tokens, sliced_resolution, unpadded
 from fuse.branches.branch import Prepared
 from fuse.branches.llava_original import LlavaBranch, LlavaEyes
+from fuse.branches.original_tokens import original_tokens
 from fuse.errors import CheckpointError
 from fuse.families import places
 
@@ -84,12 +85,16 @@ def picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def see(branch: Any, *prepared: Prepared, attention: bool = False) -> Any:
+def see(branch: Any, *prepared: Prepared, text: list[torch.Tensor] | None = None, attention: bool = False) -> Any:
     inputs = {name: [p.inputs[name] for p in prepared] for name in prepared[0].inputs}
+    words = [torch.tensor([3, 5, 8])] * len(prepared) if text is None else text
     with torch.no_grad():
-        return branch(
-            inputs, text=[torch.tensor([1])] * len(prepared), embed=torch.nn.Embedding(30, 16), attention=attention
-        )
+        return branch(inputs, text=words, embed=embedding(), attention=attention)
+
+
+def embedding() -> torch.nn.Embedding:
+    """The host's table."""
+    return torch.nn.Embedding.from_pretrained(torch.randn(30, 16, generator=torch.Generator().manual_seed(9)))
 
 
 @pytest.mark.parametrize("name", ["llava_flat", "llava_spatial", "llava_spatial_unpad", "llava_spatial_unpad_leftpad"])
@@ -162,6 +167,7 @@ def test_the_layout_counts_what_the_module_gives(merge: str, size: tuple[int, in
     prepared = LlavaEyes(settings, tmp_path).prepare(picture(*size))
     (seen,) = see(seeded(LlavaBranch(settings)), prepared)
     assert prepared.layout == (len(seen.tokens),)
+    assert original_tokens("llava_original", settings, size) == len(seen.tokens)
     assert prepared.grid is None and not prepared.variable
 
 
@@ -332,6 +338,21 @@ def test_built_on_meta_and_loaded_by_transformers_it_gives_the_same_tokens(tmp_p
     prepared = LlavaEyes(settings, tmp_path).prepare(picture(100, 40))
     loaded = round_trip(branch, settings, LlavaBranch, tmp_path / "saved")
     assert torch.equal(see(loaded, prepared)[0].tokens, see(branch, prepared)[0].tokens)
+
+
+def test_in_bfloat16_it_sees_nearly_the_same(tmp_path: Path) -> None:
+    settings = anyres("spatial_unpad")
+    nearly_the_same(seeded(LlavaBranch(settings)), LlavaEyes(settings, tmp_path).prepare(picture(100, 40)))
+
+
+def nearly_the_same(branch: Any, prepared: Prepared) -> None:
+    (full,) = see(branch, prepared)
+    half = Prepared(
+        {k: t.bfloat16() if t.is_floating_point() else t for k, t in prepared.inputs.items()}, prepared.layout
+    )
+    (found,) = see(branch.bfloat16(), half)
+    assert found.tokens.dtype == torch.bfloat16
+    assert difference(found.tokens.float(), full.tokens) < 0.05 * full.tokens.abs().max()
 
 
 def test_parameter_names_are_the_canonical_ones() -> None:

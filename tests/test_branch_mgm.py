@@ -13,12 +13,14 @@ from torch.nn import functional
 from fuse.branches.clip_tower import look
 from fuse.branches.convnext import ConvNext
 from fuse.branches.mgm import MgmBranch, MgmEyes
+from fuse.branches.original_tokens import original_tokens
 from fuse.errors import CheckpointError
 from tests.test_branch_llava_original import (
     canonical,
     config,
     difference,
     golden,
+    nearly_the_same,
     picture,
     round_trip,
     see,
@@ -103,6 +105,7 @@ def test_the_layout_counts_what_the_module_gives(grid: int, overall: bool, token
     prepared = MgmEyes(settings, tmp_path).prepare(picture(70, 30))
     (seen,) = see(seeded(MgmBranch(settings)), prepared, attention=True)
     assert prepared.layout == (tokens,) and seen.tokens.shape == (tokens, 16)
+    assert original_tokens("mgm", settings, (70, 30)) == tokens
     assert prepared.grid == ((1, 4, 4) if grid == 1 else None)
     assert seen.attention.shape == (tokens,)
 
@@ -149,6 +152,11 @@ def test_built_on_meta_and_loaded_by_transformers_it_gives_the_same_tokens(tmp_p
     prepared = MgmEyes(settings, tmp_path).prepare(picture(60, 20))
     loaded = round_trip(branch, settings, MgmBranch, tmp_path / "saved")
     assert torch.equal(see(loaded, prepared)[0].tokens, see(branch, prepared)[0].tokens)
+
+
+def test_in_bfloat16_it_sees_nearly_the_same(tmp_path: Path) -> None:
+    settings = mgm(image_grid=2, image_global=True, image_size_aux=128)
+    nearly_the_same(seeded(MgmBranch(settings)), MgmEyes(settings, tmp_path).prepare(picture(60, 20)))
 
 
 def test_parameter_names_are_the_canonical_ones() -> None:

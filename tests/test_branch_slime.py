@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fuse.branches.clip_tower import look
+from fuse.branches.original_tokens import original_tokens
 from fuse.branches.slime import GatedProjector, SlimeBranch, SlimeEyes
 from fuse.branches.slime_sampler import Resampler, ResamplerWithText, Router, Sampler, cosines, top_p
 from fuse.errors import CheckpointError, RecipeError
@@ -22,9 +23,12 @@ from tests.test_branch_llava_original import (
     canonical,
     config,
     difference,
+    embedding,
     golden,
+    nearly_the_same,
     picture,
     round_trip,
+    see,
     seeded,
 )
 
@@ -154,17 +158,6 @@ def test_images_become_the_official_tokens(name: str, tmp_path: Path) -> None:
         assert len(found) < prepared.tokens == 9 + 1 + 4 * (len(own) - 1)
 
 
-def run(branch: Any, *prepared: Any, text: Any = None, attention: bool = False) -> Any:
-    inputs = {name: [p.inputs[name] for p in prepared] for name in prepared[0].inputs}
-    text = [torch.tensor([3, 5, 8])] * len(prepared) if text is None else text
-    with torch.no_grad():
-        return branch(inputs, text=text, embed=embedding(), attention=attention)
-
-
-def embedding() -> nn.Embedding:
-    return nn.Embedding.from_pretrained(torch.randn(30, 16, generator=torch.Generator().manual_seed(9)))
-
-
 @pytest.mark.parametrize("kind", ["cosine", "qformer"])
 @pytest.mark.parametrize("size", [(60, 60), (200, 40), (37, 300)])
 def test_the_whole_comes_first_then_the_separator_then_what_the_text_asks_for(
@@ -173,9 +166,10 @@ def test_the_whole_comes_first_then_the_separator_then_what_the_text_asks_for(
     settings = slime(mm_resampler_type=kind, mm_resampler_topp=0.5)
     branch = seeded(SlimeBranch(settings))
     prepared = SlimeEyes(settings, tmp_path).prepare(picture(*size))
-    (seen,) = run(branch, prepared)
+    (seen,) = see(branch, prepared)
     rows, columns = prepared.inputs["grid"].tolist()
     assert prepared.variable and prepared.layout == (17 + 4 * rows * columns,)
+    assert original_tokens("slime", settings, size) == prepared.tokens
     with torch.no_grad():
         features, _ = look(branch.vision_tower, prepared.inputs["pixel_values"], branch.sight)
         whole = branch.multi_modal_projector(features[0])
@@ -193,10 +187,10 @@ def test_another_question_chooses_other_tokens_of_the_same_image(tmp_path: Path)
     branch = seeded(SlimeBranch(settings))
     prepared = SlimeEyes(settings, tmp_path).prepare(picture(120, 110))
     text = [torch.tensor([1, 2]), torch.tensor([20, 21, 22])]
-    one, other = run(branch, prepared, prepared, text=text)
+    one, other = see(branch, prepared, prepared, text=text)
     assert torch.equal(one.tokens[:17], other.tokens[:17])
     assert one.tokens.shape != other.tokens.shape or not torch.equal(one.tokens, other.tokens)
-    (alone,) = run(branch, prepared, text=text[1:])
+    (alone,) = see(branch, prepared, text=text[1:])
     assert difference(alone.tokens, other.tokens) < 1e-5
 
 
@@ -209,7 +203,7 @@ def test_one_part_of_the_two_can_be_left_out(tmp_path: Path) -> None:
     ):
         settings = slime(mm_resampler_topp=1.0, **changes)
         prepared = SlimeEyes(settings, tmp_path).prepare(image)
-        (seen,) = run(seeded(SlimeBranch(settings)), prepared)
+        (seen,) = see(seeded(SlimeBranch(settings)), prepared)
         assert prepared.layout == (tokens,) and prepared.variable == variable
         assert len(seen.tokens) == tokens
 
@@ -217,14 +211,14 @@ def test_one_part_of_the_two_can_be_left_out(tmp_path: Path) -> None:
 def test_a_prompt_without_words_is_refused(tmp_path: Path) -> None:
     prepared = SlimeEyes(slime(), tmp_path).prepare(picture(60, 60))
     with pytest.raises(RecipeError) as caught:
-        run(SlimeBranch(slime()), prepared, text=[torch.tensor([], dtype=torch.long)])
+        see(SlimeBranch(slime()), prepared, text=[torch.tensor([], dtype=torch.long)])
     assert str(caught.value) == "SliME chooses its image tokens by the words of the prompt, and this prompt has none"
 
 
 def test_there_is_no_class_attention(tmp_path: Path) -> None:
     prepared = SlimeEyes(slime(), tmp_path).prepare(picture(60, 60))
     with pytest.raises(CheckpointError, match=r"no class token .* \(prune: norm works\)$"):
-        run(SlimeBranch(slime()), prepared, attention=True)
+        see(SlimeBranch(slime()), prepared, attention=True)
 
 
 @pytest.mark.parametrize("only", [-1, 0, 1])
@@ -279,7 +273,13 @@ def test_built_on_meta_and_loaded_by_transformers_it_gives_the_same_tokens(tmp_p
     branch = seeded(SlimeBranch(settings))
     prepared = SlimeEyes(settings, tmp_path).prepare(picture(100, 40))
     again = round_trip(branch, settings, SlimeBranch, tmp_path / "saved")
-    assert torch.equal(run(again, prepared)[0].tokens, run(branch, prepared)[0].tokens)
+    assert torch.equal(see(again, prepared)[0].tokens, see(branch, prepared)[0].tokens)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "qformer"])
+def test_in_bfloat16_it_sees_nearly_the_same(kind: str, tmp_path: Path) -> None:
+    settings = slime(mm_resampler_type=kind, mm_resampler_topp=1.0)
+    nearly_the_same(seeded(SlimeBranch(settings)), SlimeEyes(settings, tmp_path).prepare(picture(100, 40)))
 
 
 def test_parameter_names_are_the_canonical_ones() -> None:
@@ -322,5 +322,5 @@ def test_what_it_does_not_know_it_says(changes: dict[str, Any], message: str) ->
 def test_a_siglip_tower_works_too(tmp_path: Path) -> None:
     settings = slime(towers={"vision_tower": SIGLIP})
     prepared = SlimeEyes(settings, tmp_path).prepare(picture(60, 60))
-    (seen,) = run(seeded(SlimeBranch(settings)), prepared)
+    (seen,) = see(seeded(SlimeBranch(settings)), prepared)
     assert 17 < len(seen.tokens) <= prepared.tokens

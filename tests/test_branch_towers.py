@@ -17,7 +17,7 @@ from fuse.branches.convnext import ConvNext
 from fuse.branches.convnext_files import convnext_names
 from fuse.branches.llava_original import LlavaBranch
 from fuse.branches.mgm import MgmBranch
-from fuse.branches.towers import Tower, tower_names, towers_of
+from fuse.branches.towers import AUXILIARY, MAIN, Tower, tower_checkpoint, tower_names
 from fuse.errors import CheckpointError, RecipeError
 from tests import layouts
 from tests.test_branch_llava_original import SIGLIP, TOWER, difference, picture, see, seeded
@@ -44,6 +44,11 @@ def original(
     layouts.write_config(config, folder)
     layouts.write_tensors({**language, **own}, folder)
     return open_member("m", str(folder), revision=None, relative_to=folder)
+
+
+def towers_of(member: Member, overrides: dict[str, str], *, relative_to: Path) -> dict[str, Tower]:
+    names = (MAIN, AUXILIARY) if member.family.model_type == "mgm" else (MAIN,)
+    return {n: tower_checkpoint(member, n, overrides.get(n), relative_to=relative_to) for n in names}
 
 
 def outside(name: str) -> bool:
@@ -298,7 +303,7 @@ def test_a_tower_that_lacks_a_tensor_or_does_not_fit(tmp_path: Path) -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys, fuse.branches.towers, fuse.branches.anyres; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    code = "import sys, fuse.branches.towers, fuse.branches.original_tokens; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -12,9 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from fuse.branches.llava_config import WHERE, tower_config
+from fuse.branches.mgm_config import STEM
 from fuse.errors import CheckpointError
-
-STEM = 4  # pixels along one edge of a cell of the first map
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fuse.branches.anyres import Size
+from fuse.branches.anyres import Size, best_resolution, map_tokens
 from fuse.errors import CheckpointError
 
 WHERE = "config.json"
@@ -89,6 +89,16 @@ def sight_of(config: Mapping[str, Any]) -> Sight:
         pinpoints=_pinpoints(config.get("image_grid_pinpoints"), size) if aspect == "anyres" else (),
         marked=bool(config.get("mm_use_im_start_end")),
     )  # fmt: skip
+
+
+def llava_tokens(sight: Sight, size: Size) -> int:
+    """How many tokens an image of (width, height) becomes."""
+    if sight.aspect != "anyres":
+        return sight.view_tokens
+    columns, rows = (edge // sight.image_size for edge in best_resolution(size, sight.pinpoints))
+    if sight.merge == "flat":
+        return (1 + rows * columns) * sight.view_tokens
+    return sight.view_tokens + map_tokens(rows * sight.side, columns * sight.side, size, newline=sight.has_newline)
 
 
 def tower_config(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

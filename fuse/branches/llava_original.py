@@ -13,22 +13,12 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from fuse.branches.anyres import Size, best_resolution, map_tokens, unpadded
+from fuse.branches.anyres import Size, best_resolution, unpadded
 from fuse.branches.branch import Embed, Inputs, Prepared, Seen
 from fuse.branches.clip_tower import build_tower, look, no_class_attention
-from fuse.branches.llava_config import WHERE, Sight, sight_of
+from fuse.branches.llava_config import WHERE, Sight, llava_tokens, sight_of
 from fuse.branches.views import lens_of
 from fuse.errors import CheckpointError
-
-
-def llava_tokens(sight: Sight, size: Size) -> int:
-    """How many tokens an image of (width, height) becomes."""
-    if sight.aspect != "anyres":
-        return sight.view_tokens
-    columns, rows = (edge // sight.image_size for edge in best_resolution(size, sight.pinpoints))
-    if sight.merge == "flat":
-        return (1 + rows * columns) * sight.view_tokens
-    return sight.view_tokens + map_tokens(rows * sight.side, columns * sight.side, size, newline=sight.has_newline)
 
 
 class LlavaEyes:

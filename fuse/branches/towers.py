@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fuse.anatomy import Member
-from fuse.branches.convnext_files import convnext_config, convnext_names, fetch_convnext, open_convnext, unwrapped
+from fuse.branches.convnext_files import convnext_config, convnext_names, open_convnext, unwrapped
 from fuse.branches.llava_config import CLASS_TOWER, PLAIN_TOWER
-from fuse.checkpoint import Checkpoint, fetch, open_checkpoint
+from fuse.checkpoint import Checkpoint, open_checkpoint
 from fuse.errors import CheckpointError, FuseError
 
 MAIN, AUXILIARY = "vision_tower", "vision_tower_aux"
@@ -62,21 +62,13 @@ class Tower:
     dropped: Mapping[str, str]
 
 
-def towers_of(member: Member, overrides: Mapping[str, str | None], *, relative_to: Path) -> dict[str, Tower]:
-    """The towers of a layout-A member by name, `vision_tower` and for MGM `vision_tower_aux`.
-
-    overrides: the recipe's `towers`, by name; paths are relative to the recipe's folder. Raises CheckpointError when a
-    tower cannot be opened, is of a kind that fuse does not know, or lacks a tensor.
-    """
-    has_aux = f"model.{AUXILIARY}." in member.family.prefixes
-    return {
-        name: tower_checkpoint(member, name, overrides.get(name), relative_to=relative_to)
-        for name in (MAIN, *((AUXILIARY,) if has_aux else ()))
-    }
-
-
 def tower_checkpoint(member: Member, name: str, override: str | None, *, relative_to: Path) -> Tower:
-    """One tower of a member; errors as `towers_of` raises them."""
+    """The tower `name` of a layout-A member: vision_tower, or vision_tower_aux of MGM.
+
+    override: the recipe's folder or hub id, relative to the recipe's folder; without one the config's mm_<name> counts.
+    Raises CheckpointError when the tower cannot be opened, is of a kind that fuse does not know, lacks a tensor or does
+    not fit what the member holds of it; for an override that does not open, what opening it raises.
+    """
     held = {k: e.shape for k, e in member.parts["encoder"].items() if k.startswith(f"{name}.")}
     location = override or member.checkpoint.config.get(f"mm_{name}") or ""
     if not override and (config := _told(name, str(location), held)):
@@ -96,14 +88,6 @@ def tower_checkpoint(member: Member, name: str, override: str | None, *, relativ
             hint=_hint(name),
         ) from None
     return _matched(name, opened, _config(name, opened), held, member)
-
-
-def fetch_tower(checkpoint: Checkpoint) -> None:
-    """Bring a tower's weights from the hub, as fuse.checkpoint.fetch does a member's; nothing for a local folder."""
-    if checkpoint.config:
-        fetch(checkpoint)
-    else:
-        fetch_convnext(checkpoint)
 
 
 def _hint(name: str) -> str:
