@@ -43,7 +43,7 @@ def fused(
         )  # fmt: skip
     own = tiny_processors.processor(config.model_type)
     made = FusedConfig(
-        text_config=text, host_type=config.model_type, branches=branches, image_token=own.image_token,
+        text_config=text, host_type=config.model_type, branches=branches, image_token=getattr(own, "boi_token", own.image_token),
         dtype="float32",
     )  # fmt: skip
     torch.manual_seed(0)

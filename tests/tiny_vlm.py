@@ -94,7 +94,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "mistral3": {
         "text_config": {"model_type": "mistral", **GROUPED, "head_dim": 8},
-        "vision_config": {"model_type": "pixtral", **TOWER, "head_dim": 8}, "tie_word_embeddings": False, **IMAGE,
+        "vision_config": {"model_type": "pixtral", **TOWER, "head_dim": 8, "image_size": 56}, "tie_word_embeddings": False, **IMAGE,
     },
     "gemma3": {
         "text_config": {**GEMMA, "sliding_window": 64, "query_pre_attn_scalar": 8}, "vision_config": SIGLIP,

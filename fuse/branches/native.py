@@ -21,9 +21,10 @@ class Native:
     """What a native class needs beyond `pixel_values`, and what its visual tokens are.
 
     inputs: further arguments of `get_image_features`, named as its processor's outputs. square: the tokens of one tile
-    are a square in raster order. merge: image_grid_thw counts patches of which this config key's square make one token.
+    are a square in raster order. grid: image_grid_thw counts the patches, of which squares of spatial_merge_size make one token.
     around: marker tokens that the class's chat template writes around an image. bare: the class's processor writes the
     whole prompt, of which only the visual tokens belong to the image. patches: each token is one patch of the tower.
+    written: the processor's attribute that holds what a prompt writes for an image.
     """
 
     inputs: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class Native:
     around: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     bare: bool = False
     patches: bool = False
+    written: str = "image_token"
 
 
 _QWEN = Native(inputs=("image_grid_thw",), grid=True, around=(("<|vision_start|>",), ("<|vision_end|>",)))
@@ -49,7 +51,7 @@ NATIVE: dict[str, Native] = {
     "qwen2_vl": _QWEN,
     "qwen2_5_vl": _QWEN,
     "mistral3": Native(inputs=("image_sizes",)),
-    "gemma3": Native(square=True),
+    "gemma3": Native(square=True, written="boi_token"),
     "aya_vision": Native(square=True),
 }
 

@@ -41,7 +41,7 @@ class NativeEyes:
     def prepare(self, image: Image.Image, *, guest: bool = True) -> Prepared:
         """The image as this family prepares and writes it; a guest also brings the markers of its chat template."""
         text = {"add_special_tokens": False}
-        out = self.processor(images=[image], text=[self.processor.image_token], return_tensors="pt", **text)
+        out = self.processor(images=[image], text=[getattr(self.processor, self.row.written)], return_tensors="pt", **text)
         ids = out["input_ids"][0].tolist()
         inputs = {k: v for k, v in out.items() if k not in _TEXT_OUTPUTS and isinstance(v, torch.Tensor)}
         layout = self._layout(ids, guest)
