@@ -137,12 +137,13 @@ def _open_clip(text: str, tensors: Mapping[str, TensorEntry], file: Path, where:
         rows = timm_files.rows(inner, trunk=True)
         shapes = _shapes(rows)
         width, stride = timm_files.measure(vision["timm_model_name"], shapes)
+        square = timm_files.grid(shapes)
     else:
         rows = native_towers.rows(inner, vision)
         shapes = _shapes(rows)
         native_towers.check(shapes, vision, name, file)
-        width, stride = native_towers.measure(vision)
-    grid = (size[0] // stride, size[1] // stride) if stride else None
+        square, (width, stride) = None, native_towers.measure(vision)
+    grid = (size[0] // stride, size[1] // stride) if stride else square
     return _Tower(config, _encoder_rows(rows), width, grid, file)
 
 

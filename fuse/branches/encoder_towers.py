@@ -55,7 +55,7 @@ def settle(fixed: Fixed, like: torch.Tensor) -> None:
         dtype = like.dtype if value.is_floating_point() else value.dtype
         now = getattr(owner, name)
         if now.device != like.device or now.dtype != dtype:
-            setattr(owner, name, value.to(like.device, dtype))
+            owner.__dict__[name] = value.to(like.device, dtype)
 
 
 def _fix(tower: nn.Module, meta: bool) -> Fixed:
@@ -64,7 +64,7 @@ def _fix(tower: nn.Module, meta: bool) -> Fixed:
         for name in sorted(owner._non_persistent_buffers_set):
             value = owner._buffers.pop(name)
             owner._non_persistent_buffers_set.discard(name)
-            setattr(owner, name, value)
+            owner.__dict__[name] = value  # setattr would make it a buffer again
             if value is not None:
                 fixed.append((owner, name, value))
         if meta:
@@ -161,7 +161,7 @@ def _transformers(tower: Mapping[str, Any]) -> nn.Module:
     config = CONFIG_MAPPING[kind].from_dict({**tower, "vision_use_head": False, "use_head": False})
     model: Any = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model = getattr(model, "vision_model", model)  # a wrapper that later versions of transformers no longer have
-    if isinstance(getattr(model, "pooler", None), nn.Module):
+    if isinstance(getattr(model, "pooler", None), nn.Module) and [*model.pooler.parameters()]:
         model.pooler = None
     for name in tower_types.TOWER_TYPES[kind].unused:
         owner, _, last = name.rpartition(".")

@@ -50,16 +50,15 @@ def measure(name: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int | Non
 
     name: timm's architecture. shapes: of the tower's tensors.
     """
-    if name.startswith("convnext"):
-        stages = len({key.split(".")[1] for key in shapes if key.startswith("stages.")})
-        last = f"stages.{stages - 1}.blocks.0.conv_dw.weight"
-        return shapes.get(last, (None,))[0], 2 ** (stages + 1) if stages else None
-    if name.startswith("fastvit"):
-        wide = [shape for key, shape in shapes.items() if key.startswith("final_conv.") and len(shape) == 4]
-        return wide[0][0] if wide else None, None
-    if name.startswith("swin"):
-        return shapes.get("norm.weight", (None,))[0], None
+    if name.startswith(("convnext", "fastvit", "swin")):  # the first stage at a quarter, each later one at half of that
+        row = "layers." if name.startswith("swin") else "stages."
+        stages = len({key.split(".")[1] for key in shapes if key.startswith(row)})
+        last = {"s": "norm.", "c": f"stages.{stages - 1}.blocks.0.conv_dw.", "f": "final_conv."}[name[0]]
+        width = max((shape[0] for key, shape in shapes.items() if key.startswith(last) and shape), default=None)
+        return width, 2 ** (stages + 1) if stages else None
     norm = shapes.get("blocks.0.norm1.weight", (None,))[0]
+    if name.startswith("vitamin"):  # two stages of convolutions before its blocks
+        return norm, 16
     patch = shapes.get("patch_embed.proj.weight", ())
     return norm, patch[-1] if len(patch) == 4 and patch[-1] > 1 and norm else None
 
