@@ -150,7 +150,7 @@ def test_images_become_the_official_tokens(name: str, tmp_path: Path) -> None:
     for i, (size, own) in enumerate(zip(made["image_sizes"], features, strict=True)):
         prepared = eyes.prepare(picture(*size))
         ids, mask = tensors["input.input_ids"][i], tensors["input.attention_mask"][i].bool()
-        grid = tuple(prepared.inputs["grid"].tolist())
+        grid = tuple(prepared.inputs["slices"].tolist())
         with torch.no_grad():
             found = branch.eval().tokens(own, grid, ids[mask & (ids >= 0)], embed)
         assert len(prepared.inputs["pixel_values"]) == len(own)
@@ -167,7 +167,7 @@ def test_the_whole_comes_first_then_the_separator_then_what_the_text_asks_for(
     branch = seeded(SlimeBranch(settings))
     prepared = SlimeEyes(settings, tmp_path).prepare(picture(*size))
     (seen,) = see(branch, prepared)
-    rows, columns = prepared.inputs["grid"].tolist()
+    rows, columns = prepared.inputs["slices"].tolist()
     assert prepared.variable and prepared.layout == (17 + 4 * rows * columns,)
     assert original_tokens("slime", settings, size) == prepared.tokens
     with torch.no_grad():

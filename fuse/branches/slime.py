@@ -27,8 +27,8 @@ GATED = 576  # the gate works on views of exactly so many patches
 
 
 class SlimeEyes:
-    """inputs: `pixel_values` [views, 3, s, s], the whole image first and then its slices by rows; `grid` (rows,
-    columns) of the slices, (0, 0) where there are none. How many tokens there will be hangs on the text: `variable`."""
+    """inputs: `pixel_values` [views, 3, s, s], the whole image first and then its slices by rows; `slices` (rows,
+    columns) of them, (0, 0) where there are none. How many tokens there will be hangs on the text: `variable`."""
 
     def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
         self.sight, self.choice = slime_sight(config)
@@ -44,7 +44,7 @@ class SlimeEyes:
             columns, rows = (edge // sight.image_size for edge in target)
         else:
             views = [lens.view(lens.squared(image) if sight.aspect == "pad" else image)]
-        inputs = {"pixel_values": torch.stack(views), "grid": torch.tensor([rows, columns])}
+        inputs = {"pixel_values": torch.stack(views), "slices": torch.tensor([rows, columns])}
         layout = sight.written(slime_tokens(sight, self.choice, image.size))
         return Prepared(inputs, layout, grid_of(sight), variable=sliced and self.choice.parts)
 
@@ -95,7 +95,7 @@ class SlimeBranch(nn.Module):
         views = inputs["pixel_values"]
         features, _ = look(self.vision_tower, torch.cat(views), self.sight)
         seen = []
-        for own, grid, ids in zip(features.split([len(v) for v in views]), inputs["grid"], text, strict=True):
+        for own, grid, ids in zip(features.split([len(v) for v in views]), inputs["slices"], text, strict=True):
             rows, columns = grid.tolist()
             seen.append(Seen(self.tokens(own, (rows, columns), ids, embed)))
         return seen
@@ -113,7 +113,7 @@ class SlimeBranch(nn.Module):
         if self.sight.merge == "spatial":
             parts = parts.reshape(*grid, choice.grid, choice.grid, -1).transpose(1, 2).flatten(0, 1)
         parts = parts.flatten(0, -2)
-        chosen = self.sampler.select(parts, embed(ids).to(parts.dtype))
+        chosen = self.sampler.select(parts, embed(ids).to(parts))
         if found is None:
             return chosen
         separator = embed(torch.tensor([choice.separator], device=ids.device)).to(found)
