@@ -15,7 +15,7 @@ from fuse.branches.convnext import ConvNext
 from fuse.branches.mgm import MgmBranch, MgmEyes
 from fuse.branches.original_tokens import original_tokens
 from fuse.errors import CheckpointError
-from tests.test_branch_llava_original import (
+from tests.original_branches import (
     canonical,
     config,
     difference,

@@ -20,7 +20,7 @@ from fuse.branches.mgm import MgmBranch
 from fuse.branches.towers import AUXILIARY, MAIN, Tower, tower_checkpoint, tower_names
 from fuse.errors import CheckpointError, RecipeError
 from tests import layouts
-from tests.test_branch_llava_original import SIGLIP, TOWER, difference, picture, see, seeded
+from tests.original_branches import SIGLIP, TOWER, difference, picture, see, seeded
 from tests.test_branch_mgm import AUX, MgmEyes, mgm
 
 CLIP = {k: v for k, v in TOWER.items() if k != "model_type"}
