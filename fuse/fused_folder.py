@@ -99,17 +99,30 @@ def _branch_config(branch: FusedBranch, dtype: str | None) -> dict[str, Any]:
 
 
 def generation_config(plan: Plan, fused: Fused) -> dict[str, Any]:
-    """The host's, with the tokens that are never said; where the host has none, with the ends that its config knows."""
+    """The host's, with the tokens that are never said; where the host has none, with the ends that it knows."""
     file = plan.host.folder / "generation_config.json"
     config: dict[str, Any] = without_code(strict_json.read_object(file)) if file.is_file() else {}
     if not config:
-        text = families.text_config(plan.host.checkpoint.config, plan.host.family, str(plan.host.folder))
-        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            value = text.get(key, plan.host.checkpoint.config.get(key))
-            config |= {key: value} if value is not None else {}
+        config = _ends(plan.host)
     config.pop("_from_model_config", None)  # a config of that origin is made anew by generate()
     silent = {*(config.get("suppress_tokens") or ()), *fused.silent}
     return config | {"suppress_tokens": sorted(silent)}
+
+
+def _ends(host: Member) -> dict[str, Any]:
+    """The ids that begin, end and pad a text: of the config, else of the words that the tokenizer's config names."""
+    text = families.text_config(host.checkpoint.config, host.family, str(host.folder))
+    file = host.folder / "tokenizer_config.json"
+    named = strict_json.read_object(file) if file.is_file() else {}
+    found: dict[str, Any] = {}
+    for word in ("bos_token", "eos_token", "pad_token"):
+        value = text.get(f"{word}_id", host.checkpoint.config.get(f"{word}_id"))
+        token = named.get(word)
+        token = token.get("content") if isinstance(token, dict) else token
+        if value is None and host.vocabulary is not None and isinstance(token, str):
+            value = host.vocabulary.ids.get(token)
+        found |= {f"{word}_id": value} if value is not None else {}
+    return found
 
 
 def _write_branch(branch: FusedBranch, folder: Path) -> None:
@@ -123,6 +136,8 @@ def _write_branch(branch: FusedBranch, folder: Path) -> None:
                 (folder / inner).mkdir(exist_ok=True)
             for name in names:
                 copy_small(source / name, folder / inner / name)
+        if branch.kind == "native":  # which processor it is may hang on the model_type
+            write_json(folder / "config.json", _branch_config(branch, None))
     for source in branch.folders:
         if (source / PREPROCESSOR).is_file() and not (folder / PREPROCESSOR).exists():
             copy_small(source / PREPROCESSOR, folder / PREPROCESSOR)

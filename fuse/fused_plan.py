@@ -17,6 +17,8 @@ from fuse.safetensors_header import FLOAT_BYTES
 from fuse.tensor_rows import TensorRows, check_method
 from fuse.verdicts import judge_eyes
 
+ANY = (336, 336)  # an image size: what a config cannot do it cannot do for any
+
 
 def open_branches(loaded: LoadedRecipe, members: Mapping[str, Member], host: Member) -> tuple[FusedBranch, ...]:
     """Every branch of the recipe, in order.
@@ -33,14 +35,28 @@ def _of_member(member: Member, branch: Branch, loaded: LoadedRecipe) -> FusedBra
     kind, config = kind_of(member), dict(member.checkpoint.config)
     how = (branch.max_tokens, branch.prune)
     if kind == "native":
+        _check_processor(member)
         return FusedBranch(member.name, kind, member, config, *how)
+    from fuse.branches.original_tokens import original_tokens
     from fuse.fused_towers import lenders_of, open_towers, preprocessing_folders, tower_configs
 
     towers = open_towers(member, loaded)
     config["towers"] = tower_configs(towers)
+    try:
+        original_tokens(kind, config, ANY)
+    except CheckpointError as error:
+        raise CheckpointError(error.problem, where=member.folder / "config.json", hint=error.hint) from None
     return FusedBranch(
         member.name, kind, member, config, *how, lenders_of(member, towers), preprocessing_folders(towers)
     )
+
+
+def _check_processor(member: Member) -> None:
+    if not any((member.folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise CheckpointError(
+            f"{member.name} has no preprocessor_config.json, so its branch could not prepare images",
+            where=member.folder, hint="copy it from the member's own repository",
+        )  # fmt: skip
 
 
 def _of_files(loaded: LoadedRecipe, number: int, branch: Branch, host: Member) -> FusedBranch:

@@ -3,12 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from fuse import families
-from fuse.branches.anyres import Size, best_resolution, map_tokens, sliced_resolution
+from fuse.branches.anyres import Size
 from fuse.branches.budget import share
-from fuse.branches.llava_config import sight_of
+from fuse.branches.original_tokens import original_tokens
 from fuse.errors import RecipeError
 from fuse.families.family import Basis
 from fuse.fused import FusedBranch
@@ -27,36 +26,16 @@ CONTEXT = {
 
 
 def written(branch: FusedBranch, size: Size) -> Written | None:
-    """An image of (width, height) as the branch writes it without a budget; None where only the built encoder knows."""
+    """An image of (width, height) as the branch writes it without a budget; None where only the built encoder knows.
+
+    Of SliME, which chooses by the question, the most.
+    """
     if branch.kind == "native" and branch.member is not None:
         return NATIVE[branch.member.family.model_type](Sizes(branch.config, branch.member.folder), size)
     if branch.kind == "encoder":
         return None if branch.grid is None else Written((math.prod(branch.grid),))
-    return _original(branch.kind, branch.config, size)
-
-
-def _original(kind: str, config: Mapping[str, Any], size: Size) -> Written:
-    """Original LLaVA, MGM and SliME; SliME's count is the most that it may choose."""
-    tower = config["towers"]["vision_tower"]
-    edge = int(tower["image_size"])
-    sight = sight_of({**config, "image_grid_pinpoints": [[edge, edge]]} if kind == "slime" else config)
-    tokens = sight.view_tokens
-    if kind == "mgm":
-        grid = int(config.get("image_grid") or 1)
-        tokens *= grid**2 + bool(config.get("image_global") and grid > 1)
-    elif sight.aspect == "anyres" and kind == "slime":
-        columns, rows = (n // edge for n in sliced_resolution(size, edge))
-        parts = not config.get("use_global_only")
-        whole = not config.get("use_local_only") or not parts
-        cells = math.isqrt(int(config["mm_resampler_dim"])) ** 2
-        tokens = whole * tokens + (whole and parts) + parts * rows * columns * cells
-    elif sight.aspect == "anyres":
-        columns, rows = (n // edge for n in best_resolution(size, sight.pinpoints))
-        if sight.merge == "flat":
-            tokens *= 1 + rows * columns
-        else:
-            tokens += map_tokens(rows * sight.side, columns * sight.side, size, newline=sight.has_newline)
-    return Written((tokens,), 2 * sight.marked)
+    tokens = original_tokens(branch.kind, branch.config, size)
+    return Written((tokens,), 2 * bool(branch.config.get("mm_use_im_start_end")))
 
 
 @dataclass(frozen=True)
