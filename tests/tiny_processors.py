@@ -106,20 +106,19 @@ def template(model_type: str) -> str:
     )
 
 
-def tokenizer(model_type: str) -> PreTrainedTokenizerFast:
-    """A tokenizer with a token for every row, the family's special tokens at the rows that its tiny config names."""
-    special = PROCESSORS[model_type][4]
-    rows = {row: token for token, row in special.items()}
-    words = ["<unk>", "<s>", "</s>", *(rows.get(i, f"w{i}") for i in range(3, VOCAB))]
-    words[3] = "\n\n"
-    words[4] = "\n"
-    inner = Tokenizer(models.WordLevel({token: i for i, token in enumerate(words)}, unk_token="<unk>"))
+WORDS = ["<unk>", "<s>", "</s>", "\n\n", "\n", *(f"w{i}" for i in range(5, 80))]  # what all families share
+
+
+def tokenizer(model_type: str = "") -> PreTrainedTokenizerFast:
+    """The shared words, and 16 added tokens: the family's special ones at their rows, the others reserved."""
+    rows = {row: token for token, row in PROCESSORS[model_type][4].items()} if model_type else {}
+    added = [rows.get(i, f"<|reserved_{i}|>") for i in range(len(WORDS), VOCAB)]
+    inner = Tokenizer(models.WordLevel({token: i for i, token in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
-    inner.add_special_tokens(list(special))
-    more = _NAMED.get(model_type, {})
+    inner.add_special_tokens(added)
     return PreTrainedTokenizerFast(
         tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>",
-        extra_special_tokens=more,
+        extra_special_tokens=_NAMED.get(model_type, {}),
     )  # fmt: skip
 
 
