@@ -34,11 +34,16 @@ OFFICIAL = {
 
 
 def original(
-    folder: Path, branch: torch.nn.Module, settings: dict[str, Any], keep: Any = lambda name: True, **changes: Any
+    folder: Path,
+    branch: torch.nn.Module,
+    settings: dict[str, Any],
+    keep: Any = lambda name: True,
+    names: Any = None,
+    **changes: Any,
 ) -> Member:
     """A member in layout A with the branch's tensors of which `keep` says yes."""
     language = {k: torch.zeros(s) for k, s in layouts.llama_shapes().items()}
-    own = {layouts.renamed(k, OFFICIAL): t for k, t in branch.state_dict().items() if keep(k)}
+    own = {layouts.renamed(k, names or OFFICIAL): t for k, t in branch.state_dict().items() if keep(k)}
     folder.mkdir(parents=True)
     config = {**{k: v for k, v in settings.items() if k != "towers"}, **layouts.LANGUAGE, **changes}
     layouts.write_config(config, folder)

@@ -91,6 +91,8 @@ def merged(views: torch.Tensor, sight: Sight, size: Size, newline: torch.Tensor 
 class LlavaBranch(nn.Module):
     """Tower, projector and, with `unpad`, `image_newline`. Inputs as LlavaEyes names them."""
 
+    _no_split_modules = ("LlavaBranch",)  # device_map keeps it on one device
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.sight = sight_of(config)

@@ -53,6 +53,8 @@ def shrunk(picture: torch.Tensor, edge: int) -> torch.Tensor:
 class MgmBranch(nn.Module):
     """Both towers, the three projections of patch info mining, and LLaVA's projector. Inputs as MgmEyes names them."""
 
+    _no_split_modules = ("MgmBranch",)  # device_map keeps it on one device
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.sight = sight_of(config)

@@ -78,6 +78,8 @@ class GatedProjector(Projector):
 class SlimeBranch(nn.Module):
     """Tower, projector and sampler; inputs as SlimeEyes names them. Reads the prompt's words and the host's table."""
 
+    _no_split_modules = ("SlimeBranch",)  # device_map keeps it on one device
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.sight, self.choice = slime_sight(config)
