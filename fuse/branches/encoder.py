@@ -93,7 +93,8 @@ class EncoderBranch(nn.Module):
             if not isinstance(found, torch.Tensor) or found.ndim not in (3, 4):
                 raise CheckpointError(f"{self.config['architecture']} gives no patch tokens", where=WHERE)
             if found.ndim == 3:
-                return found[:, getattr(tower, "num_prefix_tokens", 0) :]
+                has_class = int(getattr(tower, "cls_token", None) is not None)
+                return found[:, getattr(tower, "num_prefix_tokens", has_class) :]
             last = getattr(tower, "output_fmt", "NCHW") == "NHWC" or found.shape[1] != tower.num_features
             return found if last else found.permute(0, 2, 3, 1)
         if hasattr(tower, "layer4"):

@@ -74,31 +74,41 @@ def _fix(tower: nn.Module, meta: bool) -> Fixed:
 
 
 def _make_on_meta(make: Callable[[Mapping[str, Any]], nn.Module], tower: Mapping[str, Any]) -> nn.Module:
-    """All of it on meta where it computes nothing that must be real, else only its parameters.
+    """A tower whose parameters are on meta and whose computed tensors are real, by the cheapest way that gives it.
 
-    Some towers of timm run a part of themselves while they are built, which needs all of it on one device.
+    All of it on meta serves where nothing is computed; only the parameters on meta where nothing is computed from them
+    or by running a part; else it is built whole and its parameters are dropped.
     """
     try:
         made = make(tower)
         if not any(_computed(owner) for owner in made.modules()):
             return made
+        with torch.device("cpu"), _parameters_on_meta():
+            made = make(tower)
+        if not any(value.is_meta for owner in made.modules() for value in _computed(owner)):
+            return made
     except FuseError:
         raise
-    except Exception:  # a value was read from a tensor on meta: whatever the library raises, the second way tells
+    except Exception:  # whatever a library raises over tensors on meta: the last way tells whether the config is wrong
         pass
-    with _parameters_on_meta():
-        return make(tower)
+    with torch.device("cpu"):
+        made = make(tower)
+    for owner in made.modules():
+        for name, value in owner._parameters.items():
+            if value is not None:
+                owner._parameters[name] = nn.Parameter(value.to("meta"), requires_grad=value.requires_grad)
+    return made
 
 
-def _computed(owner: nn.Module) -> bool:
-    """Whether a module holds a tensor that no checkpoint fills."""
+def _computed(owner: nn.Module) -> list[torch.Tensor]:
+    """The tensors of a module that no checkpoint fills."""
     held = [owner._buffers[name] for name in owner._non_persistent_buffers_set]
-    return any(isinstance(value, torch.Tensor) for value in (*held, *vars(owner).values()))
+    return [value for value in (*held, *vars(owner).values()) if isinstance(value, torch.Tensor)]
 
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Modules built inside hold their parameters on meta and all else on the CPU, whatever device is set outside."""
+    """Modules built inside hold their parameters on meta, whatever device is set."""
     register = nn.Module.register_parameter
 
     def on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
@@ -108,8 +118,7 @@ def _parameters_on_meta() -> Iterator[None]:
 
     nn.Module.register_parameter = on_meta
     try:
-        with torch.device("cpu"):
-            yield
+        yield
     finally:
         nn.Module.register_parameter = register
 
