@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fuse.ask import Answerer, inputs_of, pad_of
+from fuse.branches.cells import kept_cells
+from fuse.branches.places import Boxes, canvas, grid_boxes
 from fuse.errors import RecipeError
 from fuse.images import open_image
 
@@ -23,7 +28,7 @@ def attended_answer(
     """
     import torch
 
-    from fuse.report.attention import answer_attention, attention_maps, attention_shares
+    from fuse.report.attention import answer_attention, attention_shares
     from fuse.report.overlay import overlay
     from fuse.report.watch import watching
 
@@ -50,26 +55,33 @@ def attended_answer(
     attentions = attentions[: len(words)]
     ids = inputs["input_ids"][0].tolist()
     tokens = {branch["name"]: branch["token_id"] for branch in branches}
-    looks = {
-        branch["name"]: [_region(one, branch.get("prune") or "pool") for one in prompt.seen[branch["name"]]]
-        for branch in branches
-    }
-    maps = attention_maps(attentions, ids, tokens, looks)
-    shares = attention_shares(answer_attention(attentions, len(ids)), ids, tokens)
+    paid = answer_attention(attentions, len(ids))
+    shares = attention_shares(paid, ids, tokens)
+    pictures = [open_image(file) for file in images]
+    maps: list[dict[str, Any]] = [{} for _ in pictures]
+    for number, branch in enumerate(branches):
+        own = paid[np.asarray(ids) == branch["token_id"]]
+        for i, (image, seen) in enumerate(zip(pictures, prompt.seen[branch["name"]], strict=True)):
+            prepared = answerer.processor.look(image)[number]
+            cells = kept_cells(branch.get("prune") or "pool", seen.runs, seen.shares, seen.index.tolist(), seen.grid)
+            boxes = prepared.places if prepared.places is not None else _boxes(prepared.grid)
+            if boxes is not None:
+                maps[i][branch["name"]] = canvas(*_spread(own[: len(cells)], cells, boxes), image.size)
+            own = own[seen.places :]
     answer = answerer.tokenizer.decode(words, skip_special_tokens=True).strip()
     several = len(images) > 1
     files = [picture.with_stem(f"{picture.stem}-{i}") if several else picture for i in range(1, len(images) + 1)]
-    for file, image, found in zip(files, images, maps, strict=True):
-        overlay(open_image(image), found, file, answer, question=question, shares=None if several else shares)
+    for file, image, found in zip(files, pictures, maps, strict=True):
+        overlay(image, found, file, answer, question=question, shares=None if several else shares)
     return answer, files
 
 
-def _region(seen: Any, prune: str) -> Any:
-    """Which cells of a branch's grid its kept tokens of one image speak for; unused placeholders speak for none."""
-    from fuse.branches.cells import kept_cells
-    from fuse.report.attention import Region
+def _boxes(grid: tuple[int, int, int] | None) -> Boxes | None:
+    """The boxes of a branch that says only that its tokens are the cells of one grid."""
+    return grid_boxes(grid[1], grid[2]) if grid is not None and grid[0] == 1 else None
 
-    cells = kept_cells(prune, seen.runs, seen.shares, seen.index.tolist(), seen.grid)
-    unused = [()] * (seen.places - len(cells))
-    grid = seen.grid[1:] if seen.grid is not None and seen.grid[0] == 1 else None
-    return Region([*cells, *unused], grid)
+
+def _spread(paid: NDArray[np.float64], cells: list[tuple[int, ...]], boxes: Boxes) -> tuple[NDArray[np.float64], Boxes]:
+    """What each original token gets of what its kept token was paid, with that token's box."""
+    parts = [(value / len(some), cell) for value, some in zip(paid, cells, strict=True) for cell in some]
+    return np.array([value for value, _ in parts]), boxes[[cell for _, cell in parts]]

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM
 
-
 from fuse.ask import load
 from fuse.ensemble import ensemble_ask
 from tests import tiny_processors, tiny_vlm

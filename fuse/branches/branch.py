@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
+from fuse.branches.places import Boxes
+
 Inputs = Mapping[str, list[torch.Tensor]]  # input name -> one tensor per image
 Embed = Callable[[torch.Tensor], torch.Tensor]  # token ids [n] -> rows of the host's embedding [n, D]
 
@@ -26,12 +28,14 @@ class Prepared:
     of the member's vocabulary. `(576,)` for LLaVA, `("<img>", 256, "</img>")` for InternVL.
     grid: (t, h, w) with t*h*w == the number of visual tokens, where the tokens are the cells of one grid in raster order.
     variable: the layout counts the most tokens that the module may give; it may give fewer, and the last ones are unused.
+    places: [visual tokens, 4], where each lies on the image (`fuse.branches.places`), for drawing attention.
     """
 
     inputs: dict[str, torch.Tensor]
     layout: tuple[int | str, ...]
     grid: tuple[int, int, int] | None = None
     variable: bool = False
+    places: Boxes | None = None
 
     @property
     def tokens(self) -> int:

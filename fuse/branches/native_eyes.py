@@ -10,6 +10,7 @@ from PIL import Image
 
 from fuse.branches.branch import Prepared
 from fuse.branches.native import NATIVE
+from fuse.branches.native_places import native_places
 from fuse.errors import CheckpointError
 
 _TEXT_OUTPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
@@ -41,12 +42,19 @@ class NativeEyes:
     def prepare(self, image: Image.Image, *, guest: bool = True) -> Prepared:
         """The image as this family prepares and writes it; a guest also brings the markers of its chat template."""
         text = {"add_special_tokens": False}
-        out = self.processor(images=[image], text=[getattr(self.processor, self.row.written)], return_tensors="pt", **text)
+        out = self.processor(
+            images=[image], text=[getattr(self.processor, self.row.written)], return_tensors="pt", **text
+        )
         ids = out["input_ids"][0].tolist()
         inputs = {k: v for k, v in out.items() if k not in _TEXT_OUTPUTS and isinstance(v, torch.Tensor)}
         layout = self._layout(ids, guest)
         visual = sum(item for item in layout if isinstance(item, int))
-        return Prepared(inputs, layout, self._grid(inputs, layout, visual))
+        grid = self._grid(inputs, layout, visual)
+        tiles = inputs["pixel_values"].shape[0]
+        places = native_places(self.config, self.processor.image_processor, layout, grid, tiles, image.size)
+        if places is not None and len(places) != visual:
+            places = None
+        return Prepared(inputs, layout, grid, places=places)
 
     def _layout(self, ids: list[int], guest: bool) -> tuple[int | str, ...]:
         layout: list[int | str] = []

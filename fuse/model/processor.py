@@ -166,18 +166,22 @@ class FusedProcessor(ProcessorMixin):
         begin = self.tokenizer.bos_token
         return bool(begin) and prompt.startswith(begin)
 
-    def _prepare(self, image: Image.Image) -> list[tuple[Prepared, tuple[int | str, ...]]]:
-        """The image through every branch's eyes, each with its layout within the branch's budget."""
+    def look(self, image: Image.Image) -> list[Prepared]:
+        """The image through every branch's eyes, in the order of the branches, before any budget."""
         mine = getattr(NATIVE.get(self.fused.host_type), "around", None)
         found = []
         for branch, eyes in zip(self.fused.branches, self.eyes, strict=True):
             if branch["kind"] == "native":
                 around = NATIVE[branch["config"]["model_type"]].around
-                one = eyes.prepare(image, guest=around != mine)
+                found.append(eyes.prepare(image, guest=around != mine))
             else:
-                one = eyes.prepare(image)
-            found.append((one, budgeted_layout(one.layout, branch.get("max_tokens"))))
+                found.append(eyes.prepare(image))
         return found
+
+    def _prepare(self, image: Image.Image) -> list[tuple[Prepared, tuple[int | str, ...]]]:
+        """What each branch makes of the image, with its layout within the branch's budget."""
+        budgets = [branch.get("max_tokens") for branch in self.fused.branches]
+        return [(one, budgeted_layout(one.layout, n)) for one, n in zip(self.look(image), budgets, strict=True)]
 
     def _write(self, ids: list[int], images: list[list[tuple[Prepared, tuple[int | str, ...]]]]) -> list[int]:
         """Ids with every branch's rendering in place of each image's first placeholder."""
