@@ -26,12 +26,18 @@ SPECIAL = {
 }  # fmt: skip
 
 
-def tokenizer(special: list[str], template: str = "") -> PreTrainedTokenizerFast:
+def tokenizer(special: list[str], template: str = "", roles: dict[str, str] | None = None) -> PreTrainedTokenizerFast:
+    """The words, the special tokens behind them, and which of these a processor asks for by role."""
     inner = Tokenizer(models.WordLevel({token: i for i, token in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
     inner.add_special_tokens(special)
     made = PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+        tokenizer_object=inner,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="</s>",
+        extra_special_tokens=roles or {},
     )
     if template:
         made.chat_template = template
@@ -48,10 +54,7 @@ def save(
     perturbed(model, seed).save_pretrained(folder)
     name, image_name, image_arguments, arguments, _ = tiny_processors.PROCESSORS[kind]
     special = SPECIAL[kind]
-    text = tokenizer(special, template or tiny_processors.template(kind))
-    for role, token in tiny_processors._NAMED.get(kind, {}).items():
-        text.add_special_tokens({"extra_special_tokens": [token]})
-        setattr(text, role, token)
+    text = tokenizer(special, template or tiny_processors.template(kind), tiny_processors._NAMED.get(kind))
     image = getattr(transformers, image_name)(**image_arguments)
     video = tiny_processors.VIDEO.get(kind)
     extra = {"video_processor": getattr(transformers, video)()} if video else {}

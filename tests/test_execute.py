@@ -71,3 +71,29 @@ def test_tensors_in_blocks(tmp_path: Path, method: str, monkeypatch: pytest.Monk
     for block in (1, 7, 64):
         monkeypatch.setattr(engine, "BLOCK", block)
         assert run(row, tmp_path, f"{block}.safetensors") == whole
+
+
+@pytest.mark.parametrize("action", ["merge", "copy"])
+def test_rows_of_donors_and_zero_rows(
+    sources: dict[str, Source], tmp_path: Path, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A donor lends a row and takes no part in the merge; an added row of nobody is zero, inside the table too."""
+    inputs = (sources["a"], sources["b"]) if action == "merge" else (sources["host"],)
+    runs = (Run(0, 5, (2, 0)),) if action == "merge" else ()
+    lender = len(inputs)
+    row = Row(
+        "t", action, "t", "language", (26, 6), "BF16", inputs, None, "linear" if action == "merge" else "",
+        PARAMETERS["linear"] if action == "merge" else {}, sources["host"], runs,
+        (Added(23, lender, 4), Added(25, None), Added(7, None), Added(24, lender - 1, 3)), (sources["base"],),
+    )  # fmt: skip
+    assert sources["base"] in row.reads
+    whole = run(row, tmp_path, "whole.safetensors")
+    for block in (1, 12, 40, 90):
+        monkeypatch.setattr(engine, "BLOCK", block)
+        assert run(row, tmp_path, f"{block}.safetensors") == whole
+    of = {name: load_file(tmp_path / f"{name}.safetensors")["t"] for name in ("host", "a", "b", "base")}
+    wanted = torch.cat([of["host"], torch.zeros(3, 6)]).float()
+    if action == "merge":
+        wanted[:5] = 0.3 * of["a"][2:7].float() + 0.7 * of["b"][:5].float()
+    wanted[23], wanted[24], wanted[7] = of["base"][4], of["b" if action == "merge" else "host"][3], 0
+    assert torch.equal(load_file(tmp_path / "whole.safetensors")["t"], wanted.bfloat16())

@@ -20,9 +20,8 @@ from fuse.native_tokens import NATIVE
 from fuse.visual_tokens import CONTEXT, written
 from tests import fused_members, tiny_processors, tiny_vlm
 from tests.cli import fuse_here
-from tests.test_branch_llava_original import anyres, config
+from tests.original_branches import anyres, config, slime
 from tests.test_branch_mgm import mgm
-from tests.test_branch_slime import slime
 
 SMALL = [(28, 28), (60, 40), (40, 60), (200, 30), (31, 97), (10, 9), (57, 28), (56, 29), (100, 99), (640, 480)]
 LARGE = [(1024, 768), (333, 777), (300, 90), (90, 700), (1125, 2001), (337, 336), (28, 29)]
