@@ -47,9 +47,6 @@ class Tiny(PreTrainedModel):
         self.branches = torch.nn.ModuleDict({"c": EncoderBranch(config.branch)})
         self.post_init()
 
-    def _init_weights(self, module):
-        pass
-
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     generator = torch.Generator().manual_seed(seed)

@@ -31,6 +31,8 @@ class EncoderBranch(nn.Module):
     `projector.0` takes [n, tower's width]; the last layer gives [n, host's hidden size].
     """
 
+    _no_split_modules = ("EncoderBranch",)  # device_map: its computed tables follow the image, not single layers
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         """config: the branch's JSON, as `fuse.branches.encoder_files.read_encoder` gives it.
 
