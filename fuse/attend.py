@@ -33,7 +33,7 @@ def attended_answer(
     from fuse.report.watch import watching
 
     branches = getattr(answerer.model.config, "branches", None)
-    if not branches:
+    if not branches or answerer.processor is None:
         raise RecipeError(
             "--attention shows branches, and this folder is not a fused one", where=answerer.folder,
             hint="`output: {model: fuse}` in a recipe makes one, of a single encoder too",
@@ -71,8 +71,9 @@ def attended_answer(
     answer = answerer.tokenizer.decode(words, skip_special_tokens=True).strip()
     several = len(images) > 1
     files = [picture.with_stem(f"{picture.stem}-{i}") if several else picture for i in range(1, len(images) + 1)]
-    for file, image, found in zip(files, pictures, maps, strict=True):
-        overlay(image, found, file, answer, question=question, shares=None if several else shares)
+    for i, (file, image, found) in enumerate(zip(files, pictures, maps, strict=True)):
+        notes = {name: f"{len(seen[i].tokens)} tokens" for name, seen in prompt.seen.items()}
+        overlay(image, found, file, answer, question=question, shares=None if several else shares, notes=notes)
     return answer, files
 
 

@@ -1,8 +1,9 @@
 """What a branch is to the fused model: eyes that prepare an image, and a module that turns it into tokens.
 
-A kind of branch is two classes. `Eyes` knows no weights: it prepares one image and says how the image is written into the
-prompt, so the processor knows the number of tokens before the model runs. `Branch` is the module: encoder and projector.
-Both are built from the branch's own JSON (`config`), as config.json of a fused folder holds it, without touching a file.
+A kind of branch is two classes. `Eyes` knows no weights: it prepares one image and says how the image is written into
+the prompt, so the processor knows the number of tokens before the model runs. `Branch` is the module: encoder and
+projector. Both are built from the branch's own JSON (`config`), as config.json of a fused folder holds it, without
+touching a file.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,8 +27,8 @@ class Prepared:
     inputs: tensors of this image alone, by input name, float32 or integer, on the CPU.
     layout: the image as the prompt holds it: a number is a run of that many visual tokens, a string is one marker token
     of the member's vocabulary. `(576,)` for LLaVA, `("<img>", 256, "</img>")` for InternVL.
-    grid: (t, h, w) with t*h*w == the number of visual tokens, where the tokens are the cells of one grid in raster order.
-    variable: the layout counts the most tokens that the module may give; it may give fewer, and the last ones are unused.
+    grid: (t, h, w), t*h*w visual tokens, where the tokens are the cells of one grid in raster order.
+    variable: the layout counts the most tokens that the module may give; it may give fewer, and the last are unused.
     places: [visual tokens, 4], where each lies on the image (`fuse.branches.places`), for drawing attention.
     """
 

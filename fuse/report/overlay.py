@@ -32,13 +32,15 @@ MAGMA = np.array([
 def overlay(
     image: Image.Image, maps: Mapping[str, Map], path: Path, answer: str, *, question: str = "",
     boxes: Mapping[str, Box] | None = None, shares: Mapping[str, float] | None = None,
+    notes: Mapping[str, str] | None = None,
     scale: Literal["branch", "shared"] = "branch",
 ) -> None:  # fmt: skip
     """Write a PNG: the image, then one panel for each branch with its map as heat, then the question and the answer.
 
     maps: branch name -> [h, w], values >= 0, as `attention_maps` gives them. boxes: the part of the image that a
     branch's grid covers, where that is not all of it (`centre_box`, `padded_box`); what a branch does not see is black.
-    shares: branch name -> part of the answer's attention, for the note under the panel. scale: every branch has a scale
+    shares: branch name -> part of the answer's attention, for the line under the panel. notes: branch name -> what that
+    line says of its tokens (the map's cells where left out). scale: every branch has a scale
     of its own, or all share one; the caption says which. The top of a scale is the 99th percentile of the positive
     values, so that one hot token does not hide the rest. The texts are stored in the PNG too (`question`, `answer`).
 
@@ -58,8 +60,9 @@ def overlay(
     for name, values in maps.items():
         heated = heat(picture, values / tops[name], (boxes or {}).get(name, WHOLE))
         share = f"{shares[name]:.1%} of the attention, " if shares and name in shares else ""
+        cells = (notes or {}).get(name, f"{values.shape[0]} x {values.shape[1]} cells")
         bright = f"brightest {tops[name]:.2g}" if values.any() else "all of them 0"
-        panels.append((name, f"{share}{values.shape[0]} x {values.shape[1]} cells, {bright}", heated))
+        panels.append((name, f"{share}{cells}, {bright}", heated))
     caption = "each panel has a scale of its own" if scale == "branch" else "all panels share one scale"
     if any(box != WHOLE for box in (boxes or {}).values()):
         caption += "; what a branch does not see is black"
