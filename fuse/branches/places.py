@@ -23,7 +23,7 @@ def grid_boxes(rows: int, columns: int, box: Box = WHOLE) -> Boxes:
     across, down = (right - left) / columns, (bottom - top) / rows
     row, column = np.divmod(np.arange(rows * columns), columns)
     low = np.stack([left + column * across, top + row * down], 1)
-    return np.concatenate([low, low + [across, down]], 1)
+    return np.concatenate([low, low + np.array([across, down])], 1)
 
 
 def broken_rows(tokens: int, size: Size) -> Boxes | None:
