@@ -277,7 +277,8 @@ def test_headline_pair_keeps_the_layout_of_its_host(tmp_path: Path) -> None:
     assert "slime: model.sampler.* " in plan or "slime: model.*" in plan
     assert "note: the output has the layout of mgm (mgm)" in plan
     ran = fuse_here("ask", out, "w5")
-    told = f"fuse: {out}: has the original layout of mgm, which only the code it came from loads\n"
+    told = f"fuse: {out}: has the original layout of mgm, which only the code it came from loads (a recipe with `output: {{model: fuse}}` "
+    told += "makes a folder of it that runs)\n"
     assert (ran.code, ran.err) == (3, told)
 
 
