@@ -10,7 +10,7 @@ from fuse.verdicts import Verdict
 
 PATH = ("prompt", "template")
 PROMPTS = Path(__file__).parent / "prompts"
-LLAMA_3 = "<|eot_id|>"
+LLAMA_3, CHATML = "<|eot_id|>", "<|im_start|>"  # tokens by which prompts of these kinds are known
 
 
 def template_verdict(loaded: LoadedRecipe, host: Member, chosen: Member, others: Sequence[Member]) -> Verdict:
@@ -63,11 +63,14 @@ def template_of(member: Member) -> str:
 def _built_in(member: Member) -> str:
     if member.family.model_type == "paligemma" and not _template(member):
         return "paligemma"
-    if member.family.native or member.text.name != "llama":
+    if member.family.native:
         return ""
-    if member.vocabulary is not None and LLAMA_3 in member.vocabulary.ids:
-        return {"mgm": "mgm_llama_3", "slime": "slime_llama3"}.get(kind_of(member), "")
-    return "vicuna_v1"
+    known = member.vocabulary.ids if member.vocabulary is not None else {}
+    if member.text.name == "llama" and LLAMA_3 in known:
+        return {"mgm": "mgm_llama_3", "slime": "slime_llama3"}.get(kind_of(member), "llava_llama_3")
+    if member.text.name == "qwen2" and CHATML in known:
+        return "qwen_1_5"
+    return {"llama": "vicuna_v1", "mistral": "mistral_instruct"}.get(member.text.name, "")
 
 
 def _check_fits(

@@ -1,5 +1,6 @@
 """The prompts of members whose own code writes them: word for word as that code does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from fuse.anatomy import Member, open_member
 from fuse.templates import template_of
 from tests import fused_members, layouts
 
+OWN = "{{ messages[0].content }}"
 IMAGE = {"type": "image"}
 TALK = [
     {"role": "user", "content": [IMAGE, {"type": "text", "text": "What is it?"}]},
@@ -31,6 +33,10 @@ PROMPTS = {
         f"<s>{VICUNA}USER: <image>\nWhat is it? ASSISTANT: A cat.</s>USER: Sure? ASSISTANT:",
         "<s>Be brief. USER: Hm? ASSISTANT:",
     ),
+    ("llava", tuple(LLAMA_3)): (
+        f"<s>{SYSTEM}{MGM}{END}{HUMAN}<image>\nWhat is it?{END}{MACHINE}A cat.{END}{HUMAN}Sure?{END}{MACHINE}",
+        f"<s>{SYSTEM}Be brief.{END}{HUMAN}Hm?{END}{MACHINE}",
+    ),
     ("mgm", tuple(LLAMA_3)): (
         f"<|begin_of_text|>{SYSTEM}{MGM}{END}{HUMAN}<image>\nWhat is it?{END}{SYSTEM}A cat.{END}{HUMAN}Sure?{END}{SYSTEM}",
         f"<|begin_of_text|>{SYSTEM}Be brief.{END}{HUMAN}Hm?{END}{SYSTEM}",
@@ -44,7 +50,7 @@ PROMPTS = {
 
 def original(kind: str, special: list[str], folder: Path) -> Member:
     layouts.build_original(kind, folder)
-    fused_members.tokenizer(special, "{{ messages[0].content }}").save_pretrained(folder)
+    fused_members.tokenizer(special, OWN).save_pretrained(folder)
     return open_member("m", str(folder), revision=None, relative_to=folder)
 
 
@@ -59,10 +65,29 @@ def test_originals(case: tuple[str, tuple[str, ...]], tmp_path: Path) -> None:
     assert tokenizer.apply_chat_template(short, tokenize=False, add_generation_prompt=True) == brief
 
 
+OTHERS = {
+    ("qwen2", "<|im_start|>"): (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n"
+        "<|im_start|>assistant\nA cat.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n"
+    ),
+    ("mistral", "[INST]"): "<s>[INST] <image>\nWhat is it? [/INST] A cat. </s>[INST] Sure? [/INST]",
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_language_models(case: tuple[str, str], tmp_path: Path) -> None:
+    name, token = case
+    member = original("llava", [token], tmp_path)
+    text = template_of(replace(member, text=replace(member.text, name=name)))
+    tokenizer = fused_members.tokenizer([token], text)
+    assert tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True) == OTHERS[case]
+
+
 def test_vicuna_twins_of_the_headline_pair_speak_vicuna(tmp_path: Path) -> None:
     texts = {template_of(original(kind, [], tmp_path / kind)) for kind in ("llava", "mgm", "slime")}
     assert len(texts) == 1 and "USER: " in texts.pop()
 
 
-def test_a_llava_on_llama_3_has_only_its_own(tmp_path: Path) -> None:
-    assert template_of(original("llava", LLAMA_3, tmp_path)) == "{{ messages[0].content }}"
+def test_a_member_without_a_known_prompt_has_only_its_own(tmp_path: Path) -> None:
+    member = original("llava", [], tmp_path)
+    assert template_of(replace(member, text=replace(member.text, name="gemma"))) == OWN
