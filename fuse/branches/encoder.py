@@ -137,5 +137,10 @@ class EncoderEyes:
         keeps the image's shape.
         """
         pixels = self._preprocess(image)
-        tokens, rows, columns = _grid(self._config, *pixels.shape[-2:])
+        height, width = pixels.shape[-2:]
+        try:
+            tokens, rows, columns = _grid(self._config, height, width)
+        except (ValueError, RuntimeError, AssertionError) as error:
+            told = (str(error).splitlines() or [""])[0][:200]
+            raise CheckpointError(f"the encoder takes no images of {height}x{width}: {told}", where=WHERE) from None
         return Prepared({"pixel_values": pixels}, (tokens,), (1, rows, columns) if rows else None)

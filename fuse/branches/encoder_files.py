@@ -181,6 +181,8 @@ def _transformers(name: str, location: str, relative_to: Path) -> _Tower:
         "preprocess": {"size": list(size)},
     }  # fmt: skip
     grid = (size[0] // stride, size[1] // stride) if stride else None
+    if grid:
+        tower_types.check_size(tower, shapes, grid, prepare)
     return _Tower(config, _encoder_rows(rows), width, grid, checkpoint.folder, checkpoint)
 
 

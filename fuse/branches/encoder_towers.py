@@ -167,7 +167,8 @@ def _transformers(tower: Mapping[str, Any]) -> nn.Module:
     kind = tower["model_type"]
     if kind not in tower_types.TOWER_TYPES or tower_types.TOWER_TYPES[kind].composite:
         raise CheckpointError(f"model_type {kind!r} is no image encoder that can be a branch")
-    config = CONFIG_MAPPING[kind].from_dict({**tower, "vision_use_head": False, "use_head": False})
+    kept = {key: value for key, value in tower.items() if key not in tower_types.FORGET}
+    config = CONFIG_MAPPING[kind].from_dict({**kept, "vision_use_head": False, "use_head": False})
     model: Any = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model = getattr(model, "vision_model", model)  # a wrapper that later versions of transformers no longer have
     if isinstance(getattr(model, "pooler", None), nn.Module) and [*model.pooler.parameters()]:

@@ -62,7 +62,7 @@ TOWER_TYPES: dict[str, TowerType] = {
     "resnet": TowerType(False, "resnet."),
 }
 
-_FORGET = (
+FORGET = (
     "_name_or_path", "architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "id2label",
     "label2id", "problem_type", "attn_implementation", "_attn_implementation",
 )  # fmt: skip
@@ -85,7 +85,7 @@ def tower_config(config: Mapping[str, Any], where: object) -> dict[str, Any]:
         if not isinstance(tower, Mapping):
             raise CheckpointError(f"model_type {kind!r} has no vision_config", where=where)
         tower = {**tower, "model_type": f"{kind}_vision_model"}
-    return {key: value for key, value in tower.items() if key not in _FORGET}
+    return {key: value for key, value in tower.items() if key not in FORGET}
 
 
 def place(name: str, kind: str, wrapped: bool) -> tuple[str | None, str]:
@@ -151,6 +151,19 @@ def check(tower: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], where
         raise CheckpointError(f"num_hidden_layers is {depth} but {told}", where=where)
 
 
+def check_size(
+    tower: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], grid: tuple[int, int], where: object
+) -> None:
+    """Raises CheckpointError when images are prepared larger or smaller than the encoder's table of positions."""
+    for name in _POSITIONS:
+        if name in shapes and shapes[name][0] != prefix_tokens(tower) + grid[0] * grid[1]:
+            raise CheckpointError(
+                f"prepares images of {grid[0]}x{grid[1]} patches, but the encoder has {shapes[name][0]} positions",
+                where=where, hint="copy it from the encoder's own repository",
+            )  # fmt: skip
+
+
+_POSITIONS = ("embeddings.position_embedding.weight",)  # other towers interpolate theirs
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 
 
