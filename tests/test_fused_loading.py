@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, StaticCache
 
 from fuse import torchvision_shim
 from fuse.errors import CheckpointError, RecipeError
@@ -129,6 +129,27 @@ def test_a_loop_by_hand_gives_the_same_words(host: str) -> None:
             mask = torch.cat([mask, mask.new_ones(1, 1)], 1)
             out = model(input_ids=torch.tensor([[words[-1]]]), attention_mask=mask, past_key_values=out.past_key_values)
     assert words == want
+
+
+@pytest.mark.parametrize("host", ["llava", "qwen2_vl", "paligemma", "gemma3"])
+def test_a_step_with_a_static_cache_is_one_graph(host: str) -> None:
+    """What generate compiles on a GPU: no break, and the same logits."""
+    model, ours = fused(f"a={host}:1", f"b={host}:2")
+    given = ours(images=[picture((60, 40))], text=[f"{ours.image_token} w5 w6"])
+    length = given["input_ids"].shape[1]
+    mask = torch.ones(1, length + 1, dtype=torch.long)
+    step = torch.compile(model.forward, backend="eager", fullgraph=True)
+    found = []
+    for forward in (model.forward, step):
+        cache = StaticCache(config=model.get_decoder().config, max_cache_len=64)
+        with torch.no_grad():
+            model(**given, past_key_values=cache, use_cache=True)
+            found.append(
+                forward(
+                    input_ids=torch.tensor([[7]]), past_key_values=cache, attention_mask=mask, use_cache=True
+                ).logits
+            )
+    assert (found[0] - found[1]).abs().max() < 1e-5
 
 
 def test_every_branch_is_read() -> None:

@@ -112,10 +112,11 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         images = split_inputs(kwargs)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, not both")
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        if images and past:
+        # Nothing here may depend on the numbers in a tensor while a prompt is continued: that step can be compiled.
+        begins = bool(images) or past_key_values is None or not past_key_values.is_initialized
+        if images and past_key_values is not None and int(past_key_values.get_seq_length()) > 0:
             raise RecipeError("images belong to a prompt; this call continues one")
-        if inputs_embeds is None and past == 0:
+        if inputs_embeds is None and begins:
             assert input_ids is not None
             named = {f"branches.{b}.{k}": v for b, given in images.items() for k, v in given.items()}
             prompt = self.read(input_ids, attention_mask if _is_2d(attention_mask) else None, **named)
@@ -127,12 +128,13 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         assert inputs_embeds is not None
-        if position_ids is None and past:
-            position_ids = self._next_positions(inputs_embeds, attention_mask, past)
-        if past == 0 and token_type_ids is not None and (attention_mask is None or _is_2d(attention_mask)):
+        if position_ids is None and past_key_values is not None and not begins:
+            position_ids = self._next_positions(inputs_embeds, attention_mask, past_key_values.get_seq_length())
+        whole = token_type_ids is not None and 1 < token_type_ids.shape[1] == inputs_embeds.shape[1]
+        if whole and (attention_mask is None or _is_2d(attention_mask)):
             attention_mask = prompt_masks(
-                self.config.host_type, self.get_decoder().config, token_type_ids[:, : inputs_embeds.shape[1]],
-                inputs_embeds=inputs_embeds, attention_mask=attention_mask, past_key_values=past_key_values,
+                self.config.host_type, self.get_decoder().config, token_type_ids, inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask, past_key_values=past_key_values,
                 position_ids=_text_positions(position_ids),
             )  # fmt: skip
         out = self.language_model(
@@ -150,12 +152,12 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             self._past = found[1:].amax((0, 2))[:, None] + 1 - prompt.attention_mask.sum(-1, keepdim=True)
         return found
 
-    def _next_positions(self, embeds: torch.Tensor, attention_mask: Any, past: int) -> torch.Tensor | None:
+    def _next_positions(self, embeds: torch.Tensor, attention_mask: Any, past: Any) -> torch.Tensor | None:
         """Positions of tokens that continue a prompt, where the caller gave none."""
         if _is_2d(attention_mask):
             counted = attention_mask.long().cumsum(-1)[:, -embeds.shape[1] :] - 1
         elif attention_mask is None:
-            counted = torch.arange(past, past + embeds.shape[1], device=embeds.device).expand(len(embeds), -1)
+            counted = (torch.arange(embeds.shape[1], device=embeds.device) + past).expand(len(embeds), -1)
         else:
             return None
         if self.config.host_type in MROPE_HOSTS and self._past is not None:
@@ -218,7 +220,7 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         position_ids: torch.Tensor | None = None, token_type_ids: torch.Tensor | None = None, **_: Any,
     ) -> Any:  # fmt: skip
         """The masks of a step with a static cache, which transformers makes before it calls `forward`."""
-        whole = past_key_values is None or past_key_values.get_seq_length() == 0
+        whole = token_type_ids is not None and 1 < token_type_ids.shape[1] == inputs_embeds.shape[1]
         return prompt_masks(
             config.host_type, config.text_config, token_type_ids if whole else None, inputs_embeds=inputs_embeds,
             attention_mask=attention_mask, past_key_values=past_key_values, position_ids=_text_positions(position_ids),
