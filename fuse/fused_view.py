@@ -36,6 +36,8 @@ def _branch(branch: Seeing) -> str:
         return f"{text}visual tokens known once the encoder is built{limit}"
     most = "up to " if branch.kind == "slime" else ""
     text += f"{most}{branch.full:,} visual tokens"
+    if branch.problem:
+        return f"{text}; {branch.problem}"
     if branch.kept is not None and branch.kept < branch.full:
         text += f", {branch.kept:,} after {branch.prune}"
     return text + (f", {branch.markers} markers" if branch.markers else "")

@@ -34,6 +34,9 @@ def check_target(plan: Plan, target: Path, *, force: bool) -> None:
         inside = lent.resolve()
         if real == inside or inside in real.parents or real in inside.parents:
             raise RecipeError(f"the output and the member {name} would lie in each other", where=target)
+    for file in (file for lender in plan.lenders for file in lender.files):
+        if real in file.resolve().parents:
+            raise RecipeError(f"the output would replace {file.name}, which it is made of", where=target)
     if real in plan.recipe_file.resolve().parents and target.exists():
         raise RecipeError("the recipe lies in the output that would be replaced", where=target)
     need, free = plan.bytes_written + SMALL_FILES, free_bytes(target.parent)

@@ -35,23 +35,32 @@ def fused_template(
 ) -> tuple[Member, str, Verdict]:
     """Whose template a fused folder takes, its text, and the verdict.
 
-    The one that the recipe names, else the host's, else that of the first member of `seeing` (members with a branch)
-    which has a place for images. Original-LLaVA members and PaliGemma, whose prompts only their code knows, have ours.
-    lent: tokens that the output has beyond the host's. Raises RecipeError as `template_verdict` does.
+    The one that the recipe names, else the host's, else that of the first member of `seeing` (members with a branch);
+    those with a place for images come first. In the others the processor puts images before the words: our choice.
+    Original-LLaVA members and PaliGemma, whose prompts only their code knows, have ours. lent: tokens that the output
+    has beyond the host's. Raises RecipeError for a template that is not there or writes tokens that nobody has.
     """
     named = loaded.recipe.prompt.template
     if named is not None:
         chosen = members[named]
         text = template_of(chosen)
-        _check_fits(loaded, host, chosen, text, sees=True, lent=lent)
-        return chosen, text, Verdict("chat template", True, f"{named}'s, as the recipe says")
-    for member in (host, *seeing):
-        text = template_of(member)
-        if "image" in text and not _foreign(host, member, text, lent):
-            mine = member is host
-            why = f"{member.name}'s" if mine else f"{member.name}'s, as {host.name} has none with a place for images"
-            return member, text, Verdict("chat template", mine, why)
-    return host, "", Verdict("chat template", False, "no branch has one with a place for images; the output has none")
+        _check_fits(loaded, host, chosen, text, sees=False, lent=lent)
+        return chosen, text, Verdict("chat template", _sees(text), f"{named}'s, as the recipe says{_plain(text)}")
+    candidates = [(member, template_of(member)) for member in (host, *seeing)]
+    usable = [(m, text) for m, text in candidates if text and not _foreign(host, m, text, lent)]
+    member, text = next((found for found in usable if _sees(found[1])), usable[0] if usable else (host, ""))
+    if not text:
+        return host, "", Verdict("chat template", False, "no branch has one that the host can speak; none is written")
+    why = "" if member is host else f", as {host.name} has none{' with a place for images' if _sees(text) else ''}"
+    return member, text, Verdict("chat template", member is host and _sees(text), f"{member.name}'s{why}{_plain(text)}")
+
+
+def _sees(text: str) -> bool:
+    return "image" in text
+
+
+def _plain(text: str) -> str:
+    return "" if _sees(text) else "; it has no place for images, which go before the words"
 
 
 def template_of(member: Member) -> str:
@@ -74,11 +83,12 @@ def _built_in(member: Member) -> str:
 
 
 def _check_fits(
-    loaded: LoadedRecipe, host: Member, chosen: Member, text: str, *, sees: bool, lent: Sequence[str] = ()
+    loaded: LoadedRecipe, host: Member, chosen: Member, text: str, *, sees: bool, lent: Sequence[str] | None = None
 ) -> None:
     if not text or chosen.vocabulary is None or host.vocabulary is None:
         raise loaded.error(PATH, f"{chosen.name} has no chat template" if not text else f"{host.name} has no tokenizer")
-    if loaded.recipe.language.embeddings != "union" and (foreign := _foreign(host, chosen, text, lent)):
+    told = lent is None and loaded.recipe.language.embeddings == "union"  # a guest, whose tokens come
+    if not told and (foreign := _foreign(host, chosen, text, lent or ())):
         raise loaded.error(
             PATH, f"{chosen.name}'s template writes {foreign!r}, which {host.name} has no token for",
             hint="`embeddings: union` under language adds it",

@@ -40,7 +40,10 @@ def written(branch: FusedBranch, size: Size) -> Written | None:
 
 @dataclass(frozen=True)
 class Seeing:
-    """What one image costs one branch. full: tokens without a budget. kept: with it. None where it is not known."""
+    """What one image costs one branch.
+
+    full: tokens without a budget. kept: with it. None where it is not known. problem: why the budget does not work.
+    """
 
     name: str
     kind: str
@@ -49,6 +52,8 @@ class Seeing:
     kept: int | None
     markers: int
     prune: str
+    problem: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,7 @@ class Cost:
 
 
 def cost_of(plan: Plan, size: Size) -> Cost | None:
-    """Visual tokens, context and memory at inference of a fused plan; None for a native output.
-
-    Raises RecipeError where a budget is smaller than the branch's number of runs.
-    """
+    """Visual tokens, context and memory at inference of a fused plan; None for a native output."""
     if plan.fused is None:
         return None
     seen = tuple(_seeing(branch, size) for branch in plan.fused.branches)
@@ -85,10 +87,15 @@ def cost_of(plan: Plan, size: Size) -> Cost | None:
 def _seeing(branch: FusedBranch, size: Size) -> Seeing:
     found = written(branch, size)
     full = found.tokens if found else None
-    kept = branch.max_tokens if found is None else sum(share(found.runs, branch.max_tokens, where=branch.name))
+    kept, problem, hint = branch.max_tokens, "", ""
+    if found is not None:
+        try:
+            kept = sum(share(found.runs, branch.max_tokens))
+        except RecipeError as error:
+            problem, hint = error.problem, error.hint
     return Seeing(
         branch.name, branch.kind, encoder_name(branch), full, kept, found.markers if found else 0,
-        branch.prune if branch.max_tokens is not None else "",
+        branch.prune if branch.max_tokens is not None else "", problem, hint,
     )  # fmt: skip
 
 
@@ -125,8 +132,11 @@ def _dtype(plan: Plan) -> str:
     return next(row.dtype for row in plan.rows if row.canonical == plan.host.text.embedding)
 
 
-def check_context(cost: Cost) -> None:
-    """RecipeError where one image leaves no room for words."""
+def check_cost(cost: Cost) -> None:
+    """RecipeError where a budget does not work for this image, or the image leaves no room for words."""
+    for branch in cost.branches:
+        if branch.problem:
+            raise RecipeError(branch.problem, where=f"vision.{branch.name}", hint=branch.hint)
     if cost.left <= 0:
         width, height = cost.size
         raise RecipeError(

@@ -248,7 +248,7 @@ def test_without_any_template_there_is_none(tmp_path: Path) -> None:
     (member / "chat_template.jinja").unlink()
     out = run(tmp_path, "members: {a: a}\nlanguage: {method: linear, weights: 1}\nvision: [a]\noutput: {model: fuse}\n")
     assert not (out / "chat_template.jinja").exists()
-    said = "  ! chat template: no branch has one with a place for images; the output has none"
+    said = "  ! chat template: no branch has one that the host can speak; none is written"
     assert said in fuse_here("plan", tmp_path / "r.yaml").out.splitlines()
 
 

@@ -138,8 +138,10 @@ REFUSED = {
     ("a b chat", HALF + "vision: [a, b]\nprompt: {template: chat}\n"):
         "r.yaml:4:10: prompt.template: chat's template writes '<|turn|>', which a has no token for "
         "(`embeddings: union` under language adds it)",
-    ("a b chat", HALF.replace("0.5", "0.5, embeddings: union") + "vision: [a, b]\nprompt: {template: chat}\n"):
-        "r.yaml:4:10: prompt.template: chat's template has no place for images, and a can see",
+    ("a b chat", "language: {method: linear, weights: {a: 1}, embeddings: union}\nvision: [a, b]\n"
+                 "prompt: {template: chat}\n"):
+        "r.yaml:4:10: prompt.template: chat's template writes '<|turn|>', which a has no token for "
+        "(`embeddings: union` under language adds it)",
     ("a", HALF + "vision: [a, {name: c, encoder: nowhere, projector: p.safetensors}]\n"): "r.yaml:3:13: vision.1: ",
     ("a llm", HALF.replace("0.5", "{llm: 1}") + "vision: [{from: a, max_tokens: 2}]\noutput: {host: nobody}\n"):
         "r.yaml:4:10: output.host: 'nobody' is not a member (known: a, llm)",
@@ -154,6 +156,26 @@ def test_refuses(family: Path, tmp_path: Path, case: tuple[str, str]) -> None:
     assert ran.code in {2, 3} and ran.err.count("\n") == 1 and not (tmp_path / "out").exists()
     assert said.startswith(REFUSED[case]) if REFUSED[case].endswith(": ") else said == REFUSED[case]
     assert fuse_here("plan", tmp_path / "r.yaml").err == ran.err
+
+
+def test_template_for_plain_text(family: Path, tmp_path: Path) -> None:
+    plan = plan_of(family, tmp_path, "a b chat", HALF.replace("0.5", "0.5, embeddings: union") + "vision: [a, b]\n"
+                   "prompt: {template: chat}\n")  # fmt: skip
+    said = "chat's, as the recipe says; it has no place for images, which go before the words"
+    assert plan.verdicts[-1].text == said and not plan.verdicts[-1].agrees
+    assert plan.template_text == "<|turn|>{{ messages[0].content }}"
+    assert "<|turn|>" in {token.token for token in plan.new_tokens}
+
+
+def test_budget_of_less_than_a_token_a_tile(family: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(recipe(family, "a tiles", HALF + "vision: [a, {from: tiles, max_tokens: 3}]\n"))
+    problem = (
+        "max_tokens 3 is too few: this branch writes one image in 5 runs of visual tokens, and each keeps at least one"
+    )
+    ran = fuse_here("plan", tmp_path / "r.yaml")
+    assert ran.code == 0 and f"  tiles: native, idefics3_vision, 5 visual tokens; {problem}" in ran.out.splitlines()
+    ran = fuse_here("plan", tmp_path / "r.yaml", "--image-size", "60x40")
+    assert (ran.code, ran.err) == (2, f"fuse: vision.tiles: {problem} (max_tokens 5 is the smallest that works here)\n")
 
 
 def broken(family: Path, tmp_path: Path, rest: str = "vision: [a, b]\n") -> str:
@@ -226,3 +248,27 @@ def test_projector_of_another_language_model(family: Path, copies: Path) -> None
         "only used to train the encoder"
     }
     assert (copies / "out" / "branches" / "dino" / "preprocessor_config.json").exists()
+    shutil.copy(copies / "p.safetensors", copies / "out")
+    (copies / "r.yaml").write_text(f"members: {{a: a, b: b}}\n{HALF}{rest.replace('p.safe', 'out/p.safe')}")
+    ran = fuse_here("merge", copies / "r.yaml", copies / "out", "--force")
+    assert (ran.code, ran.err) == (
+        2,
+        f"fuse: {copies}/out: the output would replace p.safetensors, which it is made of\n",
+    )
+
+
+def test_the_base_may_be_the_host(family: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        f"base: {family}/llm\nmembers: {{a: {family}/a, b: {family}/b}}\n"
+        "language: {method: task_arithmetic, weights: {a: 0.5, b: 0.25}}\nvision: [b]\n"
+        "output: {host: base, model: fuse}\n"
+    )
+    ran = fuse_here("merge", tmp_path / "r.yaml", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    stored, base, a, b = (
+        load_file(f / "model.safetensors") for f in (tmp_path / "out", family / "llm", family / "a", family / "b")
+    )
+    name = "model.layers.0.mlp.up_proj.weight"
+    inner = f"language_model.{name}"
+    want = base[name] + 0.5 * (a[inner] - base[name]) + 0.25 * (b[inner] - base[name])
+    torch.testing.assert_close(stored[inner], want)

@@ -34,17 +34,17 @@ def command(recipe: Path, as_json: bool, every: bool, image_size: tuple[int, int
     """Show what RECIPE will do to every tensor, and whether its members fit together.
 
     Reads configs, tokenizers and safetensors headers, no weights. Exits 2 or 3, with the reason, where `fuse merge`
-    would refuse; and with --image-size where the visual tokens of such an image fill the context.
+    would refuse; and with --image-size where a budget does not work for such an image or its tokens fill the context.
     """
     import json
 
     from fuse.plan_view import plan_json, plan_text
     from fuse.planner import make_plan
     from fuse.recipe_yaml import load_recipe
-    from fuse.visual_tokens import DEFAULT_SIZE, check_context, cost_of
+    from fuse.visual_tokens import DEFAULT_SIZE, check_cost, cost_of
 
     plan = make_plan(load_recipe(recipe))
     cost = cost_of(plan, image_size or DEFAULT_SIZE)
     if cost is not None and image_size is not None:
-        check_context(cost)
+        check_cost(cost)
     click.echo(json.dumps(plan_json(plan, cost), indent=1) if as_json else plan_text(plan, every=every, cost=cost))
