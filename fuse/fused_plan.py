@@ -1,5 +1,6 @@
 """The branches of a fused plan: where each comes from, and the rows that copy or merge its tensors."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from fuse.safetensors_header import FLOAT_BYTES
 from fuse.tensor_rows import TensorRows, check_method
 from fuse.verdicts import judge_eyes
 
+LINEAR = r"multi_modal_projector\.(linear_\d\.)?weight$"
 ANY = (336, 336)  # an image size: what a config cannot do it cannot do for any
 
 
@@ -46,9 +48,21 @@ def _of_member(member: Member, branch: Branch, loaded: LoadedRecipe) -> FusedBra
         original_tokens(kind, config, ANY)
     except CheckpointError as error:
         raise CheckpointError(error.problem, where=member.folder / "config.json", hint=error.hint) from None
+    _check_projector(member)
     return FusedBranch(
         member.name, kind, member, config, *how, lenders_of(member, towers), preprocessing_folders(towers)
     )
+
+
+def _check_projector(member: Member) -> None:
+    """The projector's last layer gives what the language model reads."""
+    layers = {k: e for k, e in member.parts["projector"].items() if re.match(LINEAR, k)}
+    last = max(layers, default=None)
+    if last is not None and layers[last].shape[0] != member.basis.hidden_size:
+        raise CheckpointError(
+            f"tensor {layers[last].name!r} gives tokens of {layers[last].shape[0]} numbers, and the language model "
+            f"reads {member.basis.hidden_size}", where=layers[last].file,
+        )  # fmt: skip
 
 
 def _check_processor(member: Member) -> None:

@@ -8,12 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fuse.branches.llava_original import LlavaBranch
+from fuse.branches.mgm import MgmBranch
 from fuse.planner import make_plan
 from fuse.recipe_yaml import load_recipe
 from tests import fused_members, layouts, tiny_vlm
 from tests.cli import fuse_here
 from tests.fused_members import CORE
 from tests.members import save_member, words
+from tests.test_branch_mgm import mgm
+from tests.test_branch_towers import clip_folder, convnext_folder, original, outside
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +259,50 @@ def test_projector_of_another_language_model(family: Path, copies: Path) -> None
         2,
         f"fuse: {copies}/out: the output would replace p.safetensors, which it is made of\n",
     )
+
+
+def test_projector_that_does_not_fit_its_own_language_model(tmp_path: Path) -> None:
+    clip_folder(tmp_path / "clip")
+    original(tmp_path / "mgm", MgmBranch(mgm(hidden_size=16)), mgm(), outside)
+    fused_members.tokenizer([]).save_pretrained(tmp_path / "mgm")
+    convnext_folder(tmp_path / "convnext")
+    (tmp_path / "r.yaml").write_text(
+        "members: {m: {path: mgm, towers: {vision_tower: clip, vision_tower_aux: convnext}}}\n"
+        "language: {method: linear, weights: 1}\nvision: [m]\noutput: {model: fuse}\n"
+    )
+    ran = fuse_here("plan", tmp_path / "r.yaml")
+    assert (ran.code, ran.err.replace(str(tmp_path), "HERE")) == (
+        3, "fuse: HERE/mgm/model.safetensors: tensor 'model.mm_projector.2.weight' gives tokens of 16 numbers, and the "
+           "language model reads 32\n"
+    )  # fmt: skip
+
+
+def test_towers(tmp_path: Path) -> None:
+    """A tower that is not there, and one that the member's kind has no place for, point into the recipe."""
+    clip_folder(tmp_path / "clip")
+    settings = mgm(hidden_size=32, model_type="llava_llama")
+    original(
+        tmp_path / "llava", LlavaBranch(settings), settings, outside, mm_vision_tower="clip", model_type="llava_llama"
+    )
+    fused_members.tokenizer([]).save_pretrained(tmp_path / "llava")
+    for towers, said in (
+        ("vision_tower: nowhere/at/all", "members.l.towers.vision_tower: 'nowhere/at/all' does not exist"),
+        ("vision_tower_aux: clip", "members.l.towers.vision_tower_aux: l (llava_llama) has no such tower"),
+    ):
+        (tmp_path / "r.yaml").write_text(
+            f"members: {{l: {{path: llava, towers: {{{towers}}}}}}}\nlanguage: {{method: linear, weights: 1}}\n"
+            "vision: [l]\noutput: {model: fuse}\n"
+        )
+        ran = fuse_here("plan", tmp_path / "r.yaml")
+        assert ran.code == 2 and ran.err.startswith(f"fuse: r.yaml:1:37: {said}") and ran.err.count("\n") == 1
+    (tmp_path / "r.yaml").write_text(
+        "members: {l: llava}\nlanguage: {method: linear, weights: 1}\nvision: [l]\noutput: {model: fuse}\n"
+    )
+    ran = fuse_here("merge", tmp_path / "r.yaml", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    provenance = json.loads((tmp_path / "out" / "fuse.json").read_text())
+    (lent,) = provenance["branches"][0]["files"]
+    assert (lent["name"], lent["origin"], list(lent["sha256"])) == ("l.vision_tower", "clip", ["model.safetensors"])
 
 
 def test_the_base_may_be_the_host(family: Path, tmp_path: Path) -> None:

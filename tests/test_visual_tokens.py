@@ -58,6 +58,22 @@ def test_counts_are_those_of_the_processors(kind: str, tmp_path: Path) -> None:
         assert NATIVE[kind](sizes, size) == layout_of(kind, tmp_path, size), size
 
 
+@pytest.mark.parametrize("split", [True, False])
+def test_counts_of_idefics2(split: bool, tmp_path: Path) -> None:
+    tokens = fused_members.tokenizer(["<image>", "<fake_token_around_image>", "<end_of_utterance>"])
+    size = {"shortest_edge": 28, "longest_edge": 56}
+    image = transformers.Idefics2ImageProcessor(size=size, do_image_splitting=split)
+    transformers.Idefics2Processor(image, tokens, image_seq_len=4).save_pretrained(tmp_path)
+    CONFIG_MAPPING["idefics2"](**{**tiny_vlm.CONFIGS["idefics2"], "image_token_id": 80}).save_pretrained(tmp_path)
+    sizes = Sizes(json.loads((tmp_path / "config.json").read_text()), tmp_path)
+    assert NATIVE["idefics2"](sizes, (60, 40)) == layout_of("idefics2", tmp_path, (60, 40))
+
+
+def test_a_llava_with_pixtrals_processor(tmp_path: Path) -> None:
+    sizes = save("mistral3", tmp_path)
+    assert NATIVE["llava"](sizes, (60, 40)) == layout_of("mistral3", tmp_path, (60, 40))
+
+
 @pytest.mark.parametrize("kind", PUBLISHED)
 def test_counts_at_published_sizes(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, image_name, _, arguments, tokens = tiny_processors.PROCESSORS[kind]
