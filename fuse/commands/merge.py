@@ -21,10 +21,10 @@ def command(recipe: Path, out: Path, force: bool, quiet: bool, as_json: bool) ->
 
     from fuse.merge import merge
     from fuse.output import check_target
-    from fuse.sizes import size_text
     from fuse.planner import make_plan
     from fuse.progress import byte_progress
     from fuse.recipe_yaml import load_recipe
+    from fuse.sizes import size_text
 
     plan = make_plan(load_recipe(recipe))
     check_target(plan, out, force=force)
