@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    BitImageProcessor,
+    Dinov2Config,
+    Dinov2Model,
+)
 
 from fuse.errors import CheckpointError
 from fuse.output import check_written
@@ -264,3 +272,26 @@ def test_native_output_stays_native(tmp_path: Path) -> None:
     save_member(tiny_vlm.build("llava", 1), tmp_path / "a", words(90), {"<image>": 90}, template=TEMPLATE)
     out = run(tmp_path, "members: {a: a}\nlanguage: {method: linear, weights: 1}\nvision: [a]\n")
     assert config_of(out)["model_type"] == "llava" and not (out / "branches").exists()
+
+
+def test_an_llm_and_an_encoder_from_files(tmp_path: Path) -> None:
+    """Encoder branches alone: the first member is the host, and gets an image token of its own, never sampled."""
+    fused_members.save_llm(tmp_path / "llm")
+    tower = Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+    Dinov2Model(tower).save_pretrained(tmp_path / "dino")
+    BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(
+        tmp_path / "dino"
+    )
+    save_file({"weight": torch.randn(32, 16) * 0.1, "bias": torch.zeros(32)}, tmp_path / "p.safetensors")
+    out = run(tmp_path, "members: {llm: llm}\nlanguage: {method: linear, weights: 1}\n"
+              "vision: [{name: dino, encoder: dino, projector: p.safetensors}]\n")  # fmt: skip
+    model, processor = load(out)
+    config = config_of(out)
+    assert (config["host_type"], config["image_token"], config["image_token_id"]) == ("llama", "<image>", CORE)
+    assert json.loads((out / "generation_config.json").read_text())["suppress_tokens"] == [CORE, CORE + 1]
+    batch = processor(images=[PICTURE], text=["<image> w5 w6"], add_special_tokens=False)
+    assert batch["input_ids"].tolist() == [[*[CORE + 1] * 4, 5, 6]]
+    with torch.no_grad():
+        assert torch.isfinite(model(**batch).logits).all()
+    stored, llm = load_file(out / "model.safetensors"), load_file(tmp_path / "llm" / "model.safetensors")
+    assert all(torch.equal(stored[f"language_model.{key}"], tensor) for key, tensor in llm.items())
