@@ -254,3 +254,12 @@ def test_written_bytes_are_the_members_own(members: Path, tmp_path: Path) -> Non
     stored = load_file(members / "llava_next-1" / "model.safetensors")
     assert torch.equal(written["branches.m1.image_newline"], stored["image_newline"])
     assert sum(t.numel() for t in written.values()) > 0
+
+
+def test_a_fused_folder_is_no_member(members: Path, tmp_path: Path) -> None:
+    recipe = llamas(members, 2) + "language: {method: linear, weights: 0.5}\nvision: [m0, m1]\n"
+    assert merge(tmp_path, recipe).code == 0
+    (tmp_path / "again.yaml").write_text("members: {a: out}\nlanguage: {method: linear, weights: 1}\nvision: [a]\n")
+    ran = fuse_here("plan", tmp_path / "again.yaml")
+    told = "is a fused folder, which cannot be a member (name the members that its fuse.json lists)"
+    assert (ran.code, ran.err) == (3, f"fuse: {tmp_path / 'out'}: {told}\n")

@@ -290,3 +290,31 @@ def test_chat_templates_with_lists_and_with_strings(folder: Path) -> None:
     assert batch["input_ids"].tolist() == direct["input_ids"].tolist()
     strings = "{% for m in messages %}{{ m['content'] + ' ' }}{% endfor %}"
     assert ours.apply_chat_template(turns, chat_template=strings) == "<image>\nw5 w6 "
+
+
+def test_flash_attention_is_refused_where_images_attend_both_ways(folder: Path, tmp_path: Path) -> None:
+    config = AutoConfig.from_pretrained(change(folder, tmp_path, host_type="gemma3"))
+    config._attn_implementation_internal = "flash_attention_2"
+    with pytest.raises(RecipeError, match="flash_attention_2 has no masks for gemma3, whose images attend in both"):
+        FusedForConditionalGeneration(config)
+
+
+def test_original_hosts_tokenize_around_images_in_pieces(folder: Path, tmp_path: Path) -> None:
+    """As their code does: a tokenizer that treats the beginning of a text apart does so behind every image."""
+    ours = FusedProcessor.from_pretrained(change(folder, tmp_path, host_type="llava_original"))
+    told: list[str] = []
+    inner = ours.tokenizer
+
+    class Spy:
+        def __getattr__(self, name: str):
+            return getattr(inner, name)
+
+        def __call__(self, text: str, **how):
+            told.append(text)
+            return inner(text, **how)
+
+    ours.tokenizer = Spy()
+    batch = ours(images=[picture((60, 40))], text=["w5<image>w6 w7"])
+    assert told == ["w5", "w6 w7"]
+    first = ours.fused.placeholder_ids[0]
+    assert batch["input_ids"][0, :2].tolist() == [5, first]

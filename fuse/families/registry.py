@@ -78,6 +78,10 @@ SLIME_RESAMPLERS = ("cosine", "qformer")
 def family_of(config: Mapping[str, Any], where: str) -> Family:
     """The family of a checkpoint by its config.json; an unknown or missing model_type is a CheckpointError."""
     model_type = model_type_of(config, where)
+    if model_type == "fuse":
+        raise CheckpointError(
+            "is a fused folder, which cannot be a member", where=where, hint="name the members that its fuse.json lists"
+        )
     if model_type in ORIGINALS and ("mm_vision_tower" in config or model_type not in FAMILIES):
         return _original(config, model_type)
     if model_type in FAMILIES:

@@ -18,7 +18,7 @@ from fuse.branches.kinds import build_branch
 from fuse.errors import RecipeError
 from fuse.model.config import FusedConfig
 from fuse.model.language import build_language_model
-from fuse.model.masks import blocks, prompt_masks
+from fuse.model.masks import BLOCK_HOSTS, PREFIX_HOSTS, blocks, prompt_masks
 from fuse.model.positions import MROPE_HOSTS, positions
 from fuse.model.visual import Prompt, read_prompt, split_inputs
 
@@ -41,6 +41,12 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _can_compile_fullgraph = True
 
     def __init__(self, config: FusedConfig) -> None:
+        attention = config._attn_implementation
+        if attention and "flash" in attention and config.host_type in PREFIX_HOSTS | BLOCK_HOSTS:
+            raise RecipeError(
+                f"{attention} has no masks for {config.host_type}, whose images attend in both directions",
+                hint="attn_implementation sdpa or eager",
+            )
         super().__init__(config)
         attention = config._attn_implementation
         self.language_model = build_language_model(config.text_config, config.host_type, attention)

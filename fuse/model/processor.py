@@ -14,13 +14,15 @@ from fuse.branches.budget import budgeted_layout
 from fuse.branches.kinds import open_eyes
 from fuse.branches.native import NATIVE
 from fuse.errors import CheckpointError, RecipeError
-from fuse.images import as_image, open_image
+from fuse.images import open_image
+from fuse.model.batches import deal, padded
 from fuse.model.config import FusedConfig
 from fuse.model.messages import images_in, takes_lists, with_plain_text
 from fuse.model.visual import GRID, PREFIX, RUNS
 from fuse.sidecars import COPIED, write_json
 
 BRANCH_FILES = "branches"
+PIECEWISE_HOSTS = frozenset({"llava_original", "mgm", "slime"})  # their code tokenizes the text around images in pieces
 
 
 class FusedProcessor(ProcessorMixin):
@@ -95,13 +97,15 @@ class FusedProcessor(ProcessorMixin):
         prompts = [text] if isinstance(text, str) else list(text or [])
         if not prompts:
             raise RecipeError("there is no text", hint="give a prompt for every row of the batch")
-        by_prompt = self._deal(images, prompts)
+        by_prompt = deal(images, prompts, self.image_token)
         special = kwargs.get("add_special_tokens", True)
         rows = [self._ids(prompt, special) for prompt in prompts]
         prepared = [[self._prepare(image) for image in some] for some in by_prompt]
         rows = [self._write(ids, some) for ids, some in zip(rows, prepared, strict=True)]
         self._check_context(rows)
-        return BatchFeature({**self._pad(rows), **self._branch_inputs([one for some in prepared for one in some])})
+        return BatchFeature(
+            {**padded(rows, self.tokenizer), **self._branch_inputs([one for some in prepared for one in some])}
+        )
 
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:  # pyright: ignore
         """The prompt of a conversation, or of several; with tokenize=True the batch for the model.
@@ -132,35 +136,20 @@ class FusedProcessor(ProcessorMixin):
     def decode(self, *args: Any, **kwargs: Any) -> str:
         return self.tokenizer.decode(*args, **kwargs)
 
-    def _deal(self, images: Any, prompts: list[str]) -> list[list[Image.Image]]:
-        """Images by prompt."""
-        counts = [prompt.count(self.image_token) for prompt in prompts]
-        if images is None:
-            given: list[list[Any]] = [[] for _ in prompts]
-        elif not isinstance(images, list | tuple):
-            given = [[images]]
-        elif images and isinstance(images[0], list | tuple):
-            given = [list(some) for some in images]
-        elif len(images) == sum(counts):
-            ends = [sum(counts[: i + 1]) for i in range(len(counts))]
-            given = [list(images[end - n : end]) for end, n in zip(ends, counts, strict=True)]
-        else:
-            given = [list(images)] if len(prompts) == 1 else [[one] for one in images]
-        if len(given) != len(prompts):
-            raise RecipeError(f"{len(prompts)} prompts and images for {len(given)}", hint="give a list by prompt")
-        for number, (count, some) in enumerate(zip(counts, given, strict=True), 1):
-            if count != len(some):
-                raise RecipeError(
-                    f"prompt {number} has {count} image tokens {self.image_token!r} and {len(some)} images",
-                    hint="write the image token once for every image",
-                )
-        return [[as_image(one) for one in some] for some in given]
-
     def _ids(self, prompt: str, special: bool) -> list[int]:
         """The prompt's ids with the first branch's placeholder at every image."""
-        token = self.fused.branches[0]["token"] if self.fused.branches else self.image_token
-        text = prompt.replace(self.image_token, token)
-        return self.tokenizer(text, add_special_tokens=special and not self._begins(prompt))["input_ids"]
+        special = special and not self._begins(prompt)
+        if not self.fused.branches:
+            return self.tokenizer(prompt, add_special_tokens=special)["input_ids"]
+        first = self.fused.branches[0]
+        if self.fused.host_type not in PIECEWISE_HOSTS:
+            text = prompt.replace(self.image_token, first["token"])
+            return self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        ids: list[int] = []
+        for number, piece in enumerate(prompt.split(self.image_token)):
+            ids += [first["token_id"]] if number else []
+            ids += self.tokenizer(piece, add_special_tokens=special and number == 0)["input_ids"]
+        return ids
 
     def _begins(self, prompt: str) -> bool:
         begin = self.tokenizer.bos_token
@@ -218,18 +207,6 @@ class FusedProcessor(ProcessorMixin):
                     f"prompt {number} has {len(ids)} tokens, {visual} of them visual, and the context is {limit}",
                     hint="fewer or smaller images, or `max_tokens` on a branch of the recipe",
                 )
-
-    def _pad(self, rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        length = max(len(ids) for ids in rows)
-        pad = self.tokenizer.pad_token_id
-        pad = 0 if pad is None else pad
-        if self.tokenizer.padding_side == "left":
-            ids = [[pad] * (length - len(row)) + row for row in rows]
-            mask = [[0] * (length - len(row)) + [1] * len(row) for row in rows]
-        else:
-            ids = [row + [pad] * (length - len(row)) for row in rows]
-            mask = [[1] * len(row) + [0] * (length - len(row)) for row in rows]
-        return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
     def _branch_inputs(
         self, images: list[list[tuple[Prepared, tuple[int | str, ...]]]]
