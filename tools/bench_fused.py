@@ -197,7 +197,7 @@ def show(console: Console, told: dict[str, Any]) -> None:
     found, prefill = told["check"], told["models"]["fused"]["prefill"]["median"]
     sums = " + ".join(f"{part * 1e3:.1f}" for part in found["parts"])
     console.print(
-        f"fused prefill {prefill * 1e3:.1f} ms / ({sums} ms: the parents' vision parts and the language model alone) "
+        f"fused prefill {prefill * 1e3:.1f} ms / ({sums} ms: parents' vision parts, language model alone) "
         f"= {found['ratio']:.3f}, {'within' if found['passed'] else 'above'} {found['allowed']:.2f}"
     )
 
