@@ -82,7 +82,7 @@ def _without_language(config: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("layer_types", "dtype", "torch_dtype"):
         text.pop(key, None)
     no_ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
-    outer = {k: v for k, v in config.items() if k not in ("dtype", "torch_dtype", "pad_token_id")}
+    outer = {k: v for k, v in config.items() if k not in ("dtype", "torch_dtype", "pad_token_id", "layer_types")}
     flat = "text_config" not in config  # the files of 2024: one object for the whole
     if flat:
         return {**outer, **{k: v for k, v in text.items() if k in outer}, **no_ids}
