@@ -19,6 +19,7 @@ from fuse.errors import FuseError, MachineError, RecipeError
 
 MAX_PIXELS = 100_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+READ = "PNG, JPEG, WebP, GIF, BMP and TIFF are read"
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
 _ORIENTATION = 0x0112  # Exif 2.32, table 4
 _UPRIGHT = {
@@ -88,7 +89,7 @@ def _guarded(work: Callable[[], Image.Image], *, where: object) -> Image.Image:
     except PermissionError:
         raise MachineError("may not be read (permission denied)", where=where) from None
     except Image.UnidentifiedImageError:
-        raise RecipeError("does not open as an image (UnidentifiedImageError)", where=where) from None
+        raise RecipeError("is not an image that fuse can read", where=where, hint=READ) from None
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\((\d+) pixels\)", str(error))
         raise _too_large(int(pixels[1]) if pixels else 2 * MAX_PIXELS, where) from None

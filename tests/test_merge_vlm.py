@@ -305,7 +305,8 @@ def test_answers_about_an_image_with_another_template(llavas: Path, tmp_path: Pa
     assert len(json.loads(ran.out)["answer"].split()) <= 4
     (tmp_path / "not.png").write_text("no image")
     ran = fuse_here("ask", out, "w5", "--image", tmp_path / "not.png")
-    assert (ran.code, ran.err) == (2, f"fuse: {tmp_path}/not.png: does not open as an image (UnidentifiedImageError)\n")
+    told = "is not an image that fuse can read (PNG, JPEG, WebP, GIF, BMP and TIFF are read)"
+    assert (ran.code, ran.err) == (2, f"fuse: {tmp_path}/not.png: {told}\n")
 
 
 def test_eyes_can_be_left_out(llavas: Path, tmp_path: Path) -> None:
