@@ -21,10 +21,10 @@ class Native:
     """What a native class needs beyond `pixel_values`, and what its visual tokens are.
 
     inputs: further arguments of `get_image_features`, named as its processor's outputs. square: the tokens of one tile
-    are a square in raster order. grid: image_grid_thw counts the patches, of which squares of spatial_merge_size make one token.
-    around: marker tokens that the class's chat template writes around an image. bare: the class's processor writes the
-    whole prompt, of which only the visual tokens belong to the image. patches: each token is one patch of the tower.
-    written: the processor's attribute that holds what a prompt writes for an image.
+    are a square in raster order. grid: image_grid_thw counts the patches, of which squares of spatial_merge_size make
+    one token. around: marker tokens that the class's chat template writes around an image. bare: the class's processor
+    writes the whole prompt, of which only the visual tokens belong to the image. patches: each token is one patch of
+    the tower. written: the processor's attribute that holds what a prompt writes for an image.
     """
 
     inputs: tuple[str, ...] = ()
@@ -99,7 +99,10 @@ def see(model: Any, inputs: Inputs, *, attention: bool = False, **_: Any) -> lis
         groups.setdefault(tuple(tuple(inputs[name][i].shape) for name in names), []).append(i)
     seen: list[Seen] = [Seen(torch.empty(0))] * count
     for members in groups.values():
-        together = {name: torch.cat([inputs[name][i] for i in members]) for name in names}
+        together = {
+            name: torch.cat([inputs[name][i] for i in members]) if len(members) > 1 else inputs[name][members[0]]
+            for name in names
+        }
         features = _features(model.get_image_features(**together, return_dict=True), len(members))
         scores = [None] * len(members)
         if attention:

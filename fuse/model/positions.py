@@ -20,7 +20,7 @@ ONE_INDEXED_HOSTS = frozenset({"paligemma"})
 class Patch:
     """One branch's tokens of one image inside one row of a batch.
 
-    columns: [n] where its tokens stand in the row. grid: (t, h, w), or None. cells: [n] raster index in the grid.
+    columns: [n] where its tokens stand in the row, on the CPU. grid: (t, h, w), or None. cells: [n] raster index in the grid.
     """
 
     row: int
@@ -39,21 +39,22 @@ def positions(host_type: str, attention_mask: torch.Tensor, patches: Sequence[Pa
         return counted + 1
     if host_type not in MROPE_HOSTS:
         return counted
-    spatial = counted.expand(3, -1, -1).clone()
+    spatial = counted.cpu().expand(3, -1, -1).clone()
+    real = attention_mask.cpu() != 0
     for patch in sorted(patches, key=lambda p: (p.row, int(p.columns[0]) if len(p.columns) else 0)):
         if patch.grid is not None and len(patch.columns):
-            _place(spatial[:, patch.row], attention_mask[patch.row], patch)
-    return torch.cat([counted[None], spatial])
+            _place(spatial[:, patch.row], real[patch.row], patch)
+    return torch.cat([counted[None], spatial.to(counted.device)])
 
 
-def _place(row: torch.Tensor, mask: torch.Tensor, patch: Patch) -> None:
+def _place(row: torch.Tensor, real: torch.Tensor, patch: Patch) -> None:
     """Put a grid's tokens at their cells, and everything behind them after the grid. row: [3, L], changed in place."""
     assert patch.grid is not None
     _, height, width = patch.grid
     start = int(row[0, patch.columns[0]])
-    cells = patch.cells.to(row.device)
+    cells = patch.cells.cpu()
     places = torch.stack([cells // (height * width), cells % (height * width) // width, cells % width])
-    behind = torch.arange(row.shape[1], device=row.device) > patch.columns[-1]
+    behind = torch.arange(row.shape[1]) > patch.columns[-1]
     shift = max(height, width) - len(patch.columns)
-    row += shift * (behind & (mask != 0))
+    row += shift * (behind & real)
     row[:, patch.columns] = places + start

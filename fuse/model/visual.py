@@ -69,74 +69,99 @@ def read_prompt(
 ) -> Prompt:  # fmt: skip
     """Embed a prompt and put every branch's tokens at its placeholders.
 
+    All counting happens on the CPU before the first encoder runs, so that a GPU gets its work without a stop.
     Raises RecipeError when the placeholders in `input_ids` and the images do not agree.
     """
-    embeds = embed(input_ids)
-    mask = attention_mask.clone()
+    ids = input_ids.cpu()
+    looks = {branch["name"]: _looks(branch, given.get(branch["name"], {}), ids) for branch in branches}
+    embeds, mask = embed(input_ids), attention_mask.clone()
     visual = torch.zeros_like(input_ids, dtype=torch.bool)
+    text = _Text(input_ids, attention_mask, [branch["token_id"] for branch in branches])
     patches: list[Patch] = []
     everything: dict[str, list[Visual]] = {}
-    said: list[list[torch.Tensor]] = []  # by image: what earlier branches said
-    text = _Text(input_ids, attention_mask, [b["token_id"] for b in branches])
+    said: list[list[torch.Tensor]] = [[] for _ in max(looks.values(), key=len, default=[])]  # by image
     for branch in branches:
-        places = (input_ids == branch["token_id"]).nonzero()
-        inputs = given.get(branch["name"], {})
-        images = len(next(iter(inputs.values()))) if inputs else 0
-        wanted = sum(int(runs[:, 1].sum()) for runs in inputs.get(RUNS, []))
-        if len(places) != wanted:
-            raise RecipeError(
-                f"the prompt has {len(places)} placeholders of branch {branch['name']!r} and its {images} images "
-                f"have {wanted} tokens",
-                hint="write the prompt and its images with the folder's own processor",
-            )
-        said = said or [[] for _ in range(images)]
-        found = _look(branch, modules[branch["name"]], inputs, places, text, embed, said) if images else []
-        everything[branch["name"]] = found
-        start = 0
-        for image, seen in enumerate(found):
-            mine = places[start : start + seen.places]
-            start += seen.places
-            rows, columns = mine[: len(seen.tokens)].unbind(1)
-            embeds = embeds.index_put((rows, columns), seen.tokens.to(embeds.device, embeds.dtype))
-            visual[rows, columns] = True
-            unused = mine[len(seen.tokens) :]
-            mask[unused[:, 0], unused[:, 1]] = 0
+        name = branch["name"]
+        everything[name] = _see(branch, modules[name], given.get(name, {}), looks[name], text, embed, said)
+        for image, (look, seen) in enumerate(zip(looks[name], everything[name], strict=True)):
+            used, unused = look.columns[: len(seen.tokens)], look.columns[len(seen.tokens) :]
+            columns = used.to(input_ids.device)
+            embeds = _put(embeds, look.row, columns, seen.tokens)
+            visual[look.row, columns] = True
+            if len(unused):
+                mask[look.row, unused.to(mask.device)] = 0
             grid = seen.grid if len(seen.runs) == 1 else None  # markers between its rows would stand inside it
-            patches.append(Patch(int(mine[0, 0]), columns, grid, seen.index))
+            patches.append(Patch(look.row, used, grid, seen.index))
             said[image].append(seen.tokens)
     return Prompt(embeds, mask, visual, tuple(patches), everything)
 
 
-def _look(
-    branch: Mapping[str, Any], module: nn.Module, inputs: dict[str, list[torch.Tensor]], places: torch.Tensor,
+def _put(embeds: torch.Tensor, row: int, columns: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    tokens = tokens.to(embeds.device, embeds.dtype)
+    if embeds.requires_grad or tokens.requires_grad:
+        return embeds.index_put((torch.tensor(row, device=columns.device), columns), tokens)
+    embeds[row, columns] = tokens
+    return embeds
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One image of one branch, as the processor wrote it into the prompt. columns: its placeholders, on the CPU."""
+
+    row: int
+    columns: torch.Tensor
+    runs: tuple[int, ...]
+    shares: tuple[int, ...]
+    grid: tuple[int, int, int] | None
+
+
+def _looks(branch: Mapping[str, Any], inputs: Mapping[str, list[torch.Tensor]], ids: torch.Tensor) -> list[_Look]:
+    """Where each image of a branch stands. ids: [B, L] on the CPU."""
+    places = (ids == branch["token_id"]).nonzero()
+    runs = [image.tolist() for image in inputs.get(RUNS, [])]
+    counts = [sum(kept for _, kept in image) for image in runs]
+    if len(places) != sum(counts):
+        raise RecipeError(
+            f"the prompt has {len(places)} placeholders of branch {branch['name']!r} and its {len(runs)} images "
+            f"have {sum(counts)} tokens",
+            hint="write the prompt and its images with the folder's own processor",
+        )
+    found, start = [], 0
+    for image, count, (t, h, w) in zip(runs, counts, [grid.tolist() for grid in inputs.get(GRID, [])], strict=True):
+        mine = places[start : start + count]
+        start += count
+        full, kept = tuple(n for n, _ in image), tuple(n for _, n in image)
+        found.append(_Look(int(mine[0, 0]), mine[:, 1], full, kept, (t, h, w) if t * h * w else None))
+    return found
+
+
+def _see(
+    branch: Mapping[str, Any], module: nn.Module, inputs: dict[str, list[torch.Tensor]], looks: list[_Look],
     text: "_Text", embed: Embed, said: list[list[torch.Tensor]],
 ) -> list[Visual]:  # fmt: skip
     """One branch's tokens of every image, within its budget."""
-    runs = [[(int(full), int(kept)) for full, kept in image] for image in inputs[RUNS]]
-    counts = [sum(kept for _, kept in image) for image in runs]
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    words = [text.of(int(places[start, 0])) for start in starts] if branch["kind"] in VARIABLE else []
+    if not looks:
+        return []
+    words = [text.of(look.row) for look in looks] if branch["kind"] in VARIABLE else []
     prune = branch.get("prune") or "pool"
-    budget = branch.get("max_tokens") is not None
-    pixels = {k: _at_home(v, module) for k, v in inputs.items() if k not in (RUNS, GRID)}
-    seen = run_branch(branch, module, pixels, text=words, embed=embed, attention=budget and prune == "cls")
+    attention = branch.get("max_tokens") is not None and prune == "cls"
+    pixels = _at_home({k: v for k, v in inputs.items() if k not in (RUNS, GRID)}, module)
     found = []
-    for image, one in enumerate(seen):
-        full, kept = tuple(n for n, _ in runs[image]), tuple(n for _, n in runs[image])
-        t, h, w = inputs[GRID][image].tolist()
-        grid = (t, h, w) if t * h * w else None
+    for image, one in enumerate(run_branch(branch, module, pixels, text=words, embed=embed, attention=attention)):
+        look = looks[image]
+        runs, shares = look.runs, look.shares
         if branch["kind"] in VARIABLE:
-            full, kept = present(full, kept, len(one.tokens))
-        if len(one.tokens) != sum(full):
+            runs, shares = present(runs, shares, len(one.tokens))
+        if len(one.tokens) != sum(runs):
             raise RecipeError(
                 f"branch {branch['name']!r} gave {len(one.tokens)} tokens for an image that the prompt holds "
-                f"{sum(full)} of", hint="the processor's files do not belong to this branch",
+                f"{sum(runs)} of", hint="the processor's files do not belong to this branch",
             )  # fmt: skip
         tokens, index = keep_tokens(
-            prune, one.tokens, full, kept, attention=one.attention, said=_joined(said[image]), grid=grid,
+            prune, one.tokens, runs, shares, attention=one.attention, said=_joined(said[image]), grid=look.grid,
             name=branch["name"],
         )  # fmt: skip
-        found.append(Visual(tokens, index, counts[image], full, kept, grid))
+        found.append(Visual(tokens, index, len(look.columns), runs, shares, look.grid))
     return found
 
 
@@ -144,12 +169,17 @@ def _joined(tokens: list[torch.Tensor]) -> torch.Tensor | None:
     return torch.cat([t.to(tokens[0].device) for t in tokens]) if tokens else None
 
 
-def _at_home(tensors: list[torch.Tensor], module: nn.Module) -> list[torch.Tensor]:
-    """Tensors on the module's device, floats in its dtype."""
-    weights = list(module.parameters())
-    weight = next((w for w in weights if w.is_floating_point()), weights[0])  # quantised ones are integers
-    dtype = weight.dtype if weight.is_floating_point() else None
-    return [t.to(weight.device, dtype if t.is_floating_point() else None) for t in tensors]
+def _at_home(inputs: Mapping[str, list[torch.Tensor]], module: nn.Module) -> dict[str, list[torch.Tensor]]:
+    """Inputs on the module's device, floats in its dtype. Quantised weights are integers, offloaded ones nowhere."""
+    weights = module.parameters()
+    weight = next((w for w in weights if w.is_floating_point()), None)
+    if weight is None:
+        return dict(inputs)
+    device = None if weight.device.type == "meta" else weight.device
+    return {
+        name: [t.to(device=device, dtype=weight.dtype if t.is_floating_point() else None) for t in tensors]
+        for name, tensors in inputs.items()
+    }
 
 
 @dataclass(frozen=True)
