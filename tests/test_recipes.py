@@ -1,48 +1,48 @@
-"""Every recipe under recipes/ runs, with tiny members in place of the big ones."""
+"""Every recipe under recipes/ runs, with tiny members in place of the big ones, and its output answers."""
 
+import json
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from fuse.ask import load
-from tests import tiny_vlm
+from fuse.recipe_yaml import load_recipe
+from tests import recipe_members
 from tests.cli import fuse_here
-from tests.members import TEMPLATE, perturbed, save_member, words
+from tests.original_branches import picture
 
 ROOT = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.yaml"))
-TEXT = {k: v for k, v in tiny_vlm.GROUPED.items() if k != "pad_token_id"}
-LLMS = {
-    "llama": (LlamaForCausalLM, LlamaConfig),
-    "mistral": (MistralForCausalLM, MistralConfig),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
-}
 # recipe -> kind of tiny model by member ("base" for the base)
 KINDS = {
     "demo/two_skills.yaml": {"base": "llama", "dates": "llama", "extract": "llama"},
     "llm_slerp.yaml": {"left": "mistral", "right": "mistral"},
     "llm_task_arithmetic.yaml": {"base": "mistral", "zephyr": "mistral", "hermes": "mistral"},
     "llm_ties_over_depth.yaml": {"base": "qwen2", "chat": "qwen2", "math": "qwen2"},
+    "llm_with_encoder.yaml": {"llm": "llama"},
     "two_vlm_classes.yaml": {"qwen": "qwen2_vl", "onevision": "llava_onevision"},
+    "visionfuse_concat_only.yaml": {"llava": "llava", "next": "llava_next"},
+    "visionfuse_equal_budget.yaml": {"base": "llama", "llava": "llava", "next": "llava_next"},
+    "visionfuse_llava_pair.yaml": {"base": "llama", "llava": "llava", "next": "llava_next"},
+    "visionfuse_mgm_slime.yaml": {"base": "llama3", "mgm": "mgm3", "slime": "slime3"},
+    "visionfuse_qwen2.yaml": {"qwen": "qwen2_vl", "onevision": "llava_onevision"},
+    "visionfuse_three.yaml": {"base": "llama", "mgm": "mgm", "slime": "slime", "llava": "llava"},
     "vlm_all_parts.yaml": {"general": "qwen2_vl", "ocr": "qwen2_vl"},
     "vlm_and_math_llm.yaml": {"base": "llama", "vlm": "llava_next", "math": "llama"},
     "vlm_language_only.yaml": {"base": "llama", "llava": "llava", "sharegpt": "llava"},
+    "vlm_with_open_clip_encoder.yaml": {"llava": "llava"},
 }
-
-
-def build(kind: str) -> torch.nn.Module:
-    torch.manual_seed(0)
-    if kind in LLMS:
-        model, config = LLMS[kind]
-        rope = {"rope_type": "default", "rope_theta": 1e6} if kind == "qwen2" else None
-        return model(config(**TEXT, rope_parameters=rope) if rope else config(**TEXT))
-    model = tiny_vlm.build(kind)
-    if kind == "llava_onevision":
-        model.config.text_config.rope_parameters = {"rope_type": "default", "rope_theta": 1e6}
-        model.config.text_config.rms_norm_eps = 1e-5  # Qwen2-VL's default
-    return model
+# recipe -> visual tokens of each branch for an image of 60 x 40 pixels; SliME's are as many as it may choose
+TOKENS = {
+    "llm_with_encoder.yaml": [16],
+    "visionfuse_concat_only.yaml": [4, 14],
+    "visionfuse_equal_budget.yaml": [3, 3],
+    "visionfuse_llava_pair.yaml": [4, 14],
+    "visionfuse_mgm_slime.yaml": [16, 25],
+    "visionfuse_qwen2.yaml": [6, 14],
+    "visionfuse_three.yaml": [16, 25, 3],
+    "vlm_with_open_clip_encoder.yaml": [4, 3],
+}
 
 
 def test_every_recipe_is_here() -> None:
@@ -50,19 +50,27 @@ def test_every_recipe_is_here() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_runs(tmp_path: Path, recipe: str) -> None:
+def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str) -> None:
     text = (ROOT / recipe).read_text()
     assert text.startswith("# yaml-language-server: $schema=../")
     assert ((ROOT / recipe).parent / text.split("=", 1)[1].split("\n")[0]).exists()
-    for seed, (name, kind) in enumerate(KINDS[recipe].items()):
-        save_member(
-            perturbed(build(kind), seed), tmp_path / name, words(tiny_vlm.VOCAB), template=f"{TEMPLATE}{{# {name} #}}"
-        )
-    lines = [
-        f"{line.split(':')[0]}: {line.split(':')[0].strip()}" if line.split(":")[0].strip() in KINDS[recipe]
-        and "/" in line.split("#")[0] else line for line in text.splitlines()
-    ]  # fmt: skip
-    (tmp_path / "recipe.yaml").write_text("\n".join(lines))
+    assert text.splitlines()[1].startswith("# ")
+    recipe_members.furnish(text, KINDS[recipe], tmp_path, monkeypatch)
+    (tmp_path / "recipe.yaml").write_text(recipe_members.stand_in(text))
     ran = fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out")
     assert (ran.code, ran.err) == (0, ""), ran
-    load(tmp_path / "out")  # with nothing missing, unexpected or of another shape
+    made = load(tmp_path / "out")  # with nothing missing, unexpected or of another shape
+    if made.processor is None:
+        return
+    picture(60, 40).save(tmp_path / "photo.png")
+    asked = ("ask", tmp_path / "out", "w5 w6", "--image", tmp_path / "photo.png", "--max-tokens", 4, "--json")
+    answer = fuse_here(*asked)
+    assert (answer.code, answer.err) == (0, ""), answer
+    assert json.loads(answer.out)["question"] == "w5 w6"
+    branches = getattr(made.model.config, "branches", [])
+    assert bool(branches) == (recipe in TOKENS)
+    if branches:
+        loaded = load_recipe(tmp_path / "recipe.yaml").recipe
+        assert [b["name"] for b in branches] == [b.title for b in loaded.vision or []]
+        batch = made.processor(images=[picture(60, 40)], text=[f"{made.processor.image_token} w5"])
+        assert [int((batch["input_ids"] == b["token_id"]).sum()) for b in branches] == TOKENS[recipe]
