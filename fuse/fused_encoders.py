@@ -15,11 +15,13 @@ def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member
 
     Raises RecipeError where the entry is wrong, CheckpointError where its files do not fit each other or the host.
     """
-    keys = ("name", *LIBRARIES, "weights", "projector")
+    keys = ("name", *LIBRARIES, "weights", "projector", "layer")
     entry = {key: value for key in keys if (value := getattr(branch, key)) is not None}
     try:
         files = read_encoder(entry, relative_to=loaded.folder)
     except RecipeError as error:
+        if error.where == f"vision.{branch.name}.layer":
+            raise loaded.error(("vision", number, "layer"), error.problem, error.hint) from None
         given = f"{error.where}: " if error.where and error.where != f"vision.{branch.name}" else ""
         raise loaded.error(("vision", number), f"{given}{error.problem}", error.hint) from None
     if (

@@ -160,6 +160,9 @@ class Branch(Strict):
     encoder: Text | None = Field(None, description="Folder of an encoder that transformers' AutoModel loads.")
     weights: Text | None = Field(None, description="The encoder's safetensors file.")
     projector: Text | None = Field(None, description="safetensors file of the projector into the language model.")
+    layer: int = Field(
+        -1, ge=-1000, le=-1, description="The encoder's layer that is read: -1 its end, -2 the last block but one."
+    )
     max_tokens: int | None = Field(None, ge=1, lt=1 << 31, description="Most visual tokens of one image.")
     prune: Literal["pool", "norm", "cls", "similarity"] = Field(
         "pool",
@@ -177,8 +180,8 @@ class Branch(Strict):
         """Either a member's branch or an encoder's, each with what belongs to it."""
         kinds = [kind for kind in ENCODERS if getattr(self, kind) is not None]
         if self.from_ is not None:
-            for field in ("name", *ENCODERS, "weights", "projector"):
-                if getattr(self, field) is not None:
+            for field in ("name", *ENCODERS, "weights", "projector", "layer"):
+                if field in self.model_fields_set and getattr(self, field) is not None:
                     raise _mistake("branch", "is for encoder branches, and this branch is a member's", field)
         elif len(kinds) != 1:
             raise _mistake("branch", "a branch is a member (from) or one encoder (open_clip, timm or encoder)")

@@ -1,8 +1,9 @@
 """Encoder branches: any image encoder of open_clip, timm or transformers, with a given projector, as eyes of a host.
 
 The visual tokens are the encoder's patch tokens, without class and register tokens, in raster order: what open_clip
-gives with `output_tokens`, timm from `forward_features` and transformers as `last_hidden_state`; a feature map is read
-row by row. CoCa's attentional pooler is left out: its queries are no patches (our choice).
+gives with `output_tokens`, timm from `forward_features` and transformers as `last_hidden_state`, or those of an earlier
+`layer` (`fuse.branches.encoder_layers`); a feature map is read row by row. CoCa's attentional pooler is left out: its
+queries are no patches (our choice).
 """
 
 import json
@@ -18,6 +19,7 @@ from torch import nn
 from fuse.branches import tower_types
 from fuse.branches.branch import Embed, Inputs, Prepared, Seen
 from fuse.branches.encoder_attention import class_attention
+from fuse.branches.encoder_layers import LAST
 from fuse.branches.encoder_preprocess import preprocess
 from fuse.branches.encoder_towers import build_tower, settle
 from fuse.errors import CheckpointError
@@ -41,6 +43,10 @@ class EncoderBranch(nn.Module):
         super().__init__()
         self.config = dict(config)
         self.encoder, self._fixed = build_tower(config)
+        self.layer = config.get("layer", LAST)
+        if self.layer != LAST and (type(self.layer) is not int or not -_layers(self.encoder) <= self.layer < 0):
+            told = f"layer is {self.layer!r}, which {config.get('architecture')} does not have"
+            raise CheckpointError(told, where=WHERE)
         layers: list[nn.Module] = []
         for i, row in enumerate(config.get("projector") or ()):
             if i and config["projector"][i - 1]["out"] != row["in"]:
@@ -85,6 +91,8 @@ class EncoderBranch(nn.Module):
 
     def _features(self, pixels: torch.Tensor) -> torch.Tensor:
         """[B, n, width], or [B, h, w, width] where the encoder gives a map."""
+        if self.layer != LAST:
+            return self._earlier(pixels)
         tower: Any = self.encoder
         if self.config["library"] == "transformers":
             found = tower(pixel_values=pixels).last_hidden_state
@@ -104,6 +112,30 @@ class EncoderBranch(nn.Module):
                 pixels = stage(pixels)
             return pixels.permute(0, 2, 3, 1)
         return tower.ln_post(tower.transformer(tower._embeds(pixels)))[:, 1:]
+
+    def _earlier(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The same of `layer`, as the encoder's library gives its intermediate features."""
+        tower: Any = self.encoder
+        if self.config["library"] == "transformers":
+            found = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[1:][self.layer]
+            skip = tower_types.prefix_tokens(self.config["tower"])
+            return found.permute(0, 2, 3, 1) if found.ndim == 4 else found[:, skip:]
+        found = tower.forward_intermediates(
+            pixels, indices=[self.layer], stop_early=True, intermediates_only=True,
+            output_fmt="NCHW" if hasattr(tower, "stages") else "NLC",
+        )  # fmt: skip
+        (found,) = found["image_intermediates"] if isinstance(found, dict) else found
+        return found.permute(0, 2, 3, 1) if found.ndim == 4 else found
+
+
+def _layers(tower: Any) -> int:
+    """How many layers a tower has that `layer` may count; 0 where it counts none."""
+    if hasattr(tower, "config"):
+        return getattr(tower.config, "num_stages", 0) or getattr(tower.config, "num_hidden_layers", 0)
+    if not hasattr(tower, "forward_intermediates"):
+        return 0
+    resblocks = getattr(getattr(tower, "transformer", None), "resblocks", ())
+    return len(getattr(tower, "blocks", getattr(tower, "stages", resblocks)))
 
 
 @lru_cache(maxsize=64)

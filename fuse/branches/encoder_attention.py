@@ -1,4 +1,4 @@
-"""What an encoder's class token looks at, in its last layer, averaged over heads (our choice).
+"""What an encoder's class token looks at, in the layer that is read, averaged over heads (our choice).
 
 A ranking of patch tokens that needs no question, as FasterVLM and VisionZip use it.
 """
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fuse.branches import tower_types
+from fuse.branches.encoder_layers import LAST
 from fuse.errors import CheckpointError
 
 Run = Callable[[], torch.Tensor]
@@ -21,16 +22,17 @@ def class_attention(config: Mapping[str, Any], tower: Any, run: Run) -> Scores:
 
     config: the branch's JSON. Raises CheckpointError where the tower has no class token over its patches.
     """
+    layer = config.get("layer", LAST)
     if config["library"] == "transformers":
         row = tower_types.TOWER_TYPES[config["tower"]["model_type"]]
         if row.has_class:
-            return _transformers(tower, run, tower_types.prefix_tokens(config["tower"]))
+            return _transformers(tower, run, tower_types.prefix_tokens(config["tower"]), layer)
     elif hasattr(tower, "resblocks") or hasattr(getattr(tower, "transformer", None), "resblocks"):
-        block = tower.transformer.resblocks[-1]
+        block = tower.transformer.resblocks[layer]
         if isinstance(block.attn, nn.MultiheadAttention):
             return _open_clip(block, run)
     elif getattr(tower, "cls_token", None) is not None and hasattr(tower, "blocks"):
-        attention = getattr(tower.blocks[-1], "attn", None)
+        attention = getattr(tower.blocks[layer], "attn", None)
         if isinstance(getattr(attention, "attn_drop", None), nn.Module) and hasattr(attention, "fused_attn"):
             return _timm(attention, run, tower.num_prefix_tokens)
     raise CheckpointError(
@@ -71,9 +73,9 @@ def _timm(attention: Any, run: Run, prefix: int) -> Scores:
     return patches, list(caught[0].float().mean(1)[:, 0, prefix:])
 
 
-def _transformers(tower: Any, run: Run, prefix: int) -> Scores:
-    """Only eager attention gives its weights. The last attention module's second output is read."""
-    module = [m for m in tower.modules() if type(m).__name__.endswith("Attention")][-1]
+def _transformers(tower: Any, run: Run, prefix: int, layer: int) -> Scores:
+    """Only eager attention gives its weights. The second output of the layer's innermost attention module is read."""
+    module = [m for m in tower.modules() if _attends(m) and not any(map(_attends, m.children()))][layer]
     caught: list[torch.Tensor] = []
     handle = module.register_forward_hook(lambda _, args, out: caught.append(out[1]))
     chosen, tower.config._attn_implementation = tower.config._attn_implementation, "eager"
@@ -83,3 +85,7 @@ def _transformers(tower: Any, run: Run, prefix: int) -> Scores:
         tower.config._attn_implementation = chosen
         handle.remove()
     return patches, list(caught[0].float().mean(1)[:, 0, prefix:])
+
+
+def _attends(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("Attention")

@@ -1,9 +1,10 @@
 """An encoder branch as a recipe gives it: which files, which tensors of them, and the JSON that rebuilds it.
 
 `{name, open_clip: ARCHITECTURE[:TAG], weights: FILE, projector: FILE}`, `{name, timm: ARCHITECTURE, weights: FILE,
-projector: FILE}` or `{name, encoder: FOLDER or hub id, projector: FILE}`. Only headers and configs are read; torch is
-not imported. Tensors are called `encoder.<name in the tower>` and `projector.<i>.weight` / `.bias`; the tower is the
-image encoder up to its patch tokens, so text towers and whatever works on pooled tokens are left out.
+projector: FILE}` or `{name, encoder: FOLDER or hub id, projector: FILE}`, each with or without `layer`. Only headers
+and configs are read; torch is not imported. Tensors are called `encoder.<name in the tower>` and `projector.<i>.weight`
+/ `.bias`; the tower is the image encoder up to its patch tokens, so text towers and whatever works on pooled tokens are
+left out.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse import strict_json
-from fuse.branches import native_towers, open_clip_files, projector_files, timm_files, tower_types
+from fuse.branches import encoder_layers, native_towers, open_clip_files, projector_files, timm_files, tower_types
 from fuse.checkpoint import Checkpoint, open_checkpoint
 from fuse.errors import CheckpointError, RecipeError
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry, read_header
@@ -68,6 +69,7 @@ def read_encoder(entry: Mapping[str, Any], *, relative_to: Path) -> EncoderFiles
     """
     name = entry.get("name", "")
     where = f"vision.{name}"
+    layer = entry.get("layer", encoder_layers.LAST)
     given = [key for key in LIBRARIES if entry.get(key)]
     if len(given) != 1:
         raise RecipeError(f"names {len(given)} of open_clip, timm and encoder", where=where, hint="name one")
@@ -76,14 +78,14 @@ def read_encoder(entry: Mapping[str, Any], *, relative_to: Path) -> EncoderFiles
     if given[0] == "encoder":
         if entry.get("weights"):
             raise RecipeError("`encoder` is a folder that holds its weights; leave `weights` out", where=where)
-        tower = _transformers(name, entry["encoder"], relative_to)
+        tower = _transformers(name, entry["encoder"], relative_to, layer)
     elif not entry.get("weights"):
         raise RecipeError(f"{given[0]} needs `weights: FILE.safetensors`", where=where)
     else:
         file = _file(entry["weights"], relative_to, "weights")
         tensors = read_header(file)
         read = _open_clip if given[0] == "open_clip" else _timm
-        tower = read(entry[given[0]], tensors, file, where)
+        tower = read(entry[given[0]], tensors, file, where, layer)
     file = _file(entry["projector"], relative_to, "projector")
     projector = projector_files.read_projector(read_header(file), file)
     _check_rows(tower)
@@ -91,7 +93,11 @@ def read_encoder(entry: Mapping[str, Any], *, relative_to: Path) -> EncoderFiles
         raise CheckpointError(
             f"takes tokens of {projector.layers[0]['in']} numbers but the encoder gives {tower.width}", where=file
         )
-    config = tower.config | {"projector": list(projector.layers), "projector_names": list(projector.names)}
+    config = tower.config | {
+        "layer": layer,
+        "projector": list(projector.layers),
+        "projector_names": list(projector.names),
+    }
     rows = tower.rows + tuple(Row(*placed) for placed in projector.placed)
     return EncoderFiles(config, rows, int(projector.layers[-1]["out"]), tower.grid, tower.checkpoint)
 
@@ -115,7 +121,7 @@ def _file(location: str, relative_to: Path, key: str) -> Path:
     return path
 
 
-def _open_clip(text: str, tensors: Mapping[str, TensorEntry], file: Path, where: str) -> _Tower:
+def _open_clip(text: str, tensors: Mapping[str, TensorEntry], file: Path, where: str, layer: int) -> _Tower:
     name, _, tag = text.partition(":")
     model = open_clip_files.architecture(name, where)
     vision = model["vision_cfg"]
@@ -136,29 +142,33 @@ def _open_clip(text: str, tensors: Mapping[str, TensorEntry], file: Path, where:
     if "timm_model_name" in vision:
         rows = timm_files.rows(inner, trunk=True)
         shapes = _shapes(rows)
-        width, stride = timm_files.measure(vision["timm_model_name"], shapes)
-        square = timm_files.grid(shapes)
+        size_of_token = timm_files.measure(vision["timm_model_name"], shapes)
+        square, stack = timm_files.grid(shapes), encoder_layers.timm_stack(vision["timm_model_name"], shapes)
     else:
         rows = native_towers.rows(inner, vision)
         shapes = _shapes(rows)
         native_towers.check(shapes, vision, name, file)
-        square, (width, stride) = None, native_towers.measure(vision)
+        size_of_token, square, stack = native_towers.measure(vision), None, encoder_layers.open_clip_stack(vision)
+    width, stride = encoder_layers.at_layer(layer, stack, size_of_token, name=name, where=where)
     grid = (size[0] // stride, size[1] // stride) if stride else square
     return _Tower(config, _encoder_rows(rows), width, grid, file)
 
 
-def _timm(name: str, tensors: Mapping[str, TensorEntry], file: Path, where: str) -> _Tower:
+def _timm(name: str, tensors: Mapping[str, TensorEntry], file: Path, where: str, layer: int) -> _Tower:
     rows = timm_files.rows([(entry, key, "") for key, entry in tensors.items()], trunk=False)
     prepare = timm_files.preprocessing(name, file)
     config = {"library": "timm", "architecture": name, "tower": {"name": name}, "preprocess": prepare}
-    width, stride = timm_files.measure(name, _shapes(rows))
-    grid = timm_files.grid(_shapes(rows))
+    shapes = _shapes(rows)
+    width, stride = encoder_layers.at_layer(
+        layer, encoder_layers.timm_stack(name, shapes), timm_files.measure(name, shapes), name=name, where=where
+    )
+    grid = timm_files.grid(shapes)
     if grid is None and stride and prepare:
         grid = (prepare["size"][0] // stride, prepare["size"][1] // stride)
     return _Tower(config, _encoder_rows(rows), width, grid, file)
 
 
-def _transformers(name: str, location: str, relative_to: Path) -> _Tower:
+def _transformers(name: str, location: str, relative_to: Path, layer: int) -> _Tower:
     checkpoint = open_checkpoint(name, location, revision=None, relative_to=relative_to)
     where = checkpoint.folder / "config.json"
     tower = tower_types.tower_config(checkpoint.config, where)
@@ -167,8 +177,11 @@ def _transformers(name: str, location: str, relative_to: Path) -> _Tower:
     wrapped = bool(wrapper) and any(key.startswith(wrapper) for key in checkpoint.tensors)
     rows = [(entry, *tower_types.place(key, kind, wrapped)) for key, entry in checkpoint.tensors.items()]
     shapes = _shapes(rows)
-    width, stride = tower_types.measure(tower, shapes)
     tower_types.check(tower, shapes, where)
+    width, stride = encoder_layers.at_layer(
+        layer, encoder_layers.transformers_stack(tower, shapes), tower_types.measure(tower, shapes),
+        name=tower["model_type"], where=f"vision.{name}",
+    )  # fmt: skip
     prepare = checkpoint.folder / "preprocessor_config.json"
     if not prepare.is_file():
         raise CheckpointError(
