@@ -1,11 +1,9 @@
 """Native branches: the encoder and projector of any multimodal class of transformers that has `get_image_features`.
 
-The branch is the class's own base model without its language model, so its tensors keep that class's names. What
-differs between classes is one row of `NATIVE`: which inputs `get_image_features` takes, and how its tokens lie.
+The branch is the class's own base model without its language model, so its tensors keep that class's names.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,47 +11,8 @@ from transformers import CONFIG_MAPPING, AutoModel, PreTrainedModel
 
 from fuse.branches.branch import Inputs, Seen
 from fuse.branches.class_attention import class_attention
+from fuse.branches.native_table import NATIVE
 from fuse.errors import CheckpointError
-
-
-@dataclass(frozen=True)
-class Native:
-    """What a native class needs beyond `pixel_values`, and what its visual tokens are.
-
-    inputs: further arguments of `get_image_features`, named as its processor's outputs. square: the tokens of one tile
-    are a square in raster order. grid: image_grid_thw counts the patches, of which squares of spatial_merge_size make
-    one token. around: marker tokens that the class's chat template writes around an image. bare: the class's processor
-    writes the whole prompt, of which only the visual tokens belong to the image. patches: each token is one patch of
-    the tower. written: the processor's attribute that holds what a prompt writes for an image.
-    """
-
-    inputs: tuple[str, ...] = ()
-    square: bool = False
-    grid: bool = False
-    around: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
-    bare: bool = False
-    patches: bool = False
-    written: str = "image_token"
-
-
-_QWEN = Native(inputs=("image_grid_thw",), grid=True, around=(("<|vision_start|>",), ("<|vision_end|>",)))
-
-NATIVE: dict[str, Native] = {
-    "llava": Native(square=True, patches=True),
-    "llava_next": Native(inputs=("image_sizes",)),
-    "llava_onevision": Native(inputs=("image_sizes", "batch_num_images")),
-    "vipllava": Native(square=True),
-    "internvl": Native(square=True),
-    "idefics2": Native(inputs=("pixel_attention_mask",)),
-    "idefics3": Native(inputs=("pixel_attention_mask",)),
-    "smolvlm": Native(inputs=("pixel_attention_mask",)),
-    "paligemma": Native(square=True, bare=True),
-    "qwen2_vl": _QWEN,
-    "qwen2_5_vl": _QWEN,
-    "mistral3": Native(inputs=("image_sizes",)),
-    "gemma3": Native(square=True, written="boi_token"),
-    "aya_vision": Native(square=True),
-}
 
 _LANGUAGE = ("language_model", "text_model")
 

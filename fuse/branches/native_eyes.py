@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from fuse.branches.branch import Prepared
-from fuse.branches.native import NATIVE
 from fuse.branches.native_places import native_places
+from fuse.branches.native_table import NATIVE
 from fuse.errors import CheckpointError
 
 _TEXT_OUTPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}

@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers.configuration_utils import PretrainedConfig
+from transformers.models.auto.configuration_auto import AutoConfig
 
+from fuse import auto_classes
 from fuse.errors import CheckpointError
 
 
@@ -60,3 +62,6 @@ def _check(config: FusedConfig) -> None:
             )
     if len(set(names)) < len(names) or len(set(config.placeholder_ids)) < len(names):
         raise CheckpointError("config.json: two branches have one name or one token_id")
+
+
+auto_classes.register(FusedConfig)

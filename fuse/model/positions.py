@@ -20,7 +20,8 @@ ONE_INDEXED_HOSTS = frozenset({"paligemma"})
 class Patch:
     """One branch's tokens of one image inside one row of a batch.
 
-    columns: [n] where its tokens stand in the row, on the CPU. grid: (t, h, w), or None. cells: [n] raster index in the grid.
+    columns: [n] where its tokens stand in the row, on the CPU. grid: (t, h, w), or None. cells: [n] their raster index
+    in the grid.
     """
 
     row: int

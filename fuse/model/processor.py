@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
 from fuse.branches.branch import Prepared
 from fuse.branches.budget import budgeted_layout
 from fuse.branches.kinds import open_eyes
-from fuse.branches.native import NATIVE
+from fuse.branches.native_table import NATIVE
 from fuse.errors import CheckpointError, RecipeError
 from fuse.images import open_image
 from fuse.model.batches import deal, padded
