@@ -99,6 +99,10 @@ def check_written(plan: Plan, folder: Path) -> None:
             raise CheckpointError(f"tensor {row.name!r} was not written as planned", where=folder)
     if len(written) != len(plan.rows):
         raise CheckpointError(f"{len(written)} tensors were written, {len(plan.rows)} were planned", where=folder)
+    if plan.fused:
+        from fuse.model.check import check_loads
+
+        check_loads(folder)
 
 
 def _native_tensors(folder: Path) -> Mapping[str, TensorEntry]:

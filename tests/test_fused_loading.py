@@ -33,12 +33,8 @@ def batch(folder: Path):
 FIRST = [
     "import fuse",
     "import fuse.model.config",
-    "import fuse.model.fused",
-    "import fuse.model.processor",
-    "import fuse.branches.native",
     "import fuse.branches.mgm",
     "import fuse; from transformers import CLIPVisionConfig",
-    "import fuse; from transformers import LlavaProcessor",
     "import fuse; from transformers import pipeline",
 ]
 

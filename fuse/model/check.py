@@ -1,0 +1,37 @@
+"""A fused folder loads: asked of transformers itself, without reading a weight."""
+
+from pathlib import Path
+
+from fuse import torchvision_shim
+from fuse.errors import CheckpointError
+
+
+def check_loads(folder: Path) -> None:
+    """Open the folder on the meta device, as `from_pretrained` opens it: only headers are read.
+
+    Raises CheckpointError when a tensor of the model is missing from the weights, is stored and not wanted, or has
+    another shape; and what building a branch raises.
+    """
+    torchvision_shim.install()
+    from transformers.utils import logging
+
+    from fuse.model.fused import FusedForConditionalGeneration
+
+    before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        _, report = FusedForConditionalGeneration.from_pretrained(
+            folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
+        )
+    finally:
+        if before:
+            logging.enable_progress_bar()
+    told = {
+        "missing_keys": "the model wants tensor {} and it is not among the weights",
+        "unexpected_keys": "tensor {} is among the weights and the model does not want it",
+        "mismatched_keys": "tensor {} has another shape than the model wants",
+    }
+    for what, sentence in told.items():
+        if found := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(what) or ()):
+            more = f" ({len(found)} such tensors)" if len(found) > 1 else ""
+            raise CheckpointError(sentence.format(repr(found[0])) + more, where=folder)
