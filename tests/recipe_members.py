@@ -79,13 +79,13 @@ def _original(kind: str, folder: Path, seed: int) -> None:
     layouts.write_tensors({**load_file(folder / "model.safetensors"), **words}, folder)
 
 
-def furnish(recipe: str, kinds: Mapping[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that `stand_in(recipe)` names, in one folder. kinds: kind by member, "base" for the base."""
+def furnish(recipes: list[str], kinds: Mapping[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that `stand_in` of the recipes names, in one folder. kinds: kind by member, "base" for the base."""
     for seed, (name, kind) in enumerate(kinds.items()):
         save(kind, folder / name, seed)
     clip_folder(folder / CLIP)
     convnext_folder(folder / CONVNEXT)
-    for branch in _entries(json.loads(stand_in(recipe))):
+    for branch in [branch for recipe in recipes for branch in _entries(json.loads(stand_in(recipe)))]:
         if "open_clip" in branch:
             width = _open_clip(branch["open_clip"].split(":")[0], folder / branch["weights"], monkeypatch)
             _projector(folder / branch["projector"], width)

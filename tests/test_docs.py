@@ -1,14 +1,24 @@
-"""What the documents say is so: recipes parse, files exist, methods and parameters are those of the table."""
+"""What the documents say is so: recipes, commands and Python run, files exist, tables are those of the code."""
 
 import re
+import shlex
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import CLIPImageProcessor
 
 from fuse.cli import VERBS
-from fuse.families.registry import FAMILIES
+from fuse.families.registry import FAMILIES, ORIGINALS
+from fuse.fusable import NATIVE, REFUSED
 from fuse.methods.table import METHODS, REQUIRED
+from fuse.recipe import Branch
 from fuse.recipe_yaml import load_recipe
+from tests import recipe_members
+from tests.cli import fuse_here
+from tests.original_branches import picture
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -61,3 +71,101 @@ def test_every_family_is_named() -> None:
     for name in FAMILIES:
         plain = re.sub(r"[^a-z0-9]", "", name.lower()).removesuffix("chat")
         assert plain in text, name
+
+
+# documents whose commands and Python run: kind of tiny model by member ("base" for the base)
+MEMBERS = {
+    "README.md": {"base": "llama", "vlm": "llava_next", "math": "llama", "qwen": "qwen2_vl", "onevision": "llava_onevision"},
+    "docs/vision.md": {"base": "llama", "llava": "llava", "next": "llava_next", "mgm": "mgm", "slime": "slime"},
+}  # fmt: skip
+LIBRARIES = {"BitsAndBytesConfig": "bitsandbytes", "TorchAoConfig": "torchao"}  # optional ones, by what a block imports
+
+
+def blocks(name: str) -> list[tuple[str, str]]:
+    """(language, text) of every fenced block, in order."""
+    return re.findall(r"```(\w*)\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+def commands(name: str) -> list[str]:
+    """Every line of a document that runs `fuse`, in order."""
+    return [
+        line for language, text in blocks(name) if not language for line in text.splitlines() if line[:5] == "fuse "
+    ]
+
+
+PYTHON = [(name, text) for name in DOCUMENTS for language, text in blocks(name) if language == "python"]
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """A document's folder: tiny members, its recipes (`# NAME` in their first line), and what its commands wrote."""
+    made: dict[str, Path] = {}
+    with pytest.MonkeyPatch.context() as patch:
+
+        def folder_of(name: str) -> Path:
+            if name not in made:
+                folder = tmp_path_factory.mktemp("document")
+                patch.chdir(folder)
+                _furnish(name, folder, patch)
+                made[name] = folder
+            patch.chdir(made[name])
+            return made[name]
+
+        yield folder_of
+
+
+def _furnish(name: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    recipes = [text for language, text in blocks(name) if language == "yaml"]
+    recipe_members.furnish(recipes, MEMBERS[name], folder, patch)
+    recipe_members._encoder(folder / "clip-with-bin")
+    weights = folder / "clip-with-bin" / "model.safetensors"
+    torch.save(recipe_members.load_file(weights), weights.with_name("pytorch_model.bin"))
+    weights.unlink()
+    assert CLIPImageProcessor.from_pretrained(folder / "clip-with-bin").crop_size["height"] == 56
+    for suffix in ("png", "jpg"):
+        picture(60, 40).save(folder / f"photo.{suffix}")
+    for text in recipes:
+        title = re.match(r"# (\w+\.yaml)\n", text)
+        (folder / (title[1] if title else "recipe.yaml")).write_text(recipe_members.stand_in(text))
+    for line in commands(name):
+        ran = fuse_here(*shlex.split(line, comments=True)[1:])
+        assert ran.code == 0, (line, ran.err)
+        assert ran.err == ("attention: seen.png\n" if "--attention" in line else ""), (line, ran.err)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_commands_run(name: str, folder_of: Callable[[str], Path]) -> None:
+    assert any(folder_of(name).glob("*/fuse.json"))
+
+
+@pytest.mark.parametrize(("name", "text"), PYTHON)
+def test_python_runs(name: str, text: str, folder_of: Callable[[str], Path]) -> None:
+    for needed, library in LIBRARIES.items():
+        if needed in text and find_spec(library) is None:
+            pytest.skip(f"{library} is not installed")
+    folder_of(name)
+    exec(compile(text, name, "exec"), {})
+
+
+def test_every_document_with_commands_is_run() -> None:
+    assert {name for name in DOCUMENTS if commands(name)} == set(MEMBERS)
+
+
+def test_table_of_fusable_families() -> None:
+    """docs/vision.md: every family that can be fused, or cannot, has its row."""
+    rows = re.findall(r"^\| [^|]*\|([^|]*)\|([^|]*)\|([^|]*)\|$", (ROOT / "docs/vision.md").read_text(), re.MULTILINE)
+    told = {kind: branch.strip() for kinds, branch, _ in rows for kind in re.findall(r"`([\w-]+)`", kinds)}
+    for kind in NATIVE:
+        assert told[kind].startswith("yes"), kind
+    for kind in REFUSED:
+        assert told[kind].startswith("no: "), kind
+    for kind in ORIGINALS:
+        assert told[kind].startswith("yes"), kind
+    assert set(told) == {*NATIVE, *REFUSED, *ORIGINALS, "t5", "model_type"}
+
+
+def test_table_of_prune_rules_and_encoder_keys() -> None:
+    text = (ROOT / "docs/vision.md").read_text()
+    first = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
+    rules = Branch.model_json_schema()["properties"]["prune"]["enum"]
+    assert {*rules, "encoder", "open_clip", "timm", "weights", "projector", "layer"} <= first

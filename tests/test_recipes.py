@@ -55,7 +55,7 @@ def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str) -> N
     assert text.startswith("# yaml-language-server: $schema=../")
     assert ((ROOT / recipe).parent / text.split("=", 1)[1].split("\n")[0]).exists()
     assert text.splitlines()[1].startswith("# ")
-    recipe_members.furnish(text, KINDS[recipe], tmp_path, monkeypatch)
+    recipe_members.furnish([text], KINDS[recipe], tmp_path, monkeypatch)
     (tmp_path / "recipe.yaml").write_text(recipe_members.stand_in(text))
     ran = fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out")
     assert (ran.code, ran.err) == (0, ""), ran
