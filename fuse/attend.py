@@ -65,6 +65,8 @@ def attended_answer(
             prepared = answerer.processor.look(image)[number]
             cells = kept_cells(branch.get("prune") or "pool", seen.runs, seen.shares, seen.index.tolist(), seen.grid)
             boxes = prepared.places if prepared.places is not None else _boxes(prepared.grid)
+            if boxes is not None and seen.chosen is not None:
+                boxes = boxes[seen.chosen.cpu().numpy()]
             if boxes is not None:
                 maps[i][branch["name"]] = canvas(*_spread(own[: len(cells)], cells, boxes), image.size)
             own = own[seen.places :]

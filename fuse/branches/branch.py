@@ -48,11 +48,13 @@ class Seen:
     """What a branch saw in one image.
 
     tokens: [n, D], in the order of the layout's runs. attention: [n], the attention that the encoder's class token pays
-    to each visual token, where the encoder has one and was asked for it.
+    to each visual token, where the encoder has one and was asked for it. chosen: [n], of a branch that gives fewer
+    tokens than its layout holds (`Prepared.variable`), which of those each is.
     """
 
     tokens: torch.Tensor
     attention: torch.Tensor | None = None
+    chosen: torch.Tensor | None = None
 
 
 class Eyes(Protocol):

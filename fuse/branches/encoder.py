@@ -22,6 +22,7 @@ from fuse.branches.encoder_attention import class_attention
 from fuse.branches.encoder_layers import LAST
 from fuse.branches.encoder_preprocess import preprocess
 from fuse.branches.encoder_towers import build_tower, settle
+from fuse.branches.places import grid_boxes
 from fuse.errors import CheckpointError
 
 WHERE = "config.json: branches"
@@ -162,7 +163,7 @@ class EncoderEyes:
         Raises CheckpointError where how to prepare images is not known.
         """
         self._config = json.dumps(dict(config), sort_keys=True)
-        self._preprocess = preprocess(config, folder)
+        self._preprocess, self._part = preprocess(config, folder)
 
     def prepare(self, image: Image.Image) -> Prepared:
         """image: RGB, any size. Every image has the same number of tokens, except where the encoder's own processor
@@ -175,4 +176,6 @@ class EncoderEyes:
         except (ValueError, RuntimeError, AssertionError) as error:
             told = (str(error).splitlines() or [""])[0][:200]
             raise CheckpointError(f"the encoder takes no images of {height}x{width}: {told}", where=WHERE) from None
-        return Prepared({"pixel_values": pixels}, (tokens,), (1, rows, columns) if rows else None)
+        part = self._part(image.size)
+        places = grid_boxes(rows, columns, part) if rows and part else None
+        return Prepared({"pixel_values": pixels}, (tokens,), (1, rows, columns) if rows else None, places=places)

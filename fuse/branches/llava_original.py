@@ -17,6 +17,8 @@ from fuse.branches.anyres import Size, best_resolution, unpadded
 from fuse.branches.branch import Embed, Inputs, Prepared, Seen
 from fuse.branches.clip_tower import build_tower, look, no_class_attention
 from fuse.branches.llava_config import WHERE, Sight, llava_tokens, sight_of
+from fuse.branches.places import Boxes
+from fuse.branches.view_places import cell_boxes, cut_boxes, view_box
 from fuse.branches.views import lens_of
 from fuse.errors import CheckpointError
 
@@ -35,7 +37,17 @@ class LlavaEyes:
         else:
             views = [lens.view(lens.squared(image) if sight.aspect == "pad" else image)]
         inputs = {"pixel_values": torch.stack(views), "image_size": torch.tensor(image.size)}
-        return Prepared(inputs, sight.written(llava_tokens(sight, image.size)), grid_of(sight))
+        layout = sight.written(llava_tokens(sight, image.size))
+        return Prepared(inputs, layout, grid_of(sight), places=self._places(image.size))
+
+    def _places(self, size: Size) -> Boxes:
+        sight, lens = self.sight, self.lens
+        if sight.aspect != "anyres":
+            box = view_box(lens, size, pad=sight.aspect == "pad")
+            return cell_boxes([box], sight.side, with_class=sight.with_class)[0]
+        views = cut_boxes(lens, size, best_resolution(size, sight.pinpoints))
+        cells = torch.from_numpy(cell_boxes(views, sight.side, with_class=sight.with_class))
+        return merged(cells, sight, size, torch.zeros(4) if sight.has_newline else None).numpy()
 
 
 def grid_of(sight: Sight) -> tuple[int, int, int] | None:

@@ -19,6 +19,8 @@ from fuse.branches.convnext import ConvNext, shape_of
 from fuse.branches.llava_config import WHERE, sight_of
 from fuse.branches.llava_original import build_projector, grid_of
 from fuse.branches.mgm_config import fine_of, mgm_tokens
+from fuse.branches.places import grid_boxes
+from fuse.branches.view_places import cell_boxes, view_box
 from fuse.branches.views import lens_of
 from fuse.errors import CheckpointError
 
@@ -43,7 +45,10 @@ class MgmEyes:
             views = torch.cat([views, shrunk(whole_view, side)])
         tokens = mgm_tokens(sight, fine)
         inputs = {"pixel_values": views, "pixel_values_aux": picture}
-        return Prepared(inputs, sight.written(tokens), grid_of(sight) if grid == 1 else None)
+        box = view_box(self.lens, image.size, pad=sight.aspect == "pad")
+        boxes = [(a, b, c, d) for a, b, c, d in grid_boxes(grid, grid, box).tolist()]
+        places = cell_boxes([box, *boxes] if fine.overall else boxes, sight.side).reshape(-1, 4)
+        return Prepared(inputs, sight.written(tokens), grid_of(sight) if grid == 1 else None, places=places)
 
 
 def shrunk(picture: torch.Tensor, edge: int) -> torch.Tensor:

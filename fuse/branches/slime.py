@@ -9,17 +9,20 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from fuse.branches.anyres import sliced_resolution
+from fuse.branches.anyres import Size, sliced_resolution
 from fuse.branches.branch import Embed, Inputs, Prepared, Seen
 from fuse.branches.clip_tower import build_tower, look, no_class_attention
 from fuse.branches.llava_config import WHERE, Sight
 from fuse.branches.llava_original import Projector, build_projector, grid_of
-from fuse.branches.slime_config import slime_sight, slime_tokens
+from fuse.branches.places import Boxes
+from fuse.branches.slime_config import Choice, slime_sight, slime_tokens
 from fuse.branches.slime_sampler import Resampler, Sampler
+from fuse.branches.view_places import cell_boxes, cut_boxes, view_box
 from fuse.branches.views import lens_of
 from fuse.errors import CheckpointError
 
@@ -46,7 +49,20 @@ class SlimeEyes:
             views = [lens.view(lens.squared(image) if sight.aspect == "pad" else image)]
         inputs = {"pixel_values": torch.stack(views), "slices": torch.tensor([rows, columns])}
         layout = sight.written(slime_tokens(sight, self.choice, image.size))
-        return Prepared(inputs, layout, grid_of(sight), variable=sliced and self.choice.parts)
+        variable = sliced and self.choice.parts
+        return Prepared(inputs, layout, grid_of(sight), variable, self._places(image.size, rows, columns))
+
+    def _places(self, size: Size, rows: int, columns: int) -> Boxes:
+        """The boxes of all tokens that may be chosen: a query of a local view stands for its cell of that view."""
+        sight, choice, lens = self.sight, self.choice, self.lens
+        if not rows:
+            return cell_boxes([view_box(lens, size, pad=sight.aspect == "pad")], sight.side)[0]
+        views = cut_boxes(lens, size, (columns * sight.image_size, rows * sight.image_size))
+        found = [cell_boxes(views[:1], sight.side)[0], np.zeros((int(choice.parts), 4))] if choice.whole else []
+        if choice.parts:
+            parts = torch.from_numpy(cell_boxes(views[1:], choice.grid))
+            found.append(_in_order(parts, (rows, columns), sight, choice).numpy())
+        return np.concatenate(found)
 
 
 class GatedProjector(Projector):
@@ -99,10 +115,13 @@ class SlimeBranch(nn.Module):
         seen = []
         for own, grid, ids in zip(features.split([len(v) for v in views]), inputs["slices"], text, strict=True):
             rows, columns = grid.tolist()
-            seen.append(Seen(self.tokens(own, (rows, columns), ids, embed)))
+            seen.append(self.look(own, (rows, columns), ids, embed))
         return seen
 
     def tokens(self, features: torch.Tensor, grid: tuple[int, int], ids: torch.Tensor, embed: Embed) -> torch.Tensor:
+        return self.look(features, grid, ids, embed).tokens
+
+    def look(self, features: torch.Tensor, grid: tuple[int, int], ids: torch.Tensor, embed: Embed) -> Seen:
         """The tokens [n, hidden_size] of one image: whole, separator, chosen parts.
 
         features: [1 + rows*columns, N, width]. grid: (rows, columns), (0, 0) for the whole alone. ids: the prompt's.
@@ -110,16 +129,22 @@ class SlimeBranch(nn.Module):
         choice = self.choice
         found = self.multi_modal_projector(features[:1])[0] if choice.whole or len(features) == 1 else None
         if found is not None and (len(features) == 1 or not choice.parts):
-            return found
+            return Seen(found)
         parts = self.multi_modal_projector(self.sampler.post_qformer(features[1:]))
-        if self.sight.merge == "spatial":
-            parts = parts.reshape(*grid, choice.grid, choice.grid, -1).transpose(1, 2).flatten(0, 1)
-        parts = parts.flatten(0, -2)
-        chosen = self.sampler.select(parts, embed(ids).to(parts))
+        parts = _in_order(parts, grid, self.sight, choice)
+        chosen = self.sampler.choose(parts, embed(ids).to(parts))
         if found is None:
-            return chosen
+            return Seen(parts[chosen], chosen=chosen)
         separator = embed(torch.tensor([choice.separator], device=ids.device)).to(found)
-        return torch.cat([found, separator, chosen])
+        first = torch.arange(len(found) + 1, device=chosen.device)
+        return Seen(torch.cat([found, separator, parts[chosen]]), chosen=torch.cat([first, len(first) + chosen]))
+
+
+def _in_order(parts: torch.Tensor, grid: tuple[int, int], sight: Sight, choice: Choice) -> torch.Tensor:
+    """The tokens [n, D] of the local views [rows * columns, choice.grid**2, D]: view after view, or as one map."""
+    if sight.merge == "spatial":
+        parts = parts.reshape(*grid, choice.grid, choice.grid, -1).transpose(1, 2)
+    return parts.flatten(0, -2)
 
 
 def _projector(config: Mapping[str, Any], sight: Sight) -> nn.Module:

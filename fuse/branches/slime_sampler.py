@@ -118,11 +118,15 @@ class Sampler(nn.Module):
         self.post_qformer = Resampler(grid, width)
 
     def select(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """The image tokens [k, E] of [n, E] that the embedded text [m, E] asks for, in their order.
+        """The image tokens [k, E] of [n, E] that the embedded text [m, E] asks for, in their order."""
+        return image[self.choose(image, text)]
+
+    def choose(self, image: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Which they are: [k], ascending.
 
         The router's probabilities go through a second softmax, as in SliME's code. Raises RecipeError without text.
         """
         if not len(text):
             raise RecipeError("SliME chooses its image tokens by the words of the prompt, and this prompt has none")
         scores = cosines(image, text).sum(-1) if self.selector is None else self.selector(image, text)
-        return image[top_p(scores, self.p, self.temperature)]
+        return top_p(scores, self.p, self.temperature)

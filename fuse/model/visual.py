@@ -28,7 +28,7 @@ class Visual:
 
     tokens: [n, D]. index: [n] where each stood among all the tokens that the branch saw. places: its placeholders in
     the prompt, of which the first n are used. runs, shares: the lengths of the image's runs, and what was kept of each.
-    grid: (t, h, w) where all the branch's tokens are the cells of one grid.
+    grid: (t, h, w) where all the branch's tokens are the cells of one grid. chosen: `Seen.chosen`.
     """
 
     tokens: torch.Tensor
@@ -37,6 +37,7 @@ class Visual:
     runs: tuple[int, ...]
     shares: tuple[int, ...]
     grid: tuple[int, int, int] | None
+    chosen: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _see(
             prune, one.tokens, runs, shares, attention=one.attention, said=_joined(said[image]), grid=look.grid,
             name=branch["name"],
         )  # fmt: skip
-        found.append(Visual(tokens, index, len(look.columns), runs, shares, look.grid))
+        found.append(Visual(tokens, index, len(look.columns), runs, shares, look.grid, one.chosen))
     return found
 
 
