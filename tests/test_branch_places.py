@@ -17,10 +17,10 @@ from fuse.branches.llava_original import LlavaBranch, LlavaEyes
 from fuse.branches.mgm import MgmEyes
 from fuse.branches.places import grid_boxes
 from fuse.branches.slime import SlimeBranch, SlimeEyes
+from tests import test_fused_originals
 from tests.cli import fuse_here
 from tests.original_branches import anyres, config, picture, see, seeded, slime
 from tests.test_branch_mgm import mgm
-from tests.test_fused_originals import pair  # noqa: F401 - a fixture
 from tests.tiny_encoders import VIT, VIT_CONFIG, timm_branch
 
 SIZES = [(400, 200), (200, 400), (300, 300), (533, 311)]
@@ -283,11 +283,10 @@ def test_other_branches_choose_nothing(tmp_path: Path) -> None:
     assert seen.chosen is None
 
 
-def test_attention_is_drawn_for_mgm_and_slime(
-    pair: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
-) -> None:
+pair = test_fused_originals.pair  # the fixture
+
+
+def test_attention_is_drawn_for_mgm_and_slime(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also for SliME, of whose tokens only those have a place in the prompt that the question chose."""
     drawn: list[dict[str, np.ndarray]] = []
     monkeypatch.setattr("fuse.report.overlay.overlay", lambda image, maps, *rest, **how: drawn.append(maps))
