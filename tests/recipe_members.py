@@ -90,11 +90,11 @@ def furnish(recipes: list[str], kinds: Mapping[str, str], folder: Path, monkeypa
             width = _open_clip(branch["open_clip"].split(":")[0], folder / branch["weights"], monkeypatch)
             _projector(folder / branch["projector"], width)
         elif "encoder" in branch:
-            _encoder(folder / branch["encoder"])
+            save_encoder(folder / branch["encoder"])
             _projector(folder / branch["projector"], 12)
 
 
-def _encoder(folder: Path) -> None:
+def save_encoder(folder: Path) -> None:
     """A CLIP that AutoModel loads: 16 tokens of 12 numbers."""
     clip_folder(folder)
     square = {"height": 56, "width": 56}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import CLIPImageProcessor
 
 from fuse.cli import VERBS
@@ -117,9 +118,9 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
 def _furnish(name: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
     recipes = [text for language, text in blocks(name) if language == "yaml"]
     recipe_members.furnish(recipes, MEMBERS[name], folder, patch)
-    recipe_members._encoder(folder / "clip-with-bin")
+    recipe_members.save_encoder(folder / "clip-with-bin")
     weights = folder / "clip-with-bin" / "model.safetensors"
-    torch.save(recipe_members.load_file(weights), weights.with_name("pytorch_model.bin"))
+    torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
     weights.unlink()
     assert CLIPImageProcessor.from_pretrained(folder / "clip-with-bin").crop_size["height"] == 56
     for suffix in ("png", "jpg"):
