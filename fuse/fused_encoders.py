@@ -35,6 +35,9 @@ def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member
             f"{host.basis.hidden_size}", where=loaded.folder / str(branch.projector),
             hint="a projector belongs to the language model that it was trained for",
         )  # fmt: skip
+    if branch.prune == "cls" and not files.has_class:
+        told = f"ranks tokens by the attention of a class token, which {files.config['architecture']} does not have"
+        raise loaded.error(("vision", number, "prune"), told, "prune: norm works with every encoder")
     folders = (files.checkpoint.folder,) if files.checkpoint else ()
     lenders = _lenders(str(branch.name), branch, files)
     return FusedBranch(

@@ -326,7 +326,7 @@ def test_class_attention_of_transformers_encoders(tmp_path, kind):
     assert see(branch, pixels)[0].attention is None
 
 
-@pytest.mark.parametrize(("name", "width"), [("test_convnext", 64), ("test_vit3", 96)])
+@pytest.mark.parametrize(("name", "width"), [("test_convnext", 64), ("test_vit3", 96), ("xcit_nano_12_p16_224", 128)])
 def test_encoders_without_a_class_token_say_what_works(name, width):
     branch = randomise(EncoderBranch(timm_branch(name, width)))
     with pytest.raises(CheckpointError) as error:

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import timm
 import torch
 from open_clip.model import _build_vision_tower
 from open_clip.transform import PreprocessCfg
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fuse.branches import open_clip_files
+from fuse.branches import open_clip_files, timm_files
 from fuse.branches.encoder import EncoderBranch, EncoderEyes
 from fuse.branches.encoder_files import read_encoder
-from fuse.errors import CheckpointError, RecipeError
+from fuse.errors import CheckpointError, MachineError, RecipeError
 from tests.tiny_encoders import (
     HOST,
     VIT,
@@ -125,6 +126,18 @@ def test_every_architecture_knows_how_images_are_prepared_or_asks_for_the_tag(na
     way = open_clip_files.preprocessing(name, "", model, Path("nowhere/w.safetensors"), "")
     PreprocessCfg(size=(8, 8), **way)
     assert ("SigLIP" in name or "siglip" in name) <= (way["resize_mode"] == "squash" and way["mean"] == [0.5] * 3)
+
+
+def test_the_names_of_timms_architectures_are_those_that_it_registers(monkeypatch):
+    names = timm_files.architectures()
+    assert set(timm.list_models()) <= names
+    assert all(timm.is_model(name) for name in names)
+    assert "vit_tiny_patch16_224_in21k" in names, "an old name, which timm still builds"
+    timm_files.architectures.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MachineError) as error:
+        timm_files.architectures()
+    assert str(error.value) == "timm is not installed (pip install timm)"
 
 
 def test_reading_files_imports_neither_torch_nor_the_libraries(tmp_path):

@@ -34,7 +34,9 @@ def class_attention(config: Mapping[str, Any], tower: Any, run: Run) -> Scores:
     elif getattr(tower, "cls_token", None) is not None and hasattr(tower, "blocks"):
         attention = getattr(tower.blocks[layer], "attn", None)
         if isinstance(getattr(attention, "attn_drop", None), nn.Module) and hasattr(attention, "fused_attn"):
-            return _timm(attention, run, tower.num_prefix_tokens)
+            patches, scores = _timm(attention, run, tower.num_prefix_tokens)
+            if scores[0] is not None and len(scores[0]) == patches.shape[1]:  # not so in XCiT, whose channels attend
+                return patches, scores
     raise CheckpointError(
         f"the encoder {config['architecture']} has no class token over its patches", where="config.json: branches",
         hint="prune: norm works",

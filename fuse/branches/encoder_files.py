@@ -37,14 +37,16 @@ class EncoderFiles:
     """What a branch is made of.
 
     config: the JSON that `EncoderBranch` and `EncoderEyes` are built from. rows: every tensor of the files.
-    hidden_size: the size of the tokens it gives, which must be the host's. grid: (h, w) visual tokens of every image,
-    None where only the built tower knows. checkpoint: the folder of an `encoder:` (its preprocessor_config.json belongs
-    into the branch's folder, and hub weights must be fetched), else None.
+    hidden_size: the size of the tokens it gives, which must be the host's. has_class: whether a class token's attention
+    can rank them. grid: (h, w) visual tokens of every image, None where only the built tower knows. checkpoint: the
+    folder of an `encoder:` (its preprocessor_config.json belongs into the branch's folder, and hub weights must be
+    fetched), else None.
     """
 
     config: dict[str, Any]
     rows: tuple[Row, ...]
     hidden_size: int
+    has_class: bool = False
     grid: tuple[int, int] | None = None
     checkpoint: Checkpoint | None = None
 
@@ -56,6 +58,7 @@ class _Tower:
     config: dict[str, Any]
     rows: tuple[Row, ...]
     width: int | None
+    has_class: bool
     grid: tuple[int, int] | None
     where: object
     checkpoint: Checkpoint | None = None
@@ -99,7 +102,8 @@ def read_encoder(entry: Mapping[str, Any], *, relative_to: Path) -> EncoderFiles
         "projector_names": list(projector.names),
     }
     rows = tower.rows + tuple(Row(*placed) for placed in projector.placed)
-    return EncoderFiles(config, rows, int(projector.layers[-1]["out"]), tower.grid, tower.checkpoint)
+    hidden_size = int(projector.layers[-1]["out"])
+    return EncoderFiles(config, rows, hidden_size, tower.has_class, tower.grid, tower.checkpoint)
 
 
 def _file(location: str, relative_to: Path, key: str) -> Path:
@@ -144,14 +148,16 @@ def _open_clip(text: str, tensors: Mapping[str, TensorEntry], file: Path, where:
         shapes = _shapes(rows)
         size_of_token = timm_files.measure(vision["timm_model_name"], shapes)
         square, stack = timm_files.grid(shapes), encoder_layers.timm_stack(vision["timm_model_name"], shapes)
+        has_class = timm_files.has_class(shapes)
     else:
         rows = native_towers.rows(inner, vision)
         shapes = _shapes(rows)
         native_towers.check(shapes, vision, name, file)
         size_of_token, square, stack = native_towers.measure(vision), None, encoder_layers.open_clip_stack(vision)
+        has_class = stack is not None
     width, stride = encoder_layers.at_layer(layer, stack, size_of_token, name=name, where=where)
     grid = (size[0] // stride, size[1] // stride) if stride else square
-    return _Tower(config, _encoder_rows(rows), width, grid, file)
+    return _Tower(config, _encoder_rows(rows), width, has_class, grid, file)
 
 
 def _timm(name: str, tensors: Mapping[str, TensorEntry], file: Path, where: str, layer: int) -> _Tower:
@@ -165,7 +171,7 @@ def _timm(name: str, tensors: Mapping[str, TensorEntry], file: Path, where: str,
     grid = timm_files.grid(shapes)
     if grid is None and stride and prepare:
         grid = (prepare["size"][0] // stride, prepare["size"][1] // stride)
-    return _Tower(config, _encoder_rows(rows), width, grid, file)
+    return _Tower(config, _encoder_rows(rows), width, timm_files.has_class(shapes), grid, file)
 
 
 def _transformers(name: str, location: str, relative_to: Path, layer: int) -> _Tower:
@@ -196,7 +202,8 @@ def _transformers(name: str, location: str, relative_to: Path, layer: int) -> _T
     grid = (size[0] // stride, size[1] // stride) if stride else None
     if grid:
         tower_types.check_size(tower, shapes, grid, prepare)
-    return _Tower(config, _encoder_rows(rows), width, grid, checkpoint.folder, checkpoint)
+    has_class = tower_types.TOWER_TYPES[tower["model_type"]].has_class
+    return _Tower(config, _encoder_rows(rows), width, has_class, grid, checkpoint.folder, checkpoint)
 
 
 def _encoder_rows(placed: Iterable[tuple[TensorEntry, str | None, str]]) -> tuple[Row, ...]:

@@ -1,18 +1,21 @@
 """The tensors of a timm encoder, alone or as the trunk of an open_clip tower, from their names and shapes.
 
-timm cannot be read without importing torch, so an architecture's name is taken as given here; the tower that is built
-from it says what fits. Sizes come from the stored shapes.
+timm cannot be imported without torch, so the names of its architectures are read from its source, and sizes from the
+stored shapes; the tower that is built says what fits.
 """
 
+import importlib.util
 import re
 from collections.abc import Mapping
+from functools import cache
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
 from fuse import strict_json
-from fuse.errors import CheckpointError, RecipeError
+from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.safetensors_header import TensorEntry
+from fuse.suggest import did_you_mean
 
 Placed = tuple[TensorEntry, str | None, str]
 HEADS = ("head", "head_dist", "fc", "classifier", "attn_pool", "fc_norm")
@@ -20,6 +23,9 @@ _COMPUTED = (
     "relative_position_index", "relative_coords_table", "rel_coords_log", "attn_mask", "attn.k_bias", "rope.bands",
     "rope.periods", "rope.pos_embed", "rope.freqs_cos", "rope.freqs_sin",
 )  # fmt: skip
+_REGISTERED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
+_RENAMED = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
+_KEY = re.compile(r"^\s*'([\w.]+)'\s*:", re.MULTILINE)
 NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)  # no "hf-hub:" and no paths: nothing is fetched by a name
 
 
@@ -75,6 +81,28 @@ def grid(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
     return None
 
 
+def has_class(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a class token pays attention to the patches, in blocks one after another."""
+    return "cls_token" in shapes and any(key.startswith("blocks.0.attn.") for key in shapes)
+
+
+@cache
+def architectures() -> frozenset[str]:
+    """The names that the installed timm builds a model from, old names among them.
+
+    Raises MachineError when timm is not installed.
+    """
+    spec = importlib.util.find_spec("timm")
+    if spec is None or not spec.origin:
+        raise MachineError("timm is not installed", hint="pip install timm")
+    found: set[str] = set()
+    for file in sorted((Path(spec.origin).parent / "models").glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        found |= set(_REGISTERED.findall(text))
+        found |= {old for table in _RENAMED.findall(text) for old in _KEY.findall(table)}
+    return frozenset(found)
+
+
 def preprocessing(name: str, file: Path) -> dict[str, Any]:
     """What the config.json of a timm repository beside the weights says; empty where there is none.
 
@@ -83,6 +111,8 @@ def preprocessing(name: str, file: Path) -> dict[str, Any]:
     """
     if not NAME.fullmatch(name):
         raise RecipeError(f"timm: {name!r} is not the name of an architecture", hint="e.g. vit_small_patch14_dinov2")
+    if not {name, name.partition(".")[0]} & architectures():
+        raise RecipeError(f"timm has no architecture {name!r}", hint=did_you_mean(name, architectures()))
     beside = file.parent / "config.json"
     if not beside.is_file():
         return {}
