@@ -121,7 +121,7 @@ def test_beams_of_a_batch_are_those_of_its_rows(members: tuple[str, ...]) -> Non
         assert greedy(model, ours(images=[some], text=[text]), 6, num_beams=3)[0].tolist() == together[row].tolist()
 
 
-@pytest.mark.parametrize("host", ["llava", "qwen2_vl", "paligemma", "gemma3"])
+@pytest.mark.parametrize("host", ["llava", "qwen2_vl", "paligemma", "paligemma with Gemma 2", "gemma3"])
 def test_a_static_cache_gives_the_same_words(host: str) -> None:
     model, ours = fused(f"a={host}:1", f"b={host}:2")
     given = ours(images=[[picture((60, 40), 1)], []], text=[f"{ours.image_token} w5 w6", "w7 w8 w9"])

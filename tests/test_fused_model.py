@@ -70,10 +70,10 @@ def by_hand(processor: Any, model_type: str, image: Image.Image) -> tuple[Any, s
     batch = processor(images=[image], text=[text], return_tensors="pt")
     batch.pop("labels", None)
     # PaliGemma's processor writes the beginning and the end of the prompt itself.
-    return batch, "<image> <s> " + ASK + " \n" if model_type == "paligemma" else text
+    return batch, "<image> <s> " + ASK + " \n" if model_type.startswith("paligemma") else text
 
 
-@pytest.mark.parametrize("model_type", TYPES)
+@pytest.mark.parametrize("model_type", [*TYPES, "paligemma with Gemma 2"])
 def test_one_branch_gives_the_members_own_logits_and_words(model_type: str) -> None:
     member, processor = own(model_type, 1)
     model, ours = fused(f"a={model_type}:1")
@@ -116,6 +116,7 @@ MIXES = {
     "M-RoPE host": ("a=qwen2_vl:1", "b=llava_onevision:2"),
     "M-RoPE guest": ("a=llava_onevision:1", "b=qwen2_vl:2", "c=internvl:3"),
     "prefix host": ("a=paligemma:1", "b=llava:2"),
+    "prefix host with sliding layers": ("a=paligemma with Gemma 2:1", "b=llava_next:2"),
     "block host": ("a=gemma3:1", "b=llava:2"),
     "two of M-RoPE": ("a=qwen2_5_vl:1", "b=qwen2_vl:2"),
 }

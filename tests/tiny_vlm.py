@@ -124,6 +124,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "blip-2 with T5": ("blip-2", {"text_config": T5}),
     "instructblip with T5": ("instructblip", {"text_config": T5}),
     "llava_next with Mistral": ("llava_next", {"text_config": {"model_type": "mistral", **GROUPED}}),
+    "paligemma with Gemma 2": ("paligemma", {"text_config": {"model_type": "gemma2", **GEMMA, "sliding_window": 16}}),
     "qwen2_vl, tied": ("qwen2_vl", {"tie_word_embeddings": True}),
     "internvl, tied": ("internvl", {"tie_word_embeddings": True}),
     "llava_onevision, tied": ("llava_onevision", {"tie_word_embeddings": True}),

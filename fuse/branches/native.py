@@ -25,9 +25,10 @@ def build(config: Mapping[str, Any], attention: str | None) -> PreTrainedModel:
     model_type = config.get("model_type")
     if model_type not in NATIVE:
         raise CheckpointError(f"config.json: no native branch for model_type {model_type!r}")
+    asked = None if attention == "sdpa" else attention  # transformers' default: every part takes it where it can
     full = CONFIG_MAPPING[model_type].from_dict(_without_language(config))
     model = AutoModel.from_config(
-        full, attn_implementation=attention, dtype=torch.get_default_dtype(), trust_remote_code=False
+        full, attn_implementation=asked, dtype=torch.get_default_dtype(), trust_remote_code=False
     )
     for name in _LANGUAGE:
         if hasattr(model, name):

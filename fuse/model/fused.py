@@ -51,6 +51,7 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         attention = config._attn_implementation
         self.language_model = build_language_model(config.text_config, config.host_type, attention)
         self.branches = nn.ModuleDict({b["name"]: build_branch(b, attention) for b in config.branches})
+        config.text_config = self.get_decoder().config  # masks made from outside must suit its attention
         self._no_split_modules = sorted(
             {
                 name

@@ -14,7 +14,7 @@ def build_language_model(config: PretrainedConfig, host_type: str, attention: st
     The text models of Qwen2-VL and Qwen2.5-VL have no class of their own with a head; Cohere2 inside Aya Vision is used
     without its logit scale. Both get `HeadedModel`.
     """
-    how: dict[str, Any] = {"attn_implementation": attention, "dtype": torch.get_default_dtype()}
+    how: dict[str, Any] = {"attn_implementation": chosen(attention), "dtype": torch.get_default_dtype()}
     if host_type in HEADED_HOSTS or config.model_type in HEADED_TEXTS:
         return HeadedModel(config, how)
     return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **how)
@@ -24,6 +24,11 @@ HEADED_HOSTS = frozenset(
     {"aya_vision"}
 )  # their own class does not scale the logits, its text model's causal class does
 HEADED_TEXTS = frozenset({"qwen2_vl_text", "qwen2_5_vl_text"})  # have no causal class
+
+
+def chosen(attention: str | None) -> str | None:
+    """What to ask of a part: sdpa is transformers' default, which parts that lack it (Gemma 2) replace by eager."""
+    return None if attention == "sdpa" else attention
 
 
 class HeadedModel(PreTrainedModel):
