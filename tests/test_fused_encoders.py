@@ -109,6 +109,8 @@ def test_open_clips_smallest_towers(tmp_path: Path, name: str, layer: int, rest:
         scores = class_attention_of(visual, prepare(PHOTO)[None], layer)
         same(found, wanted[np.sort(np.argsort(-scores, kind="stable")[:9])])
     answers(tmp_path)
+    for file in tmp_path.rglob("*.safetensors"):  # pytest keeps the folders of its last runs
+        file.unlink()
 
 
 def class_attention_of(visual: Any, pixels: Tokens, layer: int) -> np.ndarray:
