@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from fuse.anatomy import Member
+from fuse.branches.class_token import without_class_token
 from fuse.branches.encoder_files import LIBRARIES, EncoderFiles, Row, read_encoder
 from fuse.errors import CheckpointError, RecipeError
 from fuse.fused import FusedBranch, Lender
@@ -36,8 +37,7 @@ def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member
             hint="a projector belongs to the language model that it was trained for",
         )  # fmt: skip
     if branch.prune == "cls" and not files.has_class:
-        told = f"ranks tokens by the attention of a class token, which {files.config['architecture']} does not have"
-        raise loaded.error(("vision", number, "prune"), told, "prune: norm works with every encoder")
+        raise loaded.error(("vision", number, "prune"), *without_class_token(str(files.config["architecture"])))
     folders = (files.checkpoint.folder,) if files.checkpoint else ()
     lenders = _lenders(str(branch.name), branch, files)
     return FusedBranch(

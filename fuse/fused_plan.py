@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fuse.anatomy import Member
+from fuse.branches.class_token import has_class_token, without_class_token
 from fuse.errors import CheckpointError
 from fuse.families.family import Part
 from fuse.fusable import kind_of
@@ -25,19 +26,21 @@ ANY = (336, 336)  # an image size: what a config cannot do it cannot do for any
 def open_branches(loaded: LoadedRecipe, members: Mapping[str, Member], host: Member) -> tuple[FusedBranch, ...]:
     """Every branch of the recipe, in order.
 
-    Raises CheckpointError where a tower or an encoder's file is missing or does not fit the host.
+    Raises CheckpointError where a tower or an encoder's file is missing or does not fit the host, RecipeError where
+    `prune: cls` finds no class token.
     """
     return tuple(
-        _of_member(members[branch.from_], branch, loaded) if branch.from_ else _of_files(loaded, i, branch, host)
+        _of_member(loaded, i, branch, members[branch.from_]) if branch.from_ else _of_files(loaded, i, branch, host)
         for i, branch in enumerate(loaded.recipe.vision or [])
     )
 
 
-def _of_member(member: Member, branch: Branch, loaded: LoadedRecipe) -> FusedBranch:
+def _of_member(loaded: LoadedRecipe, number: int, branch: Branch, member: Member) -> FusedBranch:
     kind, config = kind_of(member), dict(member.checkpoint.config)
     how = (branch.max_tokens, branch.prune)
     if kind == "native":
         _check_processor(member)
+        _check_class(loaded, number, branch, member, has_class_token(kind, config))
         return FusedBranch(member.name, kind, member, config, *how)
     from fuse.branches.original_tokens import original_tokens
     from fuse.fused_towers import lenders_of, open_towers, preprocessing_folders, tower_configs
@@ -49,9 +52,16 @@ def _of_member(member: Member, branch: Branch, loaded: LoadedRecipe) -> FusedBra
     except CheckpointError as error:
         raise CheckpointError(error.problem, where=member.folder / "config.json", hint=error.hint) from None
     _check_projector(member)
+    _check_class(loaded, number, branch, member, has_class_token(kind, config))
     return FusedBranch(
         member.name, kind, member, config, *how, lenders_of(member, towers), preprocessing_folders(towers)
     )
+
+
+def _check_class(loaded: LoadedRecipe, number: int, branch: Branch, member: Member, has_class: bool) -> None:
+    if branch.prune == "cls" and not has_class:
+        who = f"{member.name} ({member.family.model_type})"
+        raise loaded.error(("vision", number, "prune"), *without_class_token(who))
 
 
 def _check_projector(member: Member) -> None:

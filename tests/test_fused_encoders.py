@@ -309,8 +309,8 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "no class token": (
         {"open_clip": "convnext", "weights": "convnext.safetensors", "projector": "last.safetensors", "max_tokens": 4,
          "prune": "cls"}, 2,
-        "recipe.yaml:5:111: vision.1.prune: ranks tokens by the attention of a class token, which convnext does not have "
-        "(prune: norm works with every encoder)",
+        "recipe.yaml:5:111: vision.1.prune: cls needs a class token that looks at every visual token, and convnext has "
+        "none (`prune: norm` works)",
     ),
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fuse.branches.class_token import reads_class_tower
 from fuse.errors import RecipeError
 
 
@@ -16,16 +17,14 @@ def class_attention(model: Any, pixel_values: torch.Tensor, patches: bool) -> to
     """Attention [images, patches] of the class token over the patches, in the selected layer of a CLIP-like tower.
 
     model: a base model with `vision_tower` and a config with vision_feature_layer. patches: whether visual tokens are
-    patches one to one. Raises RecipeError where they are not, or where the tower has no class token.
+    patches one to one. Raises RecipeError where they are not, or where no class token looks at them.
     """
-    tower: Any = getattr(model, "vision_tower", None)
-    tower = getattr(tower, "vision_model", tower)
-    layer = getattr(model.config, "vision_feature_layer", None)
-    if not patches or not isinstance(layer, int) or not hasattr(getattr(tower, "embeddings", None), "class_embedding"):
+    if not patches or not reads_class_tower(model.config.to_dict()):
         raise RecipeError(
             f"a {model.config.model_type} branch has no class token over its visual tokens", hint="prune: norm works"
         )
-    layers = tower.encoder.layers
+    layer, tower = model.config.vision_feature_layer, model.vision_tower
+    layers = getattr(tower, "vision_model", tower).encoder.layers
     number = (layer if layer >= 0 else len(layers) + 1 + layer) - 1
     caught: list[torch.Tensor] = []
     block = layers[number].self_attn

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from fuse.branches.anyres import Size, best_resolution, unpadded
 from fuse.branches.branch import Embed, Inputs, Prepared, Seen
+from fuse.branches.class_token import sight_has_class_token
 from fuse.branches.clip_tower import build_tower, look, no_class_attention
 from fuse.branches.llava_config import WHERE, Sight, llava_tokens, sight_of
 from fuse.branches.places import Boxes
@@ -114,7 +115,7 @@ class LlavaBranch(nn.Module):
             self.image_newline = nn.Parameter(torch.zeros(self.sight.hidden_size))
 
     def forward(self, inputs: Inputs, *, text: list[torch.Tensor], embed: Embed, attention: bool = False) -> list[Seen]:
-        if attention and self.sight.has_newline and self.sight.aspect == "anyres":
+        if attention and not sight_has_class_token(self.sight):
             raise no_class_attention()
         counts = [len(views) for views in inputs["pixel_values"]]
         features, scores = look(self.vision_tower, torch.cat(inputs["pixel_values"]), self.sight, attention)
