@@ -8,12 +8,11 @@ NATIVE = frozenset({
     "qwen2_vl", "qwen2_5_vl", "mistral3", "gemma3", "aya_vision",
 })  # fmt: skip
 
-_Q_FORMER = "its Q-Former reads the question with weights of its own, which this version does not carry"
 REFUSED = {
     "mllama": "it reads images through cross-attention, so there are no visual tokens to concatenate",
     "qwen3_vl": "its DeepStack adds image features inside the language model, not only in the sequence",
-    "blip-2": _Q_FORMER,
-    "instructblip": _Q_FORMER,
+    "blip-2": "its visual tokens come out of a Q-Former, which this version does not carry",
+    "instructblip": "its Q-Former reads the question with weights of its own, which this version does not carry",
     "internvl_chat": "it has the layout of its authors' code; convert it to transformers' internvl first",
 }
 

@@ -110,7 +110,6 @@ def test_a_marker_without_a_stored_row_stays_out(family: Path, tmp_path: Path) -
 
 
 LLM = "language: {method: linear, weights: {llm: 1}}\noutput: {host: llm}\n"
-Q_FORMER = "its Q-Former reads the question with weights of its own, which this version does not carry"
 REFUSED = {
     ("a b", HALF + "vision: [a, b]\noutput: {model: native}\n"):
         "r.yaml:4:10: output.model: native has no place for 2 branches (leave it out, or write fuse)",
@@ -127,9 +126,12 @@ REFUSED = {
     ("a qwen3_vl", HALF + "vision: [a, qwen3_vl]\n"):
         "r.yaml:3:13: vision.1: qwen3_vl (qwen3_vl) cannot be fused: its DeepStack adds image features inside the "
         "language model, not only in the sequence",
-    ("a blip-2", HALF + "vision: [a, blip_2]\n"): f"r.yaml:3:13: vision.1: blip_2 (blip-2) cannot be fused: {Q_FORMER}",
+    ("a blip-2", HALF + "vision: [a, blip_2]\n"):
+        "r.yaml:3:13: vision.1: blip_2 (blip-2) cannot be fused: its visual tokens come out of a Q-Former, which this "
+        "version does not carry",
     ("a instructblip", HALF + "vision: [a, instructblip]\n"):
-        f"r.yaml:3:13: vision.1: instructblip (instructblip) cannot be fused: {Q_FORMER}",
+        "r.yaml:3:13: vision.1: instructblip (instructblip) cannot be fused: its Q-Former reads the question with "
+        "weights of its own, which this version does not carry",
     ("a chat_layout", HALF + "vision: [a, chat_layout]\n"):
         "r.yaml:3:13: vision.1: chat_layout (internvl_chat) cannot be fused: it has the layout of its authors' code; "
         "convert it to transformers' internvl first",
