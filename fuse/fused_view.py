@@ -3,22 +3,23 @@
 from typing import Any
 
 from fuse.plan import Plan
-from fuse.sizes import size_text
+from fuse.sizes import counted, size_text
 from fuse.visual_tokens import Cost, Seeing
 
 WORDS = 1000  # text tokens whose keys and values are shown
+CODE = {"llava_original": "original LLaVA", "mgm": "MGM", "slime": "SliME"}  # whose authors' code a branch follows
 
 
 def cost_lines(plan: Plan, cost: Cost) -> list[str]:
     """A line per branch, then what one image leaves of the context and what running the model takes."""
     width, height = cost.size
-    lines = [f"eyes (an image of {width}x{height} pixels; --image-size asks about another)"]
+    lines = [f"encoders (an image of {width}x{height} pixels; --image-size asks about another)"]
     lines += [f"  {_branch(branch)}" for branch in cost.branches]
     known = all(branch.kept is not None for branch in cost.branches)
-    visual = f"{cost.visual:,}" if known else f"{cost.visual:,} and those of the branches that are not known"
+    visual = counted(cost.visual, "visual token") + ("" if known else " and those of branches that are not known")
     fits = cost.left > 0
     lines.append(
-        f"  {'=' if fits else '!'} context of {plan.host.name} {cost.context:,}: {visual} visual tokens, "
+        f"  {'=' if fits else '!'} context of {plan.host.name} {cost.context:,}: {visual}, "
         + (f"{cost.left:,} left" if fits else "which leave no room for words; give branches max_tokens")
     )
     lines.append("at inference")
@@ -30,17 +31,18 @@ def cost_lines(plan: Plan, cost: Cost) -> list[str]:
 
 
 def _branch(branch: Seeing) -> str:
-    text = f"{branch.name}: {branch.kind}, {branch.encoder}, "
+    code = CODE.get(branch.kind)
+    text = f"{branch.name}: {code + ', ' if code else ''}{branch.encoder}, "
     if branch.full is None:
         limit = f", at most {branch.kept:,} ({branch.prune})" if branch.kept is not None else ""
         return f"{text}visual tokens known once the encoder is built{limit}"
     most = "up to " if branch.kind == "slime" else ""
-    text += f"{most}{branch.full:,} visual tokens"
+    text += most + counted(branch.full, "visual token")
     if branch.problem:
         return f"{text}; {branch.problem}"
     if branch.kept is not None and branch.kept < branch.full:
         text += f", {branch.kept:,} after {branch.prune}"
-    return text + (f", {branch.markers} markers" if branch.markers else "")
+    return text + (f", {counted(branch.markers, 'marker')}" if branch.markers else "")
 
 
 def cost_json(cost: Cost) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def host_of(loaded: LoadedRecipe, members: dict[str, Member], base: Member | Non
             raise RecipeError(
                 f"{' and '.join(seeing)} can see: say whose encoder and projector the output keeps",
                 where=loaded.file.name,
-                hint=f"vision: [{seeing[0]}], or vision: [] and a text-only output.host",
+                hint=_choices([name for name in seeing if not why_no_branch(members[name])], seeing[0]),
             )
     else:
         _check_branches(loaded, members)
@@ -56,11 +56,17 @@ def host_of(loaded: LoadedRecipe, members: dict[str, Member], base: Member | Non
     elif eyes and host is not first:
         raise loaded.error(
             ("output", "host"), f"{host.name} is not the member whose encoder is kept ({first.name})",
-            hint="`model: fuse` under output keeps one member's eyes on another's language model",
+            hint="`model: fuse` under output keeps one member's encoder on another's language model",
         )  # fmt: skip
     elif recipe.vision is not None and not eyes and host.sees:
         raise loaded.error(("vision",), f"is empty, but {host.name} can see", "name a text-only output.host")
     return host
+
+
+def _choices(fusable: list[str], one: str) -> str:
+    """What `vision` may be where members see: several encoders fused, one of them kept, none."""
+    both = f"vision: [{', '.join(fusable)}], " if len(fusable) > 1 else ""
+    return f"{both}vision: [{one}], or vision: [] and a text-only output.host"
 
 
 def _check_class(loaded: LoadedRecipe) -> None:
@@ -74,7 +80,7 @@ def _check_class(loaded: LoadedRecipe) -> None:
 
 def _check_branches(loaded: LoadedRecipe, members: dict[str, Member]) -> None:
     """Every branch is a member that sees, or an encoder with a name of its own; none comes twice."""
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
     for i, branch in enumerate(loaded.recipe.vision or []):
         title = branch.title
         if branch.from_ is None and (title in members or title == "base"):
@@ -85,8 +91,8 @@ def _check_branches(loaded: LoadedRecipe, members: dict[str, Member]) -> None:
         if branch.from_ is not None and not members[branch.from_].sees:
             raise loaded.error(("vision", i), f"{branch.from_} has no encoder")
         if title in seen:
-            raise loaded.error(("vision", i), f"{title} is branch {seen[title]} already")
-        seen[title] = i
+            raise loaded.error(("vision", i), f"{title} is in vision twice")
+        seen.add(title)
 
 
 def _check_fused(loaded: LoadedRecipe, members: dict[str, Member], host: Member) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from fuse.checkpoint import free_bytes
 from fuse.errors import printable
 from fuse.plan import Plan, Row, Source
-from fuse.sizes import size_text
+from fuse.sizes import counted, size_text
 from fuse.visual_tokens import Cost
 
 NAMES_SHOWN = 2
@@ -24,10 +24,10 @@ def plan_text(plan: Plan, *, every: bool = False, cost: Cost | None = None) -> s
     for m in plan.members:
         mark = "  (host)" if m is plan.host else ""
         pin = f" @ {m.checkpoint.revision[:12]}" if m.checkpoint.revision else ""
-        size = f"{len(m.checkpoint.tensors)} tensors, {size_text(m.checkpoint.nbytes)}"
+        size = f"{counted(len(m.checkpoint.tensors), 'tensor')}, {size_text(m.checkpoint.nbytes)}"
         lines.append(f"  {m.name}: {m.checkpoint.origin}{pin}  [{m.family.model_type}, {size}]{mark}")
     for lender in plan.lenders:
-        size = f"{len(lender.tensors)} tensors, {size_text(sum(e.nbytes for e in lender.tensors.values()))}"
+        size = f"{counted(len(lender.tensors), 'tensor')}, {size_text(sum(e.nbytes for e in lender.tensors.values()))}"
         lines.append(f"  {lender.name}: {lender.origin}  [{size}]")
     lines.append("verdicts")
     lines += [f"  {'=' if v.agrees else '!'} {v.topic}: {v.text}" for v in plan.verdicts]
@@ -37,8 +37,8 @@ def plan_text(plan: Plan, *, every: bool = False, cost: Cost | None = None) -> s
         lines.append(f"left out ({len(plan.drops)})")
         lines += [f"  {line}" for line in _drop_lines(plan, every)]
     lines.append("cost")
-    lines.append(f"  read {size_text(plan.bytes_read)}, write {size_text(plan.bytes_written)} in {len(plan.shards)} "
-                 f"file{'s' * (len(plan.shards) > 1)}, tensors in memory up to {size_text(plan.memory)}; "
+    lines.append(f"  read {size_text(plan.bytes_read)}, write {size_text(plan.bytes_written)} in "
+                 f"{counted(len(plan.shards), 'file')}, tensors in memory up to {size_text(plan.memory)}; "
                  f"free disk here {size_text(free_bytes(Path.cwd()))}")  # fmt: skip
     if cost is not None:
         from fuse.fused_view import cost_lines
@@ -65,7 +65,7 @@ def _folded(rows: Iterable[Row]) -> list[str]:
     for part, treatments in parts.items():
         count = sum(map(len, treatments.values()))
         size = sum(row.nbytes for group in treatments.values() for row in group)
-        lines.append(f"{part}: {count} tensors, {size_text(size)}")
+        lines.append(f"{part}: {counted(count, 'tensor')}, {size_text(size)}")
         for treatment, group in treatments.items():
             lines.append(f"  {len(group):4} {treatment}: {_names(group)}")
     return lines

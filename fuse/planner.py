@@ -155,7 +155,7 @@ def _check_towers(loaded: LoadedRecipe, members: Mapping[str, Member]) -> None:
         if given.towers is None:
             continue
         if members[name].family.native:
-            raise loaded.error(("members", name, "towers"), f"{name} holds its own eyes", "leave `towers` out")
+            raise loaded.error(("members", name, "towers"), f"{name} holds its own encoder", "leave `towers` out")
         if name not in seeing:
             raise loaded.error(("members", name, "towers"), f"{name} is no branch of a fused folder, so none is read")
 

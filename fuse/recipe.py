@@ -3,16 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from fuse.methods.table import METHODS, REQUIRED
@@ -148,7 +139,7 @@ Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class Branch(Strict):
-    """Eyes of the output: a member's encoder and projector, or an encoder and a projector from files."""
+    """What the output sees with: a member's encoder and projector, or an encoder and a projector from files."""
 
     from_: str | None = Field(
         None, alias="from", description="The member whose encoder, projector and preprocessing are used."
@@ -183,12 +174,14 @@ class Branch(Strict):
             for field in ("name", *ENCODERS, "weights", "projector", "layer"):
                 if field in self.model_fields_set and getattr(self, field) is not None:
                     raise _mistake("branch", "is for encoder branches, and this branch is a member's", field)
-        elif len(kinds) != 1:
+        elif len(kinds) > 1:
+            raise _mistake("branch", f"names {' and '.join(kinds)}, and a branch has one encoder")
+        elif not kinds:
             raise _mistake("branch", "a branch is a member (from) or one encoder (open_clip, timm or encoder)")
         else:
             self._encoder(kinds[0])
         if self.max_tokens is None and "prune" in self.model_fields_set:
-            raise _mistake("branch", "prunes to max_tokens, which is not given", "prune")
+            raise _mistake("branch", "prune needs max_tokens beside it", "prune")
         return self
 
     def _encoder(self, kind: str) -> None:
@@ -232,8 +225,7 @@ class Output(Strict):
     )  # fmt: skip
     host: str | None = Field(None, description="The member whose config, tokenizer and layout the output takes.")
     model: Literal["native", "fuse"] | None = Field(
-        None,
-        description="`fuse` writes the fused class even where a class of transformers fits.",
+        None, description="`fuse` writes the fused class even where a class of transformers fits."
     )
 
 
@@ -243,7 +235,7 @@ class Recipe(Strict):
     base: Member | None = Field(None, description="The pretrained LLM that the members share.")
     members: dict[Annotated[str, AfterValidator(_member_name)], Member] = Field(min_length=1, max_length=64)
     language: Language
-    vision: list[Branch] | None = Field(None, description="Whose eyes the output has. Needed when a member has any.")
+    vision: list[Branch] | None = Field(None, description="Whose encoders the output has. Needed when any member sees.")
     grafts: list[Any] = Field(default_factory=list, max_length=0, description="Modules to insert; none yet.")
     prompt: Prompt = Prompt(template=None)
     output: Output = Output(dtype=None, shard_size=5 * 10**9, host=None, model=None)

@@ -1,4 +1,4 @@
-"""Bytes as people read them."""
+"""Bytes and counts as people read them."""
 
 
 def size_text(count: int) -> str:
@@ -7,3 +7,8 @@ def size_text(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
+
+
+def counted(count: int, what: str) -> str:
+    """1 token, 2 tokens, 1,000 tokens."""
+    return f"{count:,} {what}{'s' * (count != 1)}"

@@ -11,6 +11,7 @@ from fuse.plan import Row, Source
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.rows import Added, Run, match_rows, shared_rows
 from fuse.safetensors_header import TensorEntry
+from fuse.sizes import counted
 from fuse.suggest import did_you_mean
 from fuse.tensor_rows import TensorRows
 
@@ -98,9 +99,10 @@ def _extend(
             order.append(name)
     added = [Added(t.row, order.index(t.member), t.source_row) for t in lent]
     empty = [Added(t.row, None) for t in tokens if not t.member and t.row >= stored]
-    notes = [f"{len(lent)} rows of new tokens"] if lent else []
-    notes += [f"lent by {', '.join(d.member for d in donors)}, whose eyes need them in the prompt"] if donors else []
-    notes += [f"{len(empty)} zero rows of placeholders"] if empty else []
+    notes = [f"row{'s' * (len(lent) > 1)} of {counted(len(lent), 'new token')}"] if lent else []
+    need = "encoder needs" if len(donors) == 1 else "encoders need"
+    notes += [f"lent by {', '.join(d.member for d in donors)}, whose {need} them in the prompt"] if donors else []
+    notes += [f"{counted(len(empty), 'row')} of zeros for the places of visual tokens"] if empty else []
     return replace(
         row, runs=row.runs or runs, host=Source(host.name, entry), added=tuple(added + empty), donors=tuple(donors),
         shape=shape, note=_joined(row.note, *notes),

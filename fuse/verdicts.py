@@ -7,6 +7,7 @@ from typing import Any
 from fuse import families
 from fuse.anatomy import Member
 from fuse.errors import CheckpointError
+from fuse.sizes import counted
 from fuse.vocabulary import Vocabulary
 
 # Config values that decide what a weight means. The second group may be accepted by the recipe.
@@ -94,7 +95,8 @@ def _basis(host: Member, others: Sequence[Member], accept: Sequence[str]) -> Ver
             )
         _check_stated(host, other)
     basis = host.basis
-    text = f"{basis.family}, {basis.layers} layers, hidden {basis.hidden_size}, {basis.heads}/{basis.kv_heads} heads"
+    depth, heads = counted(basis.layers, "layer"), f"{basis.heads}/{basis.kv_heads} heads"
+    text = f"{basis.family}, {depth}, hidden {basis.hidden_size}, {heads}"
     if accepted:
         text += f"; accepted although it differs from {host.name}: {', '.join(accepted)}"
     return Verdict("same base", not accepted, text)
@@ -140,7 +142,7 @@ def _vocabularies(host: Member, others: Sequence[Member]) -> Verdict:
         if other.vocabulary.digest == host.vocabulary.digest:
             continue
         _check_core(host, host.vocabulary, other, other.vocabulary)
-        notes.append(_difference(host.vocabulary, other.name, other.vocabulary))
+        notes.append(_difference(host, host.vocabulary, other, other.vocabulary))
     rows = {m.name: m.language[m.text.embedding].shape[0] for m in (host, *others)}
     if len(set(rows.values())) > 1:
         notes.append("stored rows " + ", ".join(f"{name} {n:,}" for name, n in rows.items()))
@@ -164,11 +166,12 @@ def _check_core(host: Member, mine: Vocabulary, other: Member, theirs: Vocabular
         )
 
 
-def _difference(mine: Vocabulary, name: str, theirs: Vocabulary) -> str:
+def _difference(host: Member, mine: Vocabulary, other: Member, theirs: Vocabulary) -> str:
     moved = sum(theirs.ids.get(t, i) != i for t, i in mine.ids.items())
     only_mine = sum(t not in theirs.ids for t in mine.ids)
     only_theirs = sum(t not in mine.ids for t in theirs.ids)
-    return f"{name}: {only_theirs} tokens more, {only_mine} fewer, {moved} at other ids"
+    more = f"{other.name} has {counted(only_theirs, 'token')} more than {host.name}"
+    return f"{more}, {only_mine:,} fewer, {moved:,} at other ids"
 
 
 def _dtypes(host: Member, others: Sequence[Member]) -> Verdict:

@@ -167,6 +167,7 @@ def test_placeholders_behind_a_full_table_are_zero_rows(tmp_path: Path) -> None:
     assert config_of(out)["text_config"]["vocab_size"] == 98
     assert [b["token_id"] for b in config_of(out)["branches"]] == [96, 97]
     load(out)
+    assert "; 2 rows of zeros for the places of visual tokens): " in fuse_here("plan", tmp_path / "r.yaml").out
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,28 @@ def test_rows_of_tokens(family: Path, tmp_path: Path) -> None:
     table = next(row for row in plan.rows if row.name.endswith("embed_tokens.weight"))
     assert [s.member for s in table.sources] == ["a"] and [s.member for s in table.donors] == ["tiles"]
     assert [(a.row, a.source, a.source_row) for a in table.added] == [(CORE + 1 + i, 1, CORE + 1 + i) for i in range(7)]
-    assert table.note == "7 rows of new tokens; lent by tiles, whose eyes need them in the prompt"
+    assert table.note == "rows of 7 new tokens; lent by tiles, whose encoder needs them in the prompt"
+
+
+def test_what_plan_says_of_one_and_of_several(family: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(recipe(family, "a chat tiles", "language: {method: linear, weights: {a: 1, chat: 1}}"
+                                            "\nvision: [a, tiles]\n"))  # fmt: skip
+    said = fuse_here("plan", tmp_path / "r.yaml").out.splitlines()
+    assert (
+        "  ! tokens: chat has 1 token more than a, 1 fewer, 0 at other ids; tiles has 7 tokens more than a, 0 fewer, "
+        "0 at other ids"
+    ) in said
+    assert "  projector: 5 tensors, 14.6 kB" in said and "  tiles: idefics3_vision, 5 visual tokens, 13 markers" in said
+    (tmp_path / "r.yaml").write_text(recipe(family, "tiles", HALF + "vision: [tiles]\n"))
+    assert "  projector: 1 tensor, 8.2 kB" in fuse_here("plan", tmp_path / "r.yaml").out.splitlines()
+
+
+def test_whose_encoder_where_one_of_three_cannot_be_fused(family: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(recipe(family, "a blip-2 tiles", HALF))
+    assert fuse_here("plan", tmp_path / "r.yaml").err == (
+        "fuse: r.yaml: a and blip_2 and tiles can see: say whose encoder and projector the output keeps "
+        "(vision: [a, tiles], vision: [a], or vision: [] and a text-only output.host)\n"
+    )
 
 
 def test_a_marker_without_a_stored_row_stays_out(family: Path, tmp_path: Path) -> None:
@@ -116,7 +137,7 @@ REFUSED = {
     ("a", HALF + "vision: [{from: a, max_tokens: 3}]\noutput: {model: native}\n"):
         "r.yaml:4:10: output.model: native has no place for max_tokens (leave it out, or write fuse)",
     ("llm mllama", LLM + "vision: [mllama]\n".replace("]", ", mllama]")):
-        "r.yaml:4:18: vision.1: mllama is branch 0 already",
+        "r.yaml:4:18: vision.1: mllama is in vision twice",
     ("llm mllama", LLM.replace("llm}", "llm, model: fuse}") + "vision: [mllama]\n"):
         "r.yaml:4:10: vision.0: mllama (mllama) cannot be fused: it reads images through cross-attention, so there are "
         "no visual tokens to concatenate",
@@ -179,7 +200,7 @@ def test_budget_of_less_than_a_token_a_tile(family: Path, tmp_path: Path) -> Non
         "max_tokens 3 is too few: this branch writes one image in 5 runs of visual tokens, and each keeps at least one"
     )
     ran = fuse_here("plan", tmp_path / "r.yaml")
-    assert ran.code == 0 and f"  tiles: native, idefics3_vision, 5 visual tokens; {problem}" in ran.out.splitlines()
+    assert ran.code == 0 and f"  tiles: idefics3_vision, 5 visual tokens; {problem}" in ran.out.splitlines()
     ran = fuse_here("plan", tmp_path / "r.yaml", "--image-size", "60x40")
     assert (ran.code, ran.err) == (2, f"fuse: vision.tiles: {problem} (max_tokens 5 is the smallest that works here)\n")
 
@@ -220,8 +241,8 @@ def test_tokenizer_that_cannot_be_extended(family: Path, copies: Path) -> None:
 
 def test_towers_of_members_that_have_none(family: Path, copies: Path) -> None:
     for rest, said in (
-        ("vision: [a, b]\n", "r.yaml:1:24: members.a.towers: a holds its own eyes (leave `towers` out)"),
-        ("vision: [a]\n", "r.yaml:1:24: members.a.towers: a holds its own eyes (leave `towers` out)"),
+        ("vision: [a, b]\n", "r.yaml:1:24: members.a.towers: a holds its own encoder (leave `towers` out)"),
+        ("vision: [a]\n", "r.yaml:1:24: members.a.towers: a holds its own encoder (leave `towers` out)"),
     ):
         (copies / "r.yaml").write_text(f"members: {{a: {{path: a, towers: {{vision_tower: x}}}}, b: b}}\n{HALF}{rest}")
         assert fuse_here("plan", copies / "r.yaml").err == f"fuse: {said}\n"

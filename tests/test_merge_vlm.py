@@ -321,9 +321,9 @@ def test_eyes_can_be_left_out(llavas: Path, tmp_path: Path) -> None:
 
 VISION = {
     "": "recipe.yaml: a and b can see: say whose encoder and projector the output keeps "
-        "(vision: [a], or vision: [] and a text-only output.host)",
+        "(vision: [a, b], vision: [a], or vision: [] and a text-only output.host)",
     "vision: []\n": "recipe.yaml:3:1: vision: is empty, but a can see (name a text-only output.host)",
-    "vision: [a, b, a]\n": "recipe.yaml:3:16: vision.2: a is branch 0 already",
+    "vision: [a, b, a]\n": "recipe.yaml:3:16: vision.2: a is in vision twice",
     "vision: [a, b]\noutput: {model: native}\n":
         "recipe.yaml:4:10: output.model: native has no place for 2 branches (leave it out, or write fuse)",
     "vision: []\noutput: {model: fuse}\n": "recipe.yaml:4:10: output.model: fuse needs a branch in vision",
@@ -331,7 +331,7 @@ VISION = {
         "recipe.yaml:3:11: vision.0.name: 'a' is the name of a member",
     "vision: [a]\noutput: {host: b}\n":
         "recipe.yaml:4:10: output.host: b is not the member whose encoder is kept (a) "
-        "(`model: fuse` under output keeps one member's eyes on another's language model)",
+        "(`model: fuse` under output keeps one member's encoder on another's language model)",
 }  # fmt: skip
 
 
@@ -369,7 +369,7 @@ def test_union_adds_the_tokens_of_guests(llavas: Path, tmp_path: Path, room: str
         assert torch.equal(tensor[93:96], a[name][93:96])
     assert torch.isfinite(logits(model)).all()
     plan = fuse_here("plan", tmp_path / "out.yaml")
-    assert "2 rows of new tokens" in plan.out
+    assert "rows of 2 new tokens" in plan.out
 
 
 def test_eyes_that_differ_are_not_merged(llavas: Path, tmp_path: Path) -> None:

@@ -72,12 +72,14 @@ CASES = {
     HEAD + LINEAR + "vision: [a, {from: b, max_tokens: 0}]\n":
         "recipe.yaml:5:23: vision.1.max_tokens: should be greater than or equal to 1, not 0",
     HEAD + LINEAR + "vision: [{from: a, prune: cls}]\n":
-        "recipe.yaml:5:20: vision.0.prune: prunes to max_tokens, which is not given",
+        "recipe.yaml:5:20: vision.0.prune: prune needs max_tokens beside it",
     HEAD + LINEAR + "vision: [{from: a, max_tokens: 5, prune: clz}]\n":
         "recipe.yaml:5:35: vision.0.prune: should be 'pool', 'norm', 'cls' or 'similarity', not 'clz'",
     HEAD + LINEAR + "vision: [{name: c, open_clip: ViT-B-32}]\n":
         "recipe.yaml:5:10: vision.0.weights: is missing, and a branch with open_clip needs it",
     HEAD + LINEAR + "vision: [{open_clip: ViT-B-32, timm: y}]\n":
+        "recipe.yaml:5:10: vision.0: names open_clip and timm, and a branch has one encoder",
+    HEAD + LINEAR + "vision: [{name: c, weights: w}]\n":
         "recipe.yaml:5:10: vision.0: a branch is a member (from) or one encoder (open_clip, timm or encoder)",
     HEAD + LINEAR + "vision: [{name: 1x, timm: y, weights: w, projector: p}]\n":
         "recipe.yaml:5:11: vision.0.name: a branch's name is a letter followed by letters, digits, - or _",

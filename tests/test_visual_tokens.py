@@ -15,9 +15,12 @@ from fuse.branches.native_eyes import NativeEyes
 from fuse.branches.slime import SlimeEyes
 from fuse.errors import CheckpointError
 from fuse.fused import FusedBranch
+from fuse.fused_view import cost_lines
 from fuse.image_files import Sizes, Written
 from fuse.native_tokens import NATIVE
-from fuse.visual_tokens import CONTEXT, written
+from fuse.planner import make_plan
+from fuse.recipe_yaml import load_recipe
+from fuse.visual_tokens import CONTEXT, Cost, Seeing, written
 from tests import fused_members, tiny_processors, tiny_vlm
 from tests.cli import fuse_here
 from tests.original_branches import anyres, config, slime
@@ -134,14 +137,42 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_plan_tells_tokens_context_and_memory(pair: Path) -> None:
     ran = fuse_here("plan", pair / "r.yaml", "--image-size", "60x40")
     assert ran.code == 0, ran.err
-    assert ran.out[ran.out.index("eyes") :].splitlines() == [
-        "eyes (an image of 60x40 pixels; --image-size asks about another)",
-        "  a: native, clip_vision_model, 4 visual tokens",
-        "  b: native, clip_vision_model, 14 visual tokens, 4 after pool",
+    assert ran.out[ran.out.index("encoders (") :].splitlines() == [
+        "encoders (an image of 60x40 pixels; --image-size asks about another)",
+        "  a: clip_vision_model, 4 visual tokens",
+        "  b: clip_vision_model, 14 visual tokens, 4 after pool",
         "  = context of a 256: 8 visual tokens, 248 left",
         "at inference",
         "  weights 207.5 kB, KV cache 2.0 kB an image and 256.0 kB for 1,000 text tokens",
     ]
+
+
+SEEN = {
+    Seeing("a", "native", "siglip_vision_model", 1, 1, 1, ""): "  a: siglip_vision_model, 1 visual token, 1 marker",
+    Seeing("a", "llava_original", "clip_vision_model", 2880, 2880, 0, ""):
+        "  a: original LLaVA, clip_vision_model, 2,880 visual tokens",
+    Seeing("a", "mgm", "clip_vision_model + convnext", 576, 64, 2, "norm"):
+        "  a: MGM, clip_vision_model + convnext, 576 visual tokens, 64 after norm, 2 markers",
+    Seeing("a", "slime", "clip_vision_model", 865, 865, 0, ""):
+        "  a: SliME, clip_vision_model, up to 865 visual tokens",
+    Seeing("a", "encoder", "timm eva", None, 64, 0, "pool"):
+        "  a: timm eva, visual tokens known once the encoder is built, at most 64 (pool)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("branch", SEEN)
+def test_what_plan_says_of_a_branch(pair: Path, branch: Seeing) -> None:
+    plan = make_plan(load_recipe(pair / "r.yaml"))
+    assert cost_lines(plan, Cost((9, 9), (branch,), 100, 1, 1))[1] == SEEN[branch]
+
+
+def test_what_plan_says_of_the_context(pair: Path) -> None:
+    plan = make_plan(load_recipe(pair / "r.yaml"))
+    one, unknown = (Seeing("a", "encoder", "timm eva", n, n, 0, "") for n in (1, None))
+    assert cost_lines(plan, Cost((9, 9), (one,), 100, 1, 1))[2] == "  = context of a 100: 1 visual token, 99 left"
+    assert cost_lines(plan, Cost((9, 9), (one, unknown), 100, 1, 1))[3] == (
+        "  = context of a 100: 1 visual token and those of branches that are not known, 99 left"
+    )
 
 
 def test_plan_as_json(pair: Path) -> None:

@@ -24,7 +24,7 @@ def command(recipe: Path, out: Path, force: bool, quiet: bool, as_json: bool) ->
     from fuse.planner import make_plan
     from fuse.progress import byte_progress
     from fuse.recipe_yaml import load_recipe
-    from fuse.sizes import size_text
+    from fuse.sizes import counted, size_text
 
     plan = make_plan(load_recipe(recipe))
     check_target(plan, out, force=force)
@@ -40,6 +40,6 @@ def command(recipe: Path, out: Path, force: bool, quiet: bool, as_json: bool) ->
         }, indent=1))  # fmt: skip
     else:
         click.echo(
-            f"{out}: {merged} tensors merged, {len(plan.rows) - merged} copied, {len(plan.drops)} left out; "
+            f"{out}: {counted(merged, 'tensor')} merged, {len(plan.rows) - merged} copied, {len(plan.drops)} left out; "
             f"{size_text(plan.bytes_written)} in {seconds:.1f} s"
         )
