@@ -10,11 +10,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fuse import strict_json
 from fuse.ask import Answerer, inputs_of, pad_of
 from fuse.branches.cells import kept_cells
 from fuse.branches.places import Boxes, canvas, grid_boxes
 from fuse.errors import RecipeError
 from fuse.images import open_image
+from fuse.sizes import counted
+
+
+def check_attention(folder: Path, images: tuple[Path, ...], picture: Path) -> None:
+    """What can be wrong before a model is loaded.
+
+    Raises RecipeError for a folder that is not fused, for a question without an image, and for a picture that is no PNG
+    or would lie in no folder.
+    """
+    if strict_json.read_object(folder / "config.json").get("model_type") != "fuse":
+        raise RecipeError(
+            "--attention shows branches, and this folder is not a fused one", where=folder,
+            hint="`output: {model: fuse}` in a recipe makes one, of a single encoder too",
+        )  # fmt: skip
+    if not images:
+        raise RecipeError("--attention needs an image", hint="--image FILE")
+    if picture.suffix.lower() != ".png":
+        raise RecipeError("the attention picture is a PNG", where=picture, hint=f"name it {picture.stem}.png")
+    if not picture.parent.is_dir():
+        raise RecipeError("there is no such folder for the attention picture", where=picture.parent)
 
 
 def attended_answer(
@@ -23,8 +44,7 @@ def attended_answer(
 ) -> tuple[str, list[Path]]:  # fmt: skip
     """The greedy answer and one PNG for each image: `picture`, or with several images picture-1.png and so on.
 
-    Raises RecipeError for a folder that is not fused, for a question without an image, and for a picture that cannot be
-    written where it is asked for.
+    Raises RecipeError as `check_attention` does, MachineError where the picture cannot be written.
     """
     import torch
 
@@ -32,16 +52,9 @@ def attended_answer(
     from fuse.report.overlay import overlay
     from fuse.report.watch import watching
 
-    branches = getattr(answerer.model.config, "branches", None)
-    if not branches or answerer.processor is None:
-        raise RecipeError(
-            "--attention shows branches, and this folder is not a fused one", where=answerer.folder,
-            hint="`output: {model: fuse}` in a recipe makes one, of a single encoder too",
-        )  # fmt: skip
-    if not images:
-        raise RecipeError("--attention needs an image", hint="--image FILE")
-    if picture.suffix.lower() != ".png":
-        raise RecipeError("the attention picture is a PNG", where=picture, hint=f"name it {picture.stem}.png")
+    check_attention(answerer.folder, images, picture)
+    branches = answerer.model.config.branches
+    processor: Any = answerer.processor
     inputs = inputs_of(answerer, question, images).to(answerer.model.device)
     start = inputs["input_ids"].shape[1]
     with torch.no_grad():
@@ -62,7 +75,7 @@ def attended_answer(
     for number, branch in enumerate(branches):
         own = paid[np.asarray(ids) == branch["token_id"]]
         for i, (image, seen) in enumerate(zip(pictures, prompt.seen[branch["name"]], strict=True)):
-            prepared = answerer.processor.look(image)[number]
+            prepared = processor.look(image)[number]
             cells = kept_cells(branch.get("prune") or "pool", seen.runs, seen.shares, seen.index.tolist(), seen.grid)
             boxes = prepared.places if prepared.places is not None else _boxes(prepared.grid)
             if boxes is not None and seen.chosen is not None:
@@ -74,7 +87,7 @@ def attended_answer(
     several = len(images) > 1
     files = [picture.with_stem(f"{picture.stem}-{i}") if several else picture for i in range(1, len(images) + 1)]
     for i, (file, image, found) in enumerate(zip(files, pictures, maps, strict=True)):
-        notes = {name: f"{len(seen[i].tokens)} tokens" for name, seen in prompt.seen.items()}
+        notes = {name: counted(len(seen[i].tokens), "token") for name, seen in prompt.seen.items()}
         overlay(image, found, file, answer, question=question, shares=None if several else shares, notes=notes)
     return answer, files
 

@@ -227,11 +227,20 @@ def test_attention_is_drawn_for_every_image(members: Path, tmp_path: Path) -> No
 REFUSED = [
     (("--attention", "x.png"), "fuse: --attention needs an image (--image FILE)\n"),
     (("--image", "{image}", "--attention", "x.jpg"), "fuse: x.jpg: the attention picture is a PNG (name it x.png)\n"),
+    (
+        ("--image", "{image}", "--attention", "no/x.png"),
+        "fuse: no: there is no such folder for the attention picture\n",
+    ),
+    (("--image", "{image}", "--image", "no.png", "--attention", "x.png"), "fuse: no.png: there is no such file\n"),
+    (("--image", "no.png"), "fuse: no.png: there is no such file\n"),
 ]
 
 
 @pytest.mark.parametrize(("options", "told"), REFUSED)
-def test_attention_refusals(members: Path, tmp_path: Path, options: tuple[str, ...], told: str) -> None:
+def test_refused_before_the_model_is_loaded(
+    members: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], told: str
+) -> None:
+    monkeypatch.setattr("fuse.ask.load", unreachable)
     recipe = llamas(members, 2) + "language: {method: linear, weights: 0.5}\nvision: [m0, m1]\n"
     assert merge(tmp_path, recipe).code == 0
     image = str(jpeg(tmp_path))
@@ -239,7 +248,36 @@ def test_attention_refusals(members: Path, tmp_path: Path, options: tuple[str, .
     assert (ran.code, ran.out, ran.err) == (2, "", told)
 
 
-def test_attention_of_a_native_folder_is_refused(members: Path, tmp_path: Path) -> None:
+def unreachable(*_: Any, **__: Any) -> None:
+    raise AssertionError("a model is loaded")
+
+
+def test_images_of_an_ensemble_are_opened_before_its_models(
+    members: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fuse.ask.load", unreachable)
+    (tmp_path / "recipe.yaml").write_text(
+        llamas(members, 2) + "language: {method: linear, weights: 0.5}\nvision: [m0]\n"
+    )
+    ran = fuse_here("ask", tmp_path / "recipe.yaml", ASK, "--image", "no.png", "--ensemble")
+    assert (ran.code, ran.out, ran.err) == (2, "", "fuse: no.png: there is no such file\n")
+
+
+def test_attention_of_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    ran = fuse_here("ask", tmp_path / "out", ASK, "--attention", "x.jpg")
+    assert (ran.code, ran.err) == (2, f"fuse: {tmp_path / 'out'}: there is no such folder\n")
+
+
+def test_help_says_what_is_drawn_and_what_auto_does() -> None:
+    told = " ".join(fuse_here("ask", "--help").out.split())
+    assert "Draw where the answer looked, as a PNG (one picture for each image; fused folders only)." in told
+    assert "cpu, cuda, cuda:1, mps, or auto, which spreads the model over the GPUs and the CPU." in told
+
+
+def test_attention_of_a_native_folder_is_refused(
+    members: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fuse.ask.load", unreachable)
     ran = fuse_here("ask", members / "llava-1", ASK, "--image", jpeg(tmp_path), "--attention", tmp_path / "x.png")
     assert ran.err == (
         f"fuse: {members / 'llava-1'}: --attention shows branches, and this folder is not a fused one "

@@ -5,6 +5,8 @@ from pathlib import Path
 import click
 
 RECIPES = {".yaml", ".yml"}
+ATTENTION = "Draw where the answer looked, as a PNG (one picture for each image; fused folders only)."
+DEVICE = "cpu, cuda, cuda:1, mps, or auto, which spreads the model over the GPUs and the CPU."
 
 
 @click.command("ask")
@@ -12,9 +14,9 @@ RECIPES = {".yaml", ".yml"}
 @click.argument("question")
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="An image; may be repeated.")
 @click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1, 8192))
-@click.option("--attention", type=click.Path(path_type=Path), help="Draw where the answer looked, as a PNG.")
+@click.option("--attention", type=click.Path(path_type=Path), help=ATTENTION)
 @click.option("--ensemble", is_flag=True, help="FOLDER is a recipe: its members answer together, for comparison.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps, or auto to spread.")
+@click.option("--device", default="cpu", show_default=True, help=DEVICE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
     folder: Path, question: str, images: tuple[Path, ...], max_tokens: int, attention: Path | None, ensemble: bool,
@@ -29,6 +31,7 @@ def command(
         raise RecipeError("is a recipe", where=folder, hint="merge it first, or --ensemble to ask its members together")
     if ensemble and attention:
         raise RecipeError("--attention draws one model", hint="leave --ensemble out")
+    _check(folder, images, attention)
     say = None if as_json else (lambda text: click.echo(text, nl=False))
     told: dict[str, object] = {"question": question}
     if ensemble:
@@ -52,3 +55,15 @@ def command(
     click.echo("")
     for file in told.get("attention", ()):  # pyright: ignore[reportGeneralTypeIssues]
         click.echo(f"attention: {file}", err=True)
+
+
+def _check(folder: Path, images: tuple[Path, ...], attention: Path | None) -> None:
+    """What can be wrong is said before a model is loaded; it opens the images again."""
+    from fuse.images import open_image
+
+    if attention and folder.is_dir():
+        from fuse.attend import check_attention
+
+        check_attention(folder, images, attention)
+    for image in images:
+        open_image(image)
