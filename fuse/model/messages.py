@@ -5,11 +5,16 @@ from typing import Any
 
 from fuse.errors import RecipeError
 
+WEB = ("http://", "https://")
 _PROBE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "fuse-probe"}]}]
 
 
 def images_in(conversation: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """The pictures of a conversation in order: whatever stands under `image`, `path` or `url` of an image part."""
+    """The pictures of a conversation in order: whatever stands under `image`, `path` or `url` of an image part.
+
+    A picture, or the path of a local file, under any of the three. Raises RecipeError for video and for an address on
+    the web: nothing is fetched while a question is asked (our choice).
+    """
     found = []
     for message in conversation:
         for part in message["content"] if isinstance(message["content"], list) else []:
@@ -17,6 +22,8 @@ def images_in(conversation: Sequence[Mapping[str, Any]]) -> list[Any]:
                 raise RecipeError("video is not supported", hint="give still images")
             if part.get("type") == "image":
                 picture = next((part[key] for key in ("image", "path", "url") if key in part), None)
+                if isinstance(picture, str) and picture.lower().startswith(WEB):
+                    raise RecipeError("fuse fetches no images: download it first", where=picture)
                 if picture is not None:
                     found.append(picture)
     return found
