@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, StaticCache
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, StaticCache, pipeline
 
 from fuse import torchvision_shim
 from fuse.errors import CheckpointError, RecipeError
@@ -334,3 +334,88 @@ def test_original_hosts_tokenize_around_images_in_pieces(folder: Path, tmp_path:
     assert told == ["w5", "w6 w7"]
     first = ours.fused.placeholder_ids[0]
     assert batch["input_ids"][0, :2].tolist() == [5, first]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "size"),
+    [("qwen2_vl", (1, 500)), ("mistral3", (1, 500)), ("mistral3", (500, 1)), ("mistral3", (1, 1))],
+)
+def test_images_that_a_family_does_not_take(model_type: str, size: tuple[int, int]) -> None:
+    model, ours = fused(f"a={model_type}:1", f"b={model_type}:2")
+    with pytest.raises(RecipeError, match=f"^{model_type} takes no image of {size[0]}x{size[1]} pixels: "):
+        model(**ours(images=[picture(size)], text=[f"{ours.image_token} w5"]))
+
+
+def test_a_placeholder_in_the_words_is_refused() -> None:
+    _, ours = fused("a=llava:1", "b=llava_next:2")
+    with pytest.raises(RecipeError) as error:
+        ours(text=["what is <|fuse:b|> ?"])
+    assert error.value.problem == "the text holds '<|fuse:b|>', which is a placeholder of the model"
+
+
+def test_saving_onto_itself_by_another_path(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "x")
+    (tmp_path / "y").symlink_to(tmp_path / "x")
+    FusedProcessor.from_pretrained(tmp_path / "x").save_pretrained(tmp_path / "y")
+    FusedProcessor.from_pretrained(tmp_path / "x")
+
+
+def test_a_pipeline_in_batches(folder: Path) -> None:
+    pipe = pipeline("image-text-to-text", model=str(folder), batch_size=2)
+    turns = [
+        [
+            {
+                "role": "user",
+                "content": [{"type": "image", "image": picture((60, 40), i)}, {"type": "text", "text": "w5"}],
+            }
+        ]
+        for i in (1, 2, 3)
+    ]
+    told = pipe(text=turns, max_new_tokens=4, return_full_text=False)
+    alone = [pipe(text=turn, max_new_tokens=4, return_full_text=False)[0] for turn in turns]
+    assert [one[0]["generated_text"] for one in told] == [one["generated_text"] for one in alone]
+
+
+@pytest.mark.parametrize("host", ["llava", "qwen2_vl"])
+def test_tuples_where_they_are_asked_for(host: str) -> None:
+    model, ours = fused(f"a={host}:1")
+    batch = ours(images=[picture((60, 40))], text=[f"{ours.image_token} w5"])
+    with torch.no_grad():
+        assert torch.equal(model(**batch, return_dict=False)[0], model(**batch).logits)
+        labelled = model(**batch, labels=batch["input_ids"].clamp(max=9), return_dict=False)
+    assert labelled[0].ndim == 0
+
+
+def test_more_rows_for_new_tokens() -> None:
+    model, ours = fused("a=qwen2_vl:1", "b=qwen2_vl:3")
+    rows = model.config.text_config.vocab_size
+    model.resize_token_embeddings(rows + 3)
+    assert model.get_input_embeddings().weight.shape[0] == model.get_output_embeddings().weight.shape[0] == rows + 3
+    assert model.config.text_config.vocab_size == rows + 3
+    batch = ours(images=[picture((60, 40))], text=[f"{ours.image_token} w5"])
+    assert model(**batch).logits.shape[-1] == rows + 3
+
+
+def test_chunks_of_a_prompt_are_refused() -> None:
+    model, ours = fused("a=llava:1")
+    batch = ours(images=[picture((60, 40))], text=["<image> w5"])
+    with pytest.raises(RecipeError, match="prefill_chunk_size does not work here"):
+        model.generate(**batch, prefill_chunk_size=2, max_new_tokens=2)
+
+
+def test_training_reaches_what_asks_for_it() -> None:
+    """Gradients through the visual tokens into a projector, with checkpointing."""
+    model, ours = fused("a=llava:4", "b=llava_next:4")
+    batch = ours(images=[picture((60, 40))], text=["<image> w5 w6 w7"])
+    model.gradient_checkpointing_enable()
+    wanted = model.branches["b"].multi_modal_projector.linear_1.weight.requires_grad_(True)
+    try:
+        labels = batch["input_ids"].masked_fill(batch["input_ids"] >= 96, -100)
+        model.train()(**batch, labels=labels).loss.backward()
+        assert wanted.grad is not None and wanted.grad.abs().sum() > 0
+        assert all(p.grad is None for p in model.parameters() if p is not wanted)
+    finally:
+        model.gradient_checkpointing_disable()
+        model.eval().requires_grad_(False)

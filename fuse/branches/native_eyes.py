@@ -11,7 +11,7 @@ from PIL import Image
 from fuse.branches.branch import Prepared
 from fuse.branches.native_places import native_places
 from fuse.branches.native_table import NATIVE
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, RecipeError
 
 _TEXT_OUTPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
 
@@ -42,19 +42,31 @@ class NativeEyes:
     def prepare(self, image: Image.Image, *, guest: bool = True) -> Prepared:
         """The image as this family prepares and writes it; a guest also brings the markers of its chat template."""
         text = {"add_special_tokens": False}
-        out = self.processor(
-            images=[image], text=[getattr(self.processor, self.row.written)], return_tensors="pt", **text
-        )
+        written = [getattr(self.processor, self.row.written)]
+        try:
+            out = self.processor(images=[image], text=written, return_tensors="pt", **text)
+        except (ValueError, RuntimeError, ZeroDivisionError) as error:
+            raise self._refusal(image, str(error).strip().splitlines()[0] if str(error) else "it fails") from None
         ids = out["input_ids"][0].tolist()
         inputs = {k: v for k, v in out.items() if k not in _TEXT_OUTPUTS and isinstance(v, torch.Tensor)}
         layout = self._layout(ids, guest)
         visual = sum(item for item in layout if isinstance(item, int))
         grid = self._grid(inputs, layout, visual)
+        if visual == 0 or (grid is not None and grid[0] * grid[1] * grid[2] != visual):
+            raise self._refusal(image, "it is too narrow for a visual token")
+        if self.row.rows and visual == 1:
+            raise self._refusal(image, "its class takes two visual tokens or more")
         tiles = inputs["pixel_values"].shape[0]
         places = native_places(self.config, self.processor.image_processor, layout, grid, tiles, image.size)
         if places is not None and len(places) != visual:
             places = None
         return Prepared(inputs, layout, grid, places=places)
+
+    def _refusal(self, image: Image.Image, why: str) -> RecipeError:
+        size = f"{image.width}x{image.height}"
+        return RecipeError(
+            f"{self.config['model_type']} takes no image of {size} pixels: {why}", hint="crop it or pad it"
+        )
 
     def _layout(self, ids: list[int], guest: bool) -> tuple[int | str, ...]:
         layout: list[int | str] = []
@@ -65,10 +77,6 @@ class NativeEyes:
                 layout.append(1)
             elif not self.row.bare:
                 layout.append(self.processor.tokenizer.convert_ids_to_tokens(token))
-        if not any(isinstance(item, int) for item in layout):
-            raise CheckpointError(
-                f"its processor writes no image placeholder (token {self.placeholder})", where=self.folder
-            )
         before, behind = self.row.around if guest else ((), ())
         return (*before, *layout, *behind)
 
@@ -80,6 +88,10 @@ class NativeEyes:
             merge = vision.get("spatial_merge_size", 2)
             t, h, w = inputs["image_grid_thw"][0].tolist()
             return (t, h // merge, w // merge)
+        if "image_sizes" in inputs and self.row.rows:
+            side = self.config["vision_config"].get("patch_size", 14) * self.config.get("spatial_merge_size", 2)
+            high, wide = inputs["image_sizes"][0].tolist()
+            return (1, high // side, wide // side)
         one_run = sum(isinstance(item, int) for item in layout) == 1
         if self.row.square and one_run and inputs["pixel_values"].shape[0] == 1 and isqrt(n) ** 2 == n:
             return (1, isqrt(n), isqrt(n))

@@ -39,6 +39,7 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: FusedConfig) -> None:
         attention = config._attn_implementation
@@ -80,6 +81,9 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> Any:
         return self.language_model.get_output_embeddings()
 
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.language_model.set_output_embeddings(new_embeddings)
+
     def get_decoder(self) -> Any:
         return self.language_model.get_decoder()
 
@@ -110,13 +114,13 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """One pass of the language model, over a whole prompt with its images or over the tokens that follow it.
 
         token_type_ids: [B, L], the block of each token where the host attends in both directions inside a block, -1
         elsewhere; computed when a prompt is given as input_ids. labels: [B, L], -100 where there is no loss.
         """
-        images = split_inputs(kwargs)
+        images, as_dict = split_inputs(kwargs), kwargs.pop("return_dict", None)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, not both")
         # Nothing here may depend on the numbers in a tensor while a prompt is continued: that step can be compiled.
@@ -146,11 +150,13 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )  # fmt: skip
         out = self.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
-            past_key_values=past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep, **kwargs,
+            past_key_values=past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep, return_dict=True,
+            **kwargs,
         )  # fmt: skip
         if labels is not None:
-            out.loss = self.loss_function(out.logits, labels, vocab_size=self.config.text_config.vocab_size)
-        return out
+            loss = self.loss_function(out.logits, labels, vocab_size=self.config.text_config.vocab_size)
+            out = type(out)(**{**out, "loss": loss})
+        return out if as_dict is not False else out.to_tuple()
 
     def _positions(self, prompt: Prompt) -> torch.Tensor:
         """Positions of a prompt; remembers how far they run ahead, for calls that continue it without positions."""
@@ -179,6 +185,9 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
         if input_ids is None or kwargs.get("inputs_embeds") is not None or kwargs.get("past_key_values") is not None:
             return super().generate(inputs=inputs, input_ids=input_ids, **kwargs)
+        asked = kwargs.get("prefill_chunk_size", getattr(kwargs.get("generation_config"), "prefill_chunk_size", None))
+        if asked is not None:
+            raise RecipeError("prefill_chunk_size does not work here: a prompt and its images are read as one")
         images = {f"branches.{b}.{k}": v for b, given in split_inputs(kwargs).items() for k, v in given.items()}
         prompt = self.read(input_ids, kwargs.pop("attention_mask", None), **images)
         kwargs.setdefault("position_ids", self._positions(prompt))

@@ -45,8 +45,7 @@ class HeadedModel(PreTrainedModel):
 
     def forward(self, *, logits_to_keep: int | torch.Tensor = 0, **kwargs: Any) -> CausalLMOutputWithPast:
         """Logits [B, kept, V] of the last `logits_to_keep` positions (all where 0), as causal classes give them."""
-        kwargs.pop("labels", None)
-        out = self.model(**kwargs)
+        out = self.model(**{**kwargs, "return_dict": True})
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return CausalLMOutputWithPast(
             logits=self.lm_head(out.last_hidden_state[:, kept]),

@@ -78,7 +78,7 @@ class FusedProcessor(ProcessorMixin):
             self.fused.save_pretrained(target)
         for branch in self.fused.branches:
             place = Path(BRANCH_FILES) / branch["name"]
-            if self.folder is not None and (self.folder / place).is_dir() and self.folder != target:
+            if self.folder is not None and (self.folder / place).is_dir() and not target.samefile(self.folder):
                 (target / place).mkdir(parents=True, exist_ok=True)
                 for name in (*COPIED, "config.json"):
                     if (self.folder / place / name).is_file():
@@ -97,6 +97,10 @@ class FusedProcessor(ProcessorMixin):
         prompts = [text] if isinstance(text, str) else list(text or [])
         if not prompts:
             raise RecipeError("there is no text", hint="give a prompt for every row of the batch")
+        for branch in self.fused.branches:
+            if any(branch["token"] in prompt for prompt in prompts):
+                told = f"the text holds {branch['token']!r}, which is a placeholder of the model"
+                raise RecipeError(told, hint=f"write {self.image_token!r} for an image")
         by_prompt = deal(images, prompts, self.image_token)
         special = kwargs.get("add_special_tokens", True)
         rows = [self._ids(prompt, special) for prompt in prompts]
@@ -110,8 +114,9 @@ class FusedProcessor(ProcessorMixin):
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:  # pyright: ignore
         """The prompt of a conversation, or of several; with tokenize=True the batch for the model.
 
-        Messages hold {"type": "image"} (with the picture under `image`, `path` or `url` when tokenize=True) and
-        {"type": "text", "text": ...}. Templates written for plain strings get the image token in front of the text.
+        Messages hold {"type": "image"} (with the picture under `image`, `path` or `url` when tokenize=True; files are
+        local) and {"type": "text", "text": ...}. Templates written for plain strings get the image token in front of
+        the text.
         """
         template: Any = chat_template or self.chat_template
         if not template:

@@ -56,11 +56,16 @@ class Prompt:
 
 
 def split_inputs(kwargs: dict[str, Any]) -> dict[str, dict[str, list[torch.Tensor]]]:
-    """Take the inputs of branches out of keyword arguments: branch name -> input name -> one tensor per image."""
+    """Take the inputs of branches out of keyword arguments: branch name -> input name -> one tensor per image.
+
+    Lists of lists, as batching code makes them of several prompts' lists, are taken one after another.
+    """
     found: dict[str, dict[str, list[torch.Tensor]]] = {}
     for key in [key for key in kwargs if key.startswith(PREFIX)]:
         _, name, inner = key.split(".", 2)
-        found.setdefault(name, {})[inner] = list(kwargs.pop(key))
+        given = kwargs.pop(key)
+        flat = [one for part in given for one in (part if isinstance(part, list | tuple) else [part])]
+        found.setdefault(name, {})[inner] = flat
     return found
 
 
