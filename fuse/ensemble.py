@@ -25,8 +25,10 @@ from torch import Tensor
 
 from fuse.ask import Answerer, inputs_of, pad_of
 from fuse.errors import CheckpointError, RecipeError
+from fuse.fusable import REFUSED
 
 Mean = Literal["probability", "log"]
+ALONE = "leave it out; a recipe with `output: {model: fuse}` makes a folder that answers alone"
 
 
 def ensemble_ask(
@@ -68,7 +70,8 @@ def ask_members(
     """The answer of a recipe's members together, each member with its number under `language: weights`.
 
     A member without a number there is left out; all are equal where the weights are not numbers by member.
-    Raises RecipeError for a broken recipe, and as `ensemble_ask` and `fuse.ask.load` do.
+    Raises RecipeError for a broken recipe and for a member that only its authors' code loads, and as `ensemble_ask` and
+    `fuse.ask.load` do.
     """
     from fuse.ask import load
     from fuse.checkpoint import fetch
@@ -77,6 +80,13 @@ def ask_members(
 
     loaded = load_recipe(recipe)
     members = [open_named(loaded, ("members", name), name) for name in loaded.recipe.members]
+    for member in members:
+        if not member.family.native:
+            raise loaded.error(
+                ("members", member.name),
+                f"an ensemble needs members that transformers loads, and {member.name} has the original layout of "
+                f"{member.family.model_type}", REFUSED.get(member.family.model_type, ALONE),
+            )  # fmt: skip
     given = loaded.recipe.language.weights
     numbers = given if isinstance(given, dict) and all(isinstance(v, float | int) for v in given.values()) else {}
     weights = [float(numbers.get(member.name, 0.0 if numbers else 1.0)) for member in members]  # pyright: ignore

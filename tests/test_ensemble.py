@@ -14,7 +14,8 @@ from fuse import ask as asking
 from fuse.ask import Answerer
 from fuse.ensemble import Mean, average, common_tokens, ensemble_ask, generate, scaled
 from fuse.errors import CheckpointError, RecipeError
-from tests import tiny_text, tiny_vlm
+from tests import layouts, tiny_text, tiny_vlm
+from tests.cli import fuse_here
 from tests.members import perturbed, save_member, save_tokenizer, words
 
 QUESTION = "w5 w9 w17 w30"
@@ -253,3 +254,25 @@ def test_questions_that_no_member_can_take(parents: list[Answerer]) -> None:
     with pytest.raises(RecipeError) as caught:
         ensemble_ask(parents, QUESTION, (Path("x.png"),))
     assert str(caught.value) == f"{parents[0].folder}: no image processor in this folder; ask it without --image"
+
+
+def test_members_that_only_their_authors_code_loads_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any model is loaded, at the member's line."""
+    monkeypatch.setattr(asking, "load", None)
+    save_member(tiny_text.build("llama"), tmp_path / "a")
+    alone = "leave it out; a recipe with `output: {model: fuse}` makes a folder that answers alone"
+    convert = "it has the layout of its authors' code; convert it to transformers' internvl first"
+    for kind, model_type, hint in (
+        ("mgm", "mgm", alone), ("slime", "llava_llama", alone), ("internvl", "internvl_chat", convert)
+    ):  # fmt: skip
+        layouts.build_original(kind, tmp_path / kind)
+        (tmp_path / "r.yaml").write_text(
+            f"members:\n  a: a\n  {kind}: {kind}\nlanguage: {{method: linear, weights: 1}}\nvision: [{kind}]\n"
+        )
+        ran = fuse_here("ask", tmp_path / "r.yaml", "w5", "--ensemble")
+        assert (ran.code, ran.out, ran.err) == (
+            2, "", f"fuse: r.yaml:3:3: members.{kind}: an ensemble needs members that transformers loads, and {kind} has "
+            f"the original layout of {model_type} ({hint})\n",
+        )  # fmt: skip
