@@ -81,7 +81,7 @@ def attended_answer(
             if boxes is not None and seen.chosen is not None:
                 boxes = boxes[seen.chosen.cpu().numpy()]
             if boxes is not None:
-                maps[i][branch["name"]] = canvas(*_spread(own[: len(cells)], cells, boxes), image.size)
+                maps[i][branch["name"]] = canvas(*spread(own[: len(cells)], cells, boxes), image.size)
             own = own[seen.places :]
     answer = answerer.tokenizer.decode(words, skip_special_tokens=True).strip()
     several = len(images) > 1
@@ -97,7 +97,11 @@ def _boxes(grid: tuple[int, int, int] | None) -> Boxes | None:
     return grid_boxes(grid[1], grid[2]) if grid is not None and grid[0] == 1 else None
 
 
-def _spread(paid: NDArray[np.float64], cells: list[tuple[int, ...]], boxes: Boxes) -> tuple[NDArray[np.float64], Boxes]:
-    """What each original token gets of what its kept token was paid, with that token's box."""
+def spread(paid: NDArray[np.float64], cells: list[tuple[int, ...]], boxes: Boxes) -> tuple[NDArray[np.float64], Boxes]:
+    """What each original token gets of what its kept token was paid, with that token's box.
+
+    paid: [k], of the kept tokens. cells: for each, the original tokens it speaks for (`kept_cells`), which get equal
+    parts. boxes: [n, 4], of all original tokens; of those that no kept token speaks for, nothing is returned.
+    """
     parts = [(value / len(some), cell) for value, some in zip(paid, cells, strict=True) for cell in some]
     return np.array([value for value, _ in parts]), boxes[[cell for _, cell in parts]]

@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
+from fuse.attend import spread
 from fuse.branches.budget import share
 from fuse.branches.cells import kept_cells
+from fuse.branches.places import canvas, grid_boxes
 from fuse.branches.select import keep_tokens
 from fuse.errors import MachineError, RecipeError
-from fuse.report.attention import Region, answer_attention, attention_maps, attention_shares
-from fuse.report.overlay import MAGMA, WHOLE, centre_box, colours, heat, overlay, padded_box, top_of_scale
+from fuse.report.attention import answer_attention, attention_shares
+from fuse.report.overlay import MAGMA, colours, heat, overlay, top_of_scale
 from fuse.report.text import elide, font_for, wrap
 from fuse.report.watch import watching
 from tests import tiny_text, tiny_vlm
@@ -62,44 +64,32 @@ def test_no_attentions_is_an_error() -> None:
         answer_attention([[None, None]], 3)
 
 
-IDS = [1, 90, 90, 90, 90, 91, 91, 5, 90]  # branch a: 4 tokens of image 1 and 1 of image 2; branch b: 2 of image 1
-
-
-def test_maps_of_two_branches_and_two_images() -> None:
+def test_shares_of_two_branches() -> None:
     paid = answer_attention(attentions(), PROMPT)
-    regions = {
-        "a": [Region([(0,), (1,), (2,), (5,)], (2, 3)), Region([(0, 1, 2, 3)], (2, 2))],
-        "b": [Region([(), ()])],
+    shares = attention_shares(paid, [1, 90, 90, 90, 90, 91, 91, 5, 90], {"a": 90, "b": 91, "c": 92})
+    assert shares == {
+        "a": pytest.approx(paid[[1, 2, 3, 4, 8]].sum()), "b": pytest.approx(paid[[5, 6]].sum()), "c": 0,
     }  # fmt: skip
-    first, second = attention_maps(attentions(), IDS, {"a": 90, "b": 91}, regions)
-    np.testing.assert_allclose(first["a"], [[paid[1], paid[2], paid[3]], [0, 0, paid[4]]])
-    np.testing.assert_allclose(second["a"], np.full((2, 2), paid[8] / 4))
-    assert "b" not in first and list(second) == ["a"]
-    shares = attention_shares(paid, IDS, {"a": 90, "b": 91})
-    assert shares["a"] == pytest.approx(first["a"].sum() + second["a"].sum())
-    assert shares["b"] == pytest.approx(paid[5] + paid[6])
-
-
-def test_regions_that_do_not_fit_the_prompt() -> None:
-    with pytest.raises(ValueError, match=r"^branch a: the prompt has 5 placeholders, its regions 1$"):
-        attention_maps(attentions(), IDS, {"a": 90}, {"a": [Region([(0,)], (1, 1))]})
 
 
 @pytest.mark.parametrize("prune", ["pool", "norm"])
-def test_budgets_and_maps_agree(prune: str) -> None:
+def test_budgets_and_drawn_attention_agree(prune: str) -> None:
     runs, shares = (12,), share((12,), 5)
-    _, index = keep_tokens(
-        prune, torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), runs, shares, grid=(1, 3, 4)
-    )
+    tokens = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+    _, index = keep_tokens(prune, tokens, runs, shares, grid=(1, 3, 4))
     cells = kept_cells(prune, runs, shares, index.tolist(), (1, 3, 4))
-    ids = [1, 90, 90, 90, 90, 90, 2, 3, 4]
-    paid = answer_attention(attentions(), PROMPT)
-    (maps,) = attention_maps(attentions(), ids, {"a": 90}, {"a": [Region(cells, (3, 4))]})
-    assert maps["a"].sum() == pytest.approx(paid[1:6].sum())
+    paid = answer_attention(attentions(), PROMPT)[1:6]
+    parts, boxes = spread(paid, cells, grid_boxes(3, 4))
+    assert parts.sum() == pytest.approx(paid.sum())
+    drawn = canvas(parts, boxes, (4, 3), longest=4)
+    assert drawn.shape == (3, 4)
     if prune == "norm":
-        assert np.flatnonzero(maps["a"]).tolist() == index.tolist()
-    else:
-        assert (maps["a"] > 0).all()
+        np.testing.assert_allclose(drawn.ravel()[index], paid)
+        assert np.flatnonzero(drawn).tolist() == index.tolist()
+        return
+    wanted = sum(part * np.isin(np.arange(12), cell) / len(cell) for part, cell in zip(paid, cells, strict=True))
+    np.testing.assert_allclose(drawn.ravel(), wanted)
+    assert (drawn > 0).all()
 
 
 def test_what_generate_gives_is_read_right() -> None:
@@ -138,17 +128,6 @@ def test_heat_lies_where_its_cell_is() -> None:
     np.testing.assert_array_equal(whole, np.broadcast_to(np.round(0.4 * 200 + 0.6 * MAGMA[-1]), whole.shape))
 
 
-def test_heat_of_a_part_of_the_image() -> None:
-    assert centre_box((60, 40)) == pytest.approx((1 / 6, 0, 5 / 6, 1))
-    assert padded_box((60, 40)) == pytest.approx((0, -0.25, 1, 1.25))
-    assert centre_box((40, 40)) == padded_box((40, 40)) == WHOLE
-    seen = np.asarray(heat(picture(), np.ones((2, 2)), centre_box((60, 40)))).sum(-1) > 0
-    assert seen[:, 10:50].all() and not seen[:, :10].any() and not seen[:, 50:].any()
-    rows = np.tile(np.array([1.0, 0, 0, 0, 0, 1])[:, None], 6)  # only the padding is hot
-    cold = np.asarray(heat(picture(), rows, padded_box((60, 40))))
-    np.testing.assert_array_equal(cold[15:25], np.asarray(heat(picture(), np.zeros((2, 2))))[15:25])
-
-
 def test_top_of_scale_passes_over_one_hot_token() -> None:
     values = np.ones((40, 40))
     values[3, 3] = 1000
@@ -174,15 +153,11 @@ def test_a_picture_of_every_number_of_branches(tmp_path: Path, branches: int) ->
         np.testing.assert_array_equal(panel, np.asarray(heat(picture(420, 280), np.eye(3))))
 
 
-def test_scales(tmp_path: Path) -> None:
-    maps = {"a": np.full((2, 2), 1.0), "b": np.full((2, 2), 0.5)}
-    found = {}
-    for scale in ("branch", "shared"):
-        overlay(picture(), maps, tmp_path / "look.png", "Yes.", scale=scale)
-        with Image.open(tmp_path / "look.png") as page:
-            found[scale] = np.asarray(page)[52 + 140, [24 + 444 + 200, 24 + 888 + 200]].astype(int)
-    assert (found["branch"][0] == found["branch"][1]).all()
-    assert (found["shared"][0] > found["shared"][1]).all()
+def test_every_panel_has_a_scale_of_its_own(tmp_path: Path) -> None:
+    overlay(picture(), {"a": np.full((2, 2), 1.0), "b": np.full((2, 2), 0.5)}, tmp_path / "look.png", "Yes.")
+    with Image.open(tmp_path / "look.png") as page:
+        first, second = np.asarray(page)[52 + 140, [24 + 444 + 200, 24 + 888 + 200]].astype(int)
+    assert first.tolist() == second.tolist() == np.round(0.4 * 200 + 0.6 * MAGMA[-1]).tolist()
 
 
 def test_the_same_picture_every_time(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
-from fuse.branches.budget import present
 from fuse.branches.cells import Grid, bands, centre, run_grids, stretches
 from fuse.errors import CheckpointError
 
@@ -20,24 +19,22 @@ CHUNK = 1024  # rows compared at once, so that a similarity table stays small
 
 def keep_tokens(
     prune: str, tokens: Tensor, runs: Sequence[int], shares: Sequence[int], *, attention: Tensor | None = None,
-    said: Tensor | None = None, grid: tuple[int, int, int] | None = None, variable: bool = False, name: str = "",
+    said: Tensor | None = None, grid: tuple[int, int, int] | None = None, name: str = "",
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The tokens of one image that stay, and where they stood.
 
     tokens: [n, D], the runs of the image's layout one after another. runs, shares: the runs' lengths and what each
     keeps (`budget.share`); selection happens within a run. prune: pool, norm, cls or similarity. attention: [n], for
     cls. said: [m, D], the tokens that earlier branches keep for this image, for similarity. grid: (t, h, w) of all n
-    tokens, for pool. variable: the branch may give fewer tokens than its runs hold; then fewer are returned as well.
+    tokens, for pool. Of a branch that gave fewer tokens than its layout holds, runs and shares are `budget.present`'s.
     Returns ([sum(shares), D] in the tokens' dtype, index int64 [sum(shares)], ascending, into the n tokens; for a
     pooled token the centre of its cell). Tokens are returned as they are where all of them fit.
 
     Raises CheckpointError when cls is asked of a branch (`name`) without class attention, ValueError when the tokens
     are not as many as the runs say.
     """
-    if tokens.shape[0] > sum(runs) or (tokens.shape[0] < sum(runs) and not variable):
+    if tokens.shape[0] != sum(runs):
         raise ValueError(f"{tokens.shape[0]} tokens for runs of {sum(runs)} in all")
-    if variable:
-        runs, shares = present(runs, shares, tokens.shape[0])
     if tuple(runs) == tuple(shares):
         return tokens, torch.arange(tokens.shape[0], device=tokens.device)
     if prune == "cls" and attention is None:

@@ -6,7 +6,6 @@ out: attentions may be torch tensors, but torch is not imported.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,20 +13,6 @@ from numpy.typing import NDArray
 
 Map = NDArray[np.float64]
 Attentions = Sequence[Sequence[Any]]  # generated token -> layer -> [batch, heads, queries, keys], as `generate` gives
-
-
-@dataclass(frozen=True)
-class Region:
-    """How the visual tokens of one branch lie on one image.
-
-    cells: for each placeholder that the prompt holds for this image, in order, the cells of the grid it speaks for, in
-    raster order (`fuse.branches.cells.kept_cells`): one for a plain token, several for a pooled one, none for a token
-    that is no part of the picture (a line break, a masked placeholder). grid: (h, w), None where no one grid exists;
-    such a branch has a share but no map.
-    """
-
-    cells: Sequence[Sequence[int]]
-    grid: tuple[int, int] | None = None
 
 
 def answer_attention(attentions: Attentions, prompt: int, *, row: int = 0) -> Map:
@@ -71,40 +56,3 @@ def attention_shares(paid: Map, input_ids: Sequence[int], tokens: Mapping[str, i
     """
     ids = np.asarray(input_ids)
     return {name: float(paid[ids == token].sum()) for name, token in tokens.items()}
-
-
-def attention_maps(
-    attentions: Attentions, input_ids: Sequence[int], tokens: Mapping[str, int],
-    regions: Mapping[str, Sequence[Region]],
-) -> list[dict[str, Map]]:  # fmt: skip
-    """For each image, the attention of the answer over each branch's grid: float64 [h, w] by branch name.
-
-    regions: branch name -> one Region per image, in the prompt's order. A token's attention is shared out evenly over
-    its cells, so pooled tokens spread and cells whose tokens were pruned stay 0; a map's sum is the part of all
-    attention that went to those tokens. Branches without a grid have no map.
-
-    Raises ValueError when a branch's regions do not hold as many tokens as the prompt has placeholders.
-    """
-    paid = answer_attention(attentions, len(input_ids))
-    ids = np.asarray(input_ids)
-    images: list[dict[str, Map]] = [{} for _ in range(max(map(len, regions.values()), default=0))]
-    for name, looks in regions.items():
-        own = paid[ids == tokens[name]]
-        described = sum(len(region.cells) for region in looks)
-        if described != len(own):
-            raise ValueError(f"branch {name}: the prompt has {len(own)} placeholders, its regions {described}")
-        start = 0
-        for image, region in zip(images, looks, strict=False):
-            stop = start + len(region.cells)
-            if region.grid is not None:
-                image[name] = _map(own[start:stop], region.cells, region.grid)
-            start = stop
-    return images
-
-
-def _map(paid: Map, cells: Sequence[Sequence[int]], grid: tuple[int, int]) -> Map:
-    found = np.zeros(grid[0] * grid[1])
-    for value, places in zip(paid, cells, strict=True):
-        for place in places:
-            found[place] += value / len(places)
-    return found.reshape(grid)

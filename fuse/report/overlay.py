@@ -6,19 +6,15 @@ Drawn with Pillow alone. The look (grey image, colours of the magma table, scale
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, PngImagePlugin
 
 from fuse.errors import MachineError, RecipeError
+from fuse.report.attention import Map
 from fuse.report.text import Font, elide, font_for, wrap
 
-Map = NDArray[np.float64]
-Box = tuple[float, float, float, float]  # left, top, right, bottom as parts of the image's width and height
-
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 PANEL, GAP, LINES = 420, 24, 40  # longest side of a panel, space around it, lines of answer; pixels and lines
 INK, FAINT, PAPER = (24, 24, 27), (98, 98, 106), (255, 255, 255)
 STRENGTH = 0.6  # how much of a pixel is heat
@@ -31,18 +27,15 @@ MAGMA = np.array([
 
 def overlay(
     image: Image.Image, maps: Mapping[str, Map], path: Path, answer: str, *, question: str = "",
-    boxes: Mapping[str, Box] | None = None, shares: Mapping[str, float] | None = None,
-    notes: Mapping[str, str] | None = None,
-    scale: Literal["branch", "shared"] = "branch",
+    shares: Mapping[str, float] | None = None, notes: Mapping[str, str] | None = None,
 ) -> None:  # fmt: skip
     """Write a PNG: the image, then one panel for each branch with its map as heat, then the question and the answer.
 
-    maps: branch name -> [h, w], values >= 0, as `attention_maps` gives them. boxes: the part of the image that a
-    branch's grid covers, where that is not all of it (`centre_box`, `padded_box`); what a branch does not see is black.
-    shares: branch name -> part of the answer's attention, for the line under the panel. notes: branch name -> what that
-    line says of its tokens (the map's cells where left out). scale: every branch has a scale
-    of its own, or all share one; the caption says which. The top of a scale is the 99th percentile of the positive
-    values, so that one hot token does not hide the rest. The texts are stored in the PNG too (`question`, `answer`).
+    maps: branch name -> [h, w], values >= 0, over the whole image, as `fuse.branches.places.canvas` gives them. shares:
+    branch name -> part of the answer's attention, for the line under the panel. notes: branch name -> what that line
+    says of its tokens (the map's cells where left out). Every branch has a scale of its own, whose top is the 99th
+    percentile of its positive values, so that one hot token does not hide the rest. The texts are stored in the PNG too
+    (`question`, `answer`).
 
     Raises RecipeError when the path does not end in .png, MachineError when it cannot be written, ValueError for maps
     that are not two-dimensional or hold a negative or non-finite value.
@@ -54,18 +47,14 @@ def overlay(
             raise ValueError(f"branch {name}: a map is two-dimensional, finite and not negative")
     picture = _fit(image.convert("RGB"))
     tops = {name: top_of_scale(values) for name, values in maps.items()}
-    if scale == "shared":
-        tops = dict.fromkeys(tops, max(tops.values(), default=1.0))
     panels = [("image", "", picture)]
     for name, values in maps.items():
-        heated = heat(picture, values / tops[name], (boxes or {}).get(name, WHOLE))
+        heated = heat(picture, values / tops[name])
         share = f"{shares[name]:.1%} of the attention, " if shares and name in shares else ""
         cells = (notes or {}).get(name, f"{values.shape[0]} x {values.shape[1]} cells")
         bright = f"brightest {tops[name]:.2g}" if values.any() else "all of them 0"
         panels.append((name, f"{share}{cells}, {bright}", heated))
-    caption = "each panel has a scale of its own" if scale == "branch" else "all panels share one scale"
-    if any(box != WHOLE for box in (boxes or {}).values()):
-        caption += "; what a branch does not see is black"
+    caption = "each panel has a scale of its own"
     for name, part in (shares or {}).items():
         if name not in maps:
             caption += f"; {name}, which has no one grid: {part:.1%} of the attention"
@@ -79,19 +68,16 @@ def top_of_scale(values: Map) -> float:
     return float(np.quantile(positive, 0.99)) if positive.size else 1.0
 
 
-def heat(image: Image.Image, values: Map, box: Box = WHOLE) -> Image.Image:
-    """The image in grey with values ([h, w], 0 to 1) over its part `box`, interpolated between the cells' centres."""
+def heat(image: Image.Image, values: Map) -> Image.Image:
+    """The image in grey with values ([h, w], 0 to 1) over it, interpolated between the cells' centres."""
     width, height = image.size
-    x = ((np.arange(width) + 0.5) / width - box[0]) / (box[2] - box[0])
-    y = ((np.arange(height) + 0.5) / height - box[1]) / (box[3] - box[1])
-    top, bottom, down = _between(y, values.shape[0])
-    left, right, along = _between(x, values.shape[1])
+    top, bottom, down = _between((np.arange(height) + 0.5) / height, values.shape[0])
+    left, right, along = _between((np.arange(width) + 0.5) / width, values.shape[1])
     rows = values[top] * (1 - down)[:, None] + values[bottom] * down[:, None]
     warm = rows[:, left] * (1 - along) + rows[:, right] * along
     grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
     mixed = (1 - STRENGTH) * grey + STRENGTH * colours(warm)
-    seen = ((y >= 0) & (y <= 1))[:, None] & ((x >= 0) & (x <= 1))
-    return Image.fromarray(np.where(seen[..., None], mixed, 0).round().astype(np.uint8))
+    return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def colours(values: Map) -> Map:
@@ -99,22 +85,6 @@ def colours(values: Map) -> Map:
     at = np.clip(values, 0, 1)
     steps = np.linspace(0, 1, len(MAGMA))
     return np.stack([np.interp(at, steps, MAGMA[:, channel]) for channel in range(3)], axis=-1)
-
-
-def centre_box(size: tuple[int, int]) -> Box:
-    """The part seen by a branch that crops (width, height) to its central square."""
-    width, height = size
-    side = min(size)
-    across, down = (width - side) / 2 / width, (height - side) / 2 / height
-    return across, down, 1 - across, 1 - down
-
-
-def padded_box(size: tuple[int, int]) -> Box:
-    """The part seen by a branch that pads (width, height) to a square around it: it reaches over the image's edges."""
-    width, height = size
-    side = max(size)
-    across, down = (side - width) / 2 / width, (side - height) / 2 / height
-    return -across, -down, 1 + across, 1 + down
 
 
 def _between(places: Map, n: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Map]:
