@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 
 from fuse.branches.class_attention import class_attention
 from fuse.branches.class_token import has_class_token
@@ -18,6 +20,7 @@ from fuse.branches.mgm import MgmBranch, MgmEyes
 from fuse.branches.native import build
 from fuse.branches.native_table import NATIVE
 from fuse.branches.slime import SlimeBranch, SlimeEyes
+from fuse.branches.tower_types import TOWER_TYPES
 from fuse.errors import FuseError
 from tests import fused_members, tiny_encoders, tiny_processors, tiny_vlm
 from tests.cli import fuse_here
@@ -126,6 +129,33 @@ def test_encoder_branches(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     made: Any = tiny_encoders.randomise(EncoderBranch(files.config))
     pixels = torch.randn(1, 3, edge, edge, generator=torch.Generator().manual_seed(1))
     assert refused(lambda: tiny_encoders.see(made, pixels, attention=True)) is not ENCODERS[name]
+
+
+TIMM = {
+    "convit_tiny": 192,
+    "cait_xxs24_224": 192,
+    "eva02_tiny_patch14_224": 192,
+    "test_vit": 64,
+    "test_convnext": 64,
+    "test_vit3": 96,
+    "xcit_nano_12_p16_224": 128,
+}
+
+
+@pytest.mark.parametrize("name", [*TIMM, *(kind for kind in TOWER_TYPES if kind not in tiny_encoders.WITH_STAGES)])
+def test_encoder_branches_of_timm_and_transformers(name: str, tmp_path: Path) -> None:
+    if name in TIMM:
+        whole: Any = tiny_encoders.randomise(timm.create_model(name, num_classes=0))
+        save_file({k: t.contiguous() for k, t in whole.state_dict().items()}, tmp_path / "w.safetensors")
+        entry, width, edge = {"timm": name, "weights": "w.safetensors"}, TIMM[name], whole.default_cfg["input_size"][1]
+    else:
+        tiny_encoders.write_transformers(name, tmp_path / "encoder")
+        entry, width, edge = {"encoder": "encoder"}, 32, 32
+    projector = tiny_encoders.write_projector(tmp_path, width)
+    files = read_encoder({"name": "c", "projector": projector, **entry}, relative_to=tmp_path)
+    branch: Any = tiny_encoders.randomise(EncoderBranch(files.config))
+    pixels = torch.randn(1, 3, edge, edge, generator=torch.Generator().manual_seed(1))
+    assert refused(lambda: tiny_encoders.see(branch, pixels, attention=True)) is not files.has_class
 
 
 PLAN = "language: {method: linear, weights: {a: 1}}\nvision: [{from: %s, max_tokens: 2, prune: cls}]\n"

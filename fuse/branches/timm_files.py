@@ -81,9 +81,14 @@ def grid(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
     return None
 
 
+# CaiT's and ConViT's class token comes in behind the first blocks, and in XCiT channels attend to each other
+_OTHERWISE = {"proj_l", "pos_proj", "temperature"}
+
+
 def has_class(shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether a class token pays attention to the patches, in blocks one after another."""
-    return "cls_token" in shapes and any(key.startswith("blocks.0.attn.") for key in shapes)
+    kinds = {key.split(".")[3] for key in shapes if key.startswith("blocks.0.attn.")}
+    return "cls_token" in shapes and bool(kinds) and not kinds & _OTHERWISE
 
 
 @cache
