@@ -19,9 +19,18 @@ class Answerer:
     tokenizer: Any
     processor: Any | None
 
-    def streamer(self, say: Callable[[str], None] | None) -> "_Streamer | None":
-        """What `generate` hands its tokens to, so that `say` gets whole words as they come."""
-        return _Streamer(self.tokenizer, say) if say else None
+    def streamer(self, say: Callable[[str], None] | None, *, prompt: bool = True) -> Any:
+        """What `generate` hands its tokens to, so that `say` gets whole words as they come; None without `say`.
+
+        prompt: whether the prompt comes first, which is not said.
+        """
+        if say is None:
+            return None
+        from transformers import TextStreamer
+
+        streamer = TextStreamer(self.tokenizer, skip_prompt=prompt, skip_special_tokens=True)
+        streamer.on_finalized_text = lambda text, stream_end=False: say(text)
+        return streamer
 
 
 def load(folder: Path, *, device: str = "cpu") -> Answerer:
@@ -155,19 +164,3 @@ def inputs_of(answerer: Answerer, question: str, images: tuple[Path, ...]) -> An
     if answerer.processor:
         return answerer.processor(images=opened or None, text=[prompt], return_tensors="pt", **extra)
     return answerer.tokenizer([prompt], return_tensors="pt", **extra)
-
-
-class _Streamer:
-    """Hands whole words to `say` while the model generates (the protocol of transformers' streamers)."""
-
-    def __init__(self, tokenizer: Any, say: Callable[[str], None]) -> None:
-        from transformers import TextStreamer
-
-        self._inner = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._inner.on_finalized_text = lambda text, stream_end=False: say(text)  # pyright: ignore
-
-    def put(self, value: Any) -> None:
-        self._inner.put(value)
-
-    def end(self) -> None:
-        self._inner.end()

@@ -52,7 +52,7 @@ def ensemble_ask(
         if given["input_ids"].shape[1] == 0:
             raise RecipeError(f"the question {question!r} has no tokens", where=answerer.folder)
     speaker = answerers[0].tokenizer
-    streamer = _streamer(speaker, say) if say else None
+    streamer = answerers[0].streamer(say, prompt=False)
     answer = generate(
         [a.model for a in answerers], inputs, weights=[part for part in parts if part], mean=mean, allowed=allowed,
         stop=stop, max_tokens=max_tokens, pads=[pad_of(a.tokenizer) for a in answerers],
@@ -232,11 +232,3 @@ def common_ends(answerers: Sequence[Answerer], allowed: Sequence[int]) -> set[in
             )  # fmt: skip
         ends |= own & set(allowed)
     return ends
-
-
-def _streamer(tokenizer: Any, say: Callable[[str], None]) -> Any:
-    from transformers import TextStreamer
-
-    streamer = TextStreamer(tokenizer, skip_special_tokens=True)
-    streamer.on_finalized_text = lambda text, stream_end=False: say(text)  # pyright: ignore
-    return streamer

@@ -73,7 +73,9 @@ def test_members_differ_and_means_differ(parents: list[Answerer]) -> None:
 
 
 def test_with_itself_it_gives_its_own_answer(parents: list[Answerer]) -> None:
-    own = asking.ask(parents[0], QUESTION, max_tokens=40)
+    heard: list[str] = []
+    own = asking.ask(parents[0], QUESTION, max_tokens=40, say=heard.append)
+    assert "".join(heard).strip() == own != ""
     twin = Answerer(parents[0].folder, copy.deepcopy(parents[0].model), parents[0].tokenizer, None)
     for mean in ("probability", "log"):
         assert ensemble_ask([parents[0], twin], QUESTION, weights=[0.9, 0.1], max_tokens=40, mean=mean) == own
