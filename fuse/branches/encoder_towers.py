@@ -14,6 +14,7 @@ from torch import nn
 
 from fuse import torchvision_shim
 from fuse.branches import timm_files, tower_types
+from fuse.branches.library_names import check_name
 from fuse.branches.native_towers import has_last_norm
 from fuse.errors import CheckpointError, FuseError
 
@@ -128,7 +129,7 @@ def _open_clip(tower: Mapping[str, Any]) -> nn.Module:
 
     vision: Any = {**tower["vision_cfg"], "timm_model_pretrained": False}
     if name := vision.get("timm_model_name"):
-        _check_name(name)
+        check_name(name)
     visual: Any = _build_vision_tower(int(tower["embed_dim"]), vision, bool(tower.get("quick_gelu")))
     if name:
         return _without_head(visual.trunk)
@@ -144,13 +145,8 @@ def _open_clip(tower: Mapping[str, Any]) -> nn.Module:
 def _timm(tower: Mapping[str, Any]) -> nn.Module:
     import timm
 
-    _check_name(tower["name"])
+    check_name(tower["name"])
     return _without_head(timm.create_model(tower["name"], pretrained=False, num_classes=0))
-
-
-def _check_name(name: Any) -> None:
-    if not isinstance(name, str) or not timm_files.NAME.fullmatch(name):
-        raise CheckpointError(f"timm: {name!r} is not the name of an architecture", where="config.json: branches")
 
 
 def _without_head(trunk: nn.Module) -> nn.Module:
