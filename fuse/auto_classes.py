@@ -114,6 +114,9 @@ class _Loader(Loader):
     def __init__(self, inner: Loader, name: str) -> None:
         self._inner, self._name = inner, name
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)  # get_data, get_resource_reader ... of packages
+
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._inner.create_module(spec)
 
@@ -122,6 +125,9 @@ class _Loader(Loader):
 
         torchvision_shim.install()
         self._inner.exec_module(module)
+        module.__loader__ = self._inner  # which also gives resources
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._inner
         if self._name != "torchvision":
             _ran.add(self._name)
             _tell()

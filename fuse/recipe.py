@@ -7,10 +7,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 from pydantic_core import PydanticCustomError
 
 from fuse.methods.table import METHODS, REQUIRED
+from fuse.names import mistake_in
 from fuse.suggest import did_you_mean
 
-RESERVED = {"base", "merge", "union"}
-NAME = re.compile(r"[A-Za-z_][\w-]{0,63}", re.ASCII)
 SIZE_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -127,10 +126,8 @@ class Language(Merge):
 
 
 def _member_name(name: str) -> str:
-    if not NAME.fullmatch(name):
-        raise _mistake("name", "a member's name is a letter followed by letters, digits, - or _")
-    if name in RESERVED:
-        raise _mistake("name", f"a member cannot be called {name!r}: the word has a meaning in recipes")
+    if wrong := mistake_in(name):
+        raise _mistake("name", f"a member cannot be called {name!r}: {wrong}")
     return name
 
 
@@ -193,8 +190,8 @@ class Branch(Strict):
             raise _mistake("branch", "encoder is a folder, which holds its weights", "weights")
         if self.merge is not None:
             raise _mistake("branch", "mixes encoders of members, and this one is from a file", "merge")
-        if not NAME.fullmatch(str(self.name)):
-            raise _mistake("branch", "a branch's name is a letter followed by letters, digits, - or _", "name")
+        if wrong := mistake_in(self.name):
+            raise _mistake("branch", f"a branch cannot be called {self.name!r}: {wrong}", "name")
 
     @property
     def title(self) -> str:

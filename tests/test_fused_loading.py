@@ -419,3 +419,64 @@ def test_training_reaches_what_asks_for_it() -> None:
     finally:
         model.gradient_checkpointing_disable()
         model.eval().requires_grad_(False)
+
+
+def test_what_a_processor_tells_of_itself(folder: Path) -> None:
+    ours = FusedProcessor.from_pretrained(folder)
+    assert repr(ours).startswith("FusedProcessor(branches: a, b; image token '<image>'; ")
+    assert ours.image_token_id == ours.fused.placeholder_ids[0]
+
+
+OPTIONS = [
+    ({"truncation": True, "max_length": 3}, "truncation would cut images apart"),
+    ({"return_tensors": "np"}, "only return_tensors='pt' works here"),
+    ({"imagez": []}, "there is no option 'imagez'"),
+]
+
+
+@pytest.mark.parametrize(("options", "told"), OPTIONS)
+def test_options_that_would_be_lost(folder: Path, options: dict[str, object], told: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        FusedProcessor.from_pretrained(folder)(text=["w5 w6"], **options)
+    assert error.value.problem == told
+
+
+def test_padding_as_asked(folder: Path) -> None:
+    ours = FusedProcessor.from_pretrained(folder)
+    texts = ["w5", "w6 w7"]
+    assert ours(text=texts)["input_ids"].tolist() == [[2, 5], [6, 7]]
+    assert ours(text=texts, padding_side="right")["input_ids"].tolist() == [[5, 2], [6, 7]]
+    assert ours(text=texts, padding="max_length", max_length=3)["attention_mask"].tolist() == [[0, 0, 1], [0, 1, 1]]
+    with pytest.raises(RecipeError, match="prompt 2 has no tokens"):
+        ours(text=["w5", ""])
+
+
+def test_importing_through_fuse_keeps_resources() -> None:
+    program = (
+        "import fuse, pkgutil, transformers.models.auto.configuration_auto as m;"
+        "print(type(m.__loader__).__name__, len(pkgutil.get_data('torchvision', 'version.py')) > 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["SourceFileLoader", "True"], done.stderr
+
+
+BROKEN = [
+    (
+        {"name": "../../x"},
+        "a branch cannot be called '../../x': a name is a letter followed by letters, digits, - or _",
+    ),
+    ({"name": "half"}, "a branch cannot be called 'half': torch's modules keep the word for themselves"),
+    ({"kind": []}, "branch 'a' has kind []"),
+    ({"config": "x"}, "branch 'a' has config 'x'"),
+    ({"max_tokens": "8"}, "branch 'a' has max_tokens '8'"),
+    ({"max_tokens": 0}, "branch 'a' has max_tokens 0"),
+    ({"prune": "evil"}, "branch 'a' has prune 'evil'"),
+]
+
+
+@pytest.mark.parametrize(("edit", "told"), BROKEN)
+def test_edited_branches_are_refused(folder: Path, tmp_path: Path, edit: dict[str, object], told: str) -> None:
+    first, second = json.loads((folder / "config.json").read_text())["branches"]
+    with pytest.raises(CheckpointError) as error:
+        AutoConfig.from_pretrained(change(folder, tmp_path, branches=[{**first, **edit}, second]))
+    assert error.value.problem == f"config.json: {told}"

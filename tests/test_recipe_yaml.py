@@ -61,7 +61,7 @@ CASES = {
     "members: {}\n" + LINEAR:
         "recipe.yaml:1:1: members: Dictionary should have at least 1 item after validation, not 0",
     "members: {1a: x}\n" + LINEAR:
-        "recipe.yaml:1:11: members.1a: a member's name is a letter followed by letters, digits, - or _",
+        "recipe.yaml:1:11: members.1a: a member cannot be called '1a': a name is a letter followed by letters, digits, - or _",
     "members: {base: x}\n" + LINEAR:
         "recipe.yaml:1:11: members.base: a member cannot be called 'base': the word has a meaning in recipes",
     HEAD + LINEAR + "grafts: [{kind: mks2}]\n": "recipe.yaml:5:1: grafts: this version inserts no grafts",
@@ -82,7 +82,7 @@ CASES = {
     HEAD + LINEAR + "vision: [{name: c, weights: w}]\n":
         "recipe.yaml:5:10: vision.0: a branch is a member (from) or one encoder (open_clip, timm or encoder)",
     HEAD + LINEAR + "vision: [{name: 1x, timm: y, weights: w, projector: p}]\n":
-        "recipe.yaml:5:11: vision.0.name: a branch's name is a letter followed by letters, digits, - or _",
+        "recipe.yaml:5:11: vision.0.name: a branch cannot be called '1x': a name is a letter followed by letters, digits, - or _",
     HEAD + LINEAR + "vision: [{from: a, weights: w}]\n":
         "recipe.yaml:5:20: vision.0.weights: is for encoder branches, and this branch is a member's",
     HEAD + LINEAR + "vision: [{name: c, encoder: f, projector: p, weights: w}]\n":

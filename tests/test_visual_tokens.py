@@ -13,7 +13,7 @@ from fuse.branches.llava_original import LlavaEyes
 from fuse.branches.mgm import MgmEyes
 from fuse.branches.native_eyes import NativeEyes
 from fuse.branches.slime import SlimeEyes
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, RecipeError
 from fuse.fused import FusedBranch
 from fuse.fused_view import cost_lines
 from fuse.image_files import Sizes, Written
@@ -58,6 +58,10 @@ def save(kind: str, folder: Path) -> Sizes:
 def test_counts_are_those_of_the_processors(kind: str, tmp_path: Path) -> None:
     sizes = save(kind, tmp_path)
     for size in SMALL:
+        if kind == "mistral3" and NATIVE[kind](sizes, size).tokens == 1:
+            with pytest.raises(RecipeError, match="two visual tokens or more"):  # as its own class fails
+                layout_of(kind, tmp_path, size)
+            continue
         assert NATIVE[kind](sizes, size) == layout_of(kind, tmp_path, size), size
 
 

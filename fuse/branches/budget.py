@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from fuse.errors import RecipeError
 
+PRUNES = ("pool", "norm", "cls", "similarity")
+
 
 def share(runs: Sequence[int], max_tokens: int | None, *, where: object = "") -> tuple[int, ...]:
     """What each run of visual tokens keeps, so that together they keep `max_tokens`.

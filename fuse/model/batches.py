@@ -40,14 +40,22 @@ def _by_prompt(images: Any, counts: list[int]) -> list[list[Any]]:
     return [list(images)] if len(counts) == 1 else [[one] for one in images]
 
 
-def padded(rows: list[list[int]], tokenizer: Any) -> dict[str, torch.Tensor]:
-    """input_ids and attention_mask [B, L] of rows of ids, filled up on the tokenizer's padding side."""
-    length = max(len(row) for row in rows)
+def padded(
+    rows: list[list[int]], tokenizer: Any, side: str | None = None, length: int | None = None
+) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask [B, L] of rows of ids, filled up on the tokenizer's padding side, or on `side`.
+
+    length: fill up to this many at least. Raises RecipeError for a row without tokens.
+    """
+    for number, row in enumerate(rows, 1):
+        if not row:
+            raise RecipeError(f"prompt {number} has no tokens")
+    length = max([length or 0, *map(len, rows)])
     fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     ids, mask = [], []
     for row in rows:
         gap = length - len(row)
-        left = tokenizer.padding_side == "left"
+        left = (side or tokenizer.padding_side) == "left"
         ids.append([fill] * gap + row if left else row + [fill] * gap)
         mask.append([0] * gap + [1] * len(row) if left else [1] * len(row) + [0] * gap)
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}

@@ -6,7 +6,9 @@ from transformers.configuration_utils import PretrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
 from fuse import auto_classes
+from fuse.branches.budget import PRUNES
 from fuse.errors import CheckpointError
+from fuse.names import mistake_in
 
 
 class FusedConfig(PretrainedConfig):
@@ -30,13 +32,15 @@ class FusedConfig(PretrainedConfig):
         image_token_id: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if text_config is None:
+        if text_config is None:  # transformers builds every config class once without arguments
             text_config = {"model_type": "llama"}
         if isinstance(text_config, dict):
-            text_config = AutoConfig.for_model(**text_config)
+            text_config = AutoConfig.for_model(**_without_kernels(text_config))
+        if branches is not None and not (isinstance(branches, list) and all(isinstance(b, dict) for b in branches)):
+            raise CheckpointError("config.json: branches is not a list of objects")
         self.text_config = text_config
         self.host_type = host_type
-        self.branches = [dict(branch) for branch in branches or []]
+        self.branches = [_without_kernels(branch) for branch in branches or []]
         self.image_token = image_token
         self.image_token_id = image_token_id
         kwargs["tie_word_embeddings"] = bool(getattr(text_config, "tie_word_embeddings", False))
@@ -49,19 +53,46 @@ class FusedConfig(PretrainedConfig):
         return [branch["token_id"] for branch in self.branches]
 
 
+def _without_kernels(value: Any) -> Any:
+    """A nested config without the names of attention kernels, which transformers would fetch from the hub and run."""
+    if isinstance(value, dict):
+        return {k: _without_kernels(v) for k, v in value.items() if k not in _KERNELS}
+    return [_without_kernels(one) for one in value] if isinstance(value, list) else value
+
+
+_KERNELS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_experts_implementation")
+
+
 def _check(config: FusedConfig) -> None:
-    names = [branch.get("name") for branch in config.branches]
+    """Refuse what cannot be: a folder may come from anybody, and its names become parts of paths."""
     for branch in config.branches:
+        name = branch.get("name")
         if lacking := {"name", "kind", "token", "token_id", "config"} - branch.keys():
-            raise CheckpointError(f"config.json: branch {branch.get('name')!r} has no {', '.join(sorted(lacking))}")
+            raise CheckpointError(f"config.json: branch {name!r} has no {', '.join(sorted(lacking))}")
+        if wrong := mistake_in(name):
+            raise CheckpointError(f"config.json: a branch cannot be called {name!r}: {wrong}")
         rows = config.text_config.vocab_size
         if type(branch["token_id"]) is not int or not 0 <= branch["token_id"] < rows:
             raise CheckpointError(
-                f"config.json: branch {branch['name']!r} has token_id {branch['token_id']!r}, "
-                f"and the embedding has {rows} rows"
+                f"config.json: branch {name!r} has token_id {branch['token_id']!r}, and the embedding has {rows} rows"
             )
+        budget = branch.get("max_tokens")
+        checks = {
+            "kind": isinstance(branch["kind"], str),
+            "token": isinstance(branch["token"], str) and bool(branch["token"]),
+            "config": isinstance(branch["config"], dict),
+            "max_tokens": budget is None or (type(budget) is int and budget > 0),
+            "prune": branch.get("prune") in (None, *PRUNES),
+        }
+        for key, good in checks.items():
+            if not good:
+                raise CheckpointError(f"config.json: branch {name!r} has {key} {branch[key]!r}")
+    names = [branch["name"] for branch in config.branches]
     if len(set(names)) < len(names) or len(set(config.placeholder_ids)) < len(names):
         raise CheckpointError("config.json: two branches have one name or one token_id")
+    for key in ("host_type", "image_token"):
+        if not isinstance(getattr(config, key), str) or not getattr(config, key):
+            raise CheckpointError(f"config.json: {key} is {getattr(config, key)!r}")
 
 
 auto_classes.register(FusedConfig)

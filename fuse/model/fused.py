@@ -7,23 +7,26 @@ images happens before the language model runs, so generation is ordinary text ge
 # transformers' mixins are typed against a protocol that none of its own classes meets.
 # pyright: reportAttributeAccessIssue=false, reportIncompatibleMethodOverride=false
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from fuse.branches.kinds import build_branch
 from fuse.errors import RecipeError
 from fuse.model.config import FusedConfig
+from fuse.model.continuing import next_positions, remember, whole_mask
+from fuse.model.generation import FusedGenerationMixin, is_empty, text_positions
 from fuse.model.language import build_language_model
 from fuse.model.masks import BLOCK_HOSTS, PREFIX_HOSTS, blocks, prompt_masks
-from fuse.model.positions import MROPE_HOSTS, positions
+from fuse.model.positions import positions
 from fuse.model.visual import Prompt, read_prompt, split_inputs
 
 
-class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
     """One language model, many vision encoders.
 
     Inputs are those of `FusedProcessor`: input_ids and attention_mask [B, L], and for every branch `branches.NAME.*`,
@@ -61,7 +64,6 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 for name in getattr(part, "_no_split_modules", None) or ()
             }
         )
-        self._past: torch.Tensor | None = None  # how far an M-RoPE host's positions run ahead of its tokens, [B, 1]
         self.post_init()
         self.requires_grad_(False)
 
@@ -90,10 +92,12 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **inputs: Any) -> Prompt:
         """The prompt as the language model will read it: embeddings with every branch's tokens in place.
 
-        Raises RecipeError when images and placeholders do not agree.
+        Raises RecipeError when images and placeholders do not agree, and for inputs of a branch that is not there.
         """
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        given = split_inputs(inputs)
+        return self._read(input_ids, attention_mask, split_inputs(inputs))
+
+    def _read(self, input_ids: torch.Tensor, mask: torch.Tensor | None, given: Mapping[str, Any]) -> Prompt:
+        mask = torch.ones_like(input_ids) if mask is None else mask
         modules = dict(self.branches.items())
         return read_prompt(input_ids, mask, given, self.config.branches, modules, self.get_input_embeddings())
 
@@ -117,136 +121,69 @@ class FusedForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """One pass of the language model, over a whole prompt with its images or over the tokens that follow it.
 
-        token_type_ids: [B, L], the block of each token where the host attends in both directions inside a block, -1
-        elsewhere; computed when a prompt is given as input_ids. labels: [B, L], -100 where there is no loss.
+        token_type_ids: [B, L], for hosts that attend in both directions inside a block (PaliGemma, Gemma 3): the number
+        of each token's block, -1 where attention is causal. Where left out, a PaliGemma host's block ends before the
+        first label. labels: [B, L], -100 where there is no loss.
         """
         images, as_dict = split_inputs(kwargs), kwargs.pop("return_dict", None)
-        if (input_ids is None) == (inputs_embeds is None):
+        items = kwargs.pop("num_items_in_batch", None)
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("give input_ids or inputs_embeds, not both")
-        # Nothing here may depend on the numbers in a tensor while a prompt is continued: that step can be compiled.
-        begins = bool(images) or past_key_values is None or not past_key_values.is_initialized
-        if images and past_key_values is not None and int(past_key_values.get_seq_length()) > 0:
+        # Nothing here may depend on the numbers in a tensor while one word follows another: that step can be compiled.
+        begins = is_empty(past_key_values, given.shape[1])
+        if images and not begins:
             raise RecipeError("images belong to a prompt; this call continues one")
         if inputs_embeds is None and begins:
             assert input_ids is not None
-            named = {f"branches.{b}.{k}": v for b, given in images.items() for k, v in given.items()}
-            prompt = self.read(input_ids, attention_mask if _is_2d(attention_mask) else None, **named)
+            prompt = self._read(input_ids, attention_mask if _is_2d(attention_mask) else None, images)
             inputs_embeds = prompt.embeds
             if _is_2d(attention_mask) or attention_mask is None:
                 attention_mask = prompt.attention_mask
                 position_ids = self._positions(prompt) if position_ids is None else position_ids
-                token_type_ids = blocks(self.config.host_type, prompt.attention_mask, prompt.visual)
+                if token_type_ids is None:
+                    token_type_ids = self._blocks(prompt, labels)
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         assert inputs_embeds is not None
-        if position_ids is None and past_key_values is not None and not begins:
-            position_ids = self._next_positions(inputs_embeds, attention_mask, past_key_values.get_seq_length())
+        host, plain = self.config.host_type, attention_mask is None or _is_2d(attention_mask)
+        if not begins and plain:
+            attention_mask = whole_mask(past_key_values, attention_mask)
+            if position_ids is None:
+                rows, new = inputs_embeds.shape[:2]
+                position_ids = next_positions(past_key_values, host, rows, new, attention_mask, inputs_embeds.device)
+        remembered = attention_mask
         whole = token_type_ids is not None and 1 < token_type_ids.shape[1] == inputs_embeds.shape[1]
-        if whole and (attention_mask is None or _is_2d(attention_mask)):
+        if whole and plain:
             attention_mask = prompt_masks(
-                self.config.host_type, self.get_decoder().config, token_type_ids, inputs_embeds=inputs_embeds,
+                host, self.get_decoder().config, token_type_ids, inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask, past_key_values=past_key_values,
-                position_ids=_text_positions(position_ids),
+                position_ids=text_positions(position_ids),
             )  # fmt: skip
         out = self.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
             past_key_values=past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep, return_dict=True,
             **kwargs,
         )  # fmt: skip
+        if begins and plain:
+            remember(out.past_key_values, host, position_ids, remembered)
         if labels is not None:
-            loss = self.loss_function(out.logits, labels, vocab_size=self.config.text_config.vocab_size)
+            rows = self.config.text_config.vocab_size
+            loss = self.loss_function(out.logits, labels, vocab_size=rows, num_items_in_batch=items)
             out = type(out)(**{**out, "loss": loss})
         return out if as_dict is not False else out.to_tuple()
 
     def _positions(self, prompt: Prompt) -> torch.Tensor:
-        """Positions of a prompt; remembers how far they run ahead, for calls that continue it without positions."""
-        found = positions(self.config.host_type, prompt.attention_mask, prompt.patches)
-        if self.config.host_type in MROPE_HOSTS:
-            self._past = found[1:].amax((0, 2))[:, None] + 1 - prompt.attention_mask.sum(-1, keepdim=True)
-        return found
+        return positions(self.config.host_type, prompt.attention_mask, prompt.patches)
 
-    def _next_positions(self, embeds: torch.Tensor, attention_mask: Any, past: Any) -> torch.Tensor | None:
-        """Positions of tokens that continue a prompt, where the caller gave none."""
-        if _is_2d(attention_mask):
-            counted = attention_mask.long().cumsum(-1)[:, -embeds.shape[1] :] - 1
-        elif attention_mask is None:
-            counted = (torch.arange(embeds.shape[1], device=embeds.device) + past).expand(len(embeds), -1)
-        else:
-            return None
-        if self.config.host_type in MROPE_HOSTS and self._past is not None:
-            ahead = self._past.to(counted.device)
-            ahead = ahead.repeat_interleave(len(counted) // len(ahead), 0)
-            return torch.cat([counted[None], (counted + ahead).expand(3, -1, -1)])
-        return counted + 1 if self.config.host_type == "paligemma" else counted
-
-    @torch.no_grad()
-    def generate(self, inputs: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """As transformers' `generate`; images are encoded once, before the first token, whatever the beams."""
-        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
-        if input_ids is None or kwargs.get("inputs_embeds") is not None or kwargs.get("past_key_values") is not None:
-            return super().generate(inputs=inputs, input_ids=input_ids, **kwargs)
-        asked = kwargs.get("prefill_chunk_size", getattr(kwargs.get("generation_config"), "prefill_chunk_size", None))
-        if asked is not None:
-            raise RecipeError("prefill_chunk_size does not work here: a prompt and its images are read as one")
-        images = {f"branches.{b}.{k}": v for b, given in split_inputs(kwargs).items() for k, v in given.items()}
-        prompt = self.read(input_ids, kwargs.pop("attention_mask", None), **images)
-        kwargs.setdefault("position_ids", self._positions(prompt))
-        block = blocks(self.config.host_type, prompt.attention_mask, prompt.visual)
-        if block is not None:
-            kwargs["token_type_ids"] = block
-        return super().generate(
-            input_ids=input_ids, inputs_embeds=prompt.embeds, attention_mask=prompt.attention_mask, **kwargs
-        )
-
-    def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, *args: Any, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Without a cache every step reads the whole prompt again: its visual tokens stay, new words are added."""
-        if inputs_embeds is not None and kwargs.get("past_key_values") is None:
-            words = self.get_input_embeddings()(input_ids[:, inputs_embeds.shape[1] :])
-            inputs_embeds = torch.cat([inputs_embeds, words.to(inputs_embeds)], 1)
-            kwargs["is_first_iteration"] = True
-        block = kwargs.get("token_type_ids")
-        if block is not None and block.shape[1] < input_ids.shape[1]:
-            pad = input_ids.shape[1] - block.shape[1]
-            kwargs["token_type_ids"] = torch.nn.functional.pad(block, (0, pad), value=-1)
-        return super().prepare_inputs_for_generation(input_ids, *args, inputs_embeds=inputs_embeds, **kwargs)
-
-    def _update_model_kwargs_for_generation(
-        self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kw: Any
-    ) -> Any:
-        """New words belong to no block."""
-        block = model_kwargs.pop("token_type_ids", None)
-        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kw)
-        if block is not None:
-            model_kwargs["token_type_ids"] = torch.nn.functional.pad(block, (0, 1), value=-1)
-        return model_kwargs
-
-    def _expand_inputs_for_generation(self, expand_size: int = 1, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """As transformers', with the positions of M-RoPE hosts, whose batch is their second dimension."""
-        given = kwargs.pop("position_ids", None)
-        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
-        if given is not None:
-            kwargs["position_ids"] = given.repeat_interleave(expand_size, given.ndim - 2)
-        return input_ids, kwargs
-
-    @staticmethod
-    def create_masks_for_generate(
-        config: FusedConfig, inputs_embeds: torch.Tensor, attention_mask: Any, past_key_values: Any,
-        position_ids: torch.Tensor | None = None, token_type_ids: torch.Tensor | None = None, **_: Any,
-    ) -> Any:  # fmt: skip
-        """The masks of a step with a static cache, which transformers makes before it calls `forward`."""
-        whole = token_type_ids is not None and 1 < token_type_ids.shape[1] == inputs_embeds.shape[1]
-        return prompt_masks(
-            config.host_type, config.text_config, token_type_ids if whole else None, inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask, past_key_values=past_key_values, position_ids=_text_positions(position_ids),
-        )  # fmt: skip
+    def _blocks(self, prompt: Prompt, labels: torch.Tensor | None = None) -> torch.Tensor | None:
+        """Who attends in both directions; an answer that is being learnt never does."""
+        found = blocks(self.config.host_type, prompt.attention_mask, prompt.visual)
+        if found is None or labels is None:
+            return found
+        answer = (labels != -100).cumsum(-1) > 0
+        return torch.where(answer & ~prompt.visual, -1, found)
 
 
 def _is_2d(mask: Any) -> bool:
     return isinstance(mask, torch.Tensor) and mask.ndim == 2
-
-
-def _text_positions(position_ids: torch.Tensor | None) -> torch.Tensor | None:
-    """Positions as masks know them: M-RoPE hosts keep theirs in the first of four."""
-    return position_ids[0] if position_ids is not None and position_ids.ndim == 3 else position_ids

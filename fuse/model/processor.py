@@ -89,9 +89,12 @@ class FusedProcessor(ProcessorMixin):
         """Tokenize prompts and prepare their images.
 
         text: one prompt or a list; each holds the image token once for every image of its. images: one image, a list,
-        or a list of lists by prompt. Returns input_ids and attention_mask [B, L], padded on the left, and the inputs of
-        every branch. Raises RecipeError when images and image tokens do not agree, or the context is too short.
+        or a list of lists by prompt. Of a tokenizer's options there are add_special_tokens, padding_side, and
+        padding="max_length" with max_length. Returns input_ids and attention_mask [B, L], padded on the left, and the
+        inputs of every branch. Raises RecipeError when images and image tokens do not agree, when the context is too
+        short, and for options that would be lost.
         """
+        options = _options(kwargs)
         if videos:
             raise RecipeError("video is not supported", hint="give still images")
         prompts = [text] if isinstance(text, str) else list(text or [])
@@ -102,13 +105,16 @@ class FusedProcessor(ProcessorMixin):
                 told = f"the text holds {branch['token']!r}, which is a placeholder of the model"
                 raise RecipeError(told, hint=f"write {self.image_token!r} for an image")
         by_prompt = deal(images, prompts, self.image_token)
-        special = kwargs.get("add_special_tokens", True)
+        special = options.get("add_special_tokens", True)
         rows = [self._ids(prompt, special) for prompt in prompts]
         prepared = [[self._prepare(image) for image in some] for some in by_prompt]
         rows = [self._write(ids, some) for ids, some in zip(rows, prepared, strict=True)]
         self._check_context(rows)
         return BatchFeature(
-            {**padded(rows, self.tokenizer), **self._branch_inputs([one for some in prepared for one in some])}
+            {
+                **padded(rows, self.tokenizer, options.get("padding_side"), options.get("length")),
+                **self._branch_inputs([one for some in prepared for one in some]),
+            }
         )
 
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:  # pyright: ignore
@@ -134,6 +140,22 @@ class FusedProcessor(ProcessorMixin):
         prompts = prompt if several else [prompt]
         opened = [[open_image(Path(i)) if isinstance(i, str | Path) else i for i in some] for some in pictures]
         return self(images=opened, text=prompts, add_special_tokens=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"processor_class": type(self).__name__}
+
+    def __repr__(self) -> str:
+        branches = ", ".join(branch["name"] for branch in self.fused.branches)
+        return f"{type(self).__name__}(branches: {branches}; image token {self.image_token!r}; {self.tokenizer!r})"
+
+    @property
+    def image_token_id(self) -> int | None:
+        """The first branch's placeholder: what stands where a prompt holds an image."""
+        return self.fused.placeholder_ids[0] if self.fused.branches else None
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask"]
 
     def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
         return self.tokenizer.batch_decode(*args, **kwargs)
@@ -226,3 +248,22 @@ class FusedProcessor(ProcessorMixin):
                 for key, value in one.inputs.items():
                     inputs.setdefault(name + key, []).append(value)
         return inputs
+
+
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    """The tokenizer's options that mean something here; an error for one that does not.
+
+    Options come alone or, as transformers nests them, under `text_kwargs`.
+    """
+    flat = {**{k: v for k, v in given.items() if not k.endswith("_kwargs")}, **(given.get("text_kwargs") or {})}
+    if flat.get("truncation"):
+        raise RecipeError("truncation would cut images apart", hint="shorten the prompt, or set max_tokens on a branch")
+    if flat.pop("return_tensors", "pt") not in ("pt", None):
+        raise RecipeError("only return_tensors='pt' works here")
+    length = flat.pop("max_length", None)
+    if flat.pop("padding", True) == "max_length" and length:
+        flat["length"] = length
+    known = {"add_special_tokens", "padding_side", "length", "truncation", "return_dict", "return_mm_token_type_ids"}
+    if lost := sorted(flat.keys() - known - {"padding"}):
+        raise RecipeError(f"there is no option {lost[0]!r}", hint=f"there are {', '.join(sorted(known - {'length'}))}")
+    return flat

@@ -62,7 +62,7 @@ def split_inputs(kwargs: dict[str, Any]) -> dict[str, dict[str, list[torch.Tenso
     """
     found: dict[str, dict[str, list[torch.Tensor]]] = {}
     for key in [key for key in kwargs if key.startswith(PREFIX)]:
-        _, name, inner = key.split(".", 2)
+        name, _, inner = key.removeprefix(PREFIX).rpartition(".")
         given = kwargs.pop(key)
         flat = [one for part in given for one in (part if isinstance(part, list | tuple) else [part])]
         found.setdefault(name, {})[inner] = flat
@@ -78,6 +78,8 @@ def read_prompt(
     All counting happens on the CPU before the first encoder runs, so that a GPU gets its work without a stop.
     Raises RecipeError when the placeholders in `input_ids` and the images do not agree.
     """
+    if unknown := given.keys() - {branch["name"] for branch in branches}:
+        raise RecipeError(f"there are inputs of branch {min(unknown)!r}, which the model does not have")
     ids = input_ids.cpu()
     looks = {branch["name"]: _looks(branch, given.get(branch["name"], {}), ids) for branch in branches}
     embeds, mask = embed(input_ids), attention_mask.clone()

@@ -1,0 +1,62 @@
+"""Going on from a cache: what the prompt behind it was, kept with the cache itself.
+
+A caller who continues a prompt by hand, or gives its cache to another `generate`, knows its words and its mask; it does
+not know how far the positions of an M-RoPE host ran ahead of its tokens, nor which placeholders stayed empty.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fuse.model.positions import MROPE_HOSTS, ONE_INDEXED_HOSTS
+
+_NAME = "_fuse_prompt"
+
+
+@dataclass(frozen=True)
+class Behind:
+    """The prompt behind a cache. ahead: [B, 1], None where positions count tokens. mask: [B, L], None for all ones."""
+
+    ahead: torch.Tensor | None
+    mask: torch.Tensor | None
+
+
+def remember(cache: Any, host_type: str, position_ids: torch.Tensor | None, mask: torch.Tensor | None) -> None:
+    """Keep with the cache what its prompt was. position_ids: [4, B, L] of an M-RoPE host, else of no interest."""
+    if cache is None:
+        return
+    ahead = None
+    if host_type in MROPE_HOSTS and position_ids is not None and position_ids.ndim == 3:
+        length = position_ids.shape[-1]
+        tokens = torch.full_like(position_ids[0, :, :1], length) if mask is None else mask.sum(-1, keepdim=True)
+        ahead = position_ids[-3:].amax((0, 2))[:, None] + 1 - tokens
+    setattr(cache, _NAME, Behind(ahead, mask))
+
+
+def whole_mask(cache: Any, mask: torch.Tensor | None) -> torch.Tensor | None:
+    """The caller's mask [B, L + n] without the placeholders of the prompt that stayed empty."""
+    behind: Behind | None = getattr(cache, _NAME, None)
+    if mask is None or behind is None or behind.mask is None:
+        return mask
+    known = behind.mask.to(mask.device).repeat_interleave(mask.shape[0] // behind.mask.shape[0], 0)
+    length = known.shape[1]
+    return torch.cat([mask[:, :length] * known, mask[:, length:]], 1)
+
+
+def next_positions(
+    cache: Any, host_type: str, rows: int, new: int, mask: torch.Tensor | None, device: torch.device
+) -> torch.Tensor:
+    """Positions of `new` tokens behind a cache: [B, new], or [4, B, new] for an M-RoPE host. mask: [B, L + new]."""
+    if mask is not None:
+        counted = mask.long().cumsum(-1)[:, -new:] - 1
+    else:
+        counted = (torch.arange(new, device=device) + cache.get_seq_length()).expand(rows, -1)
+    behind: Behind | None = getattr(cache, _NAME, None)
+    if host_type in MROPE_HOSTS:
+        ahead = behind.ahead if behind is not None else None
+        if ahead is None:
+            return counted.expand(4, -1, -1)
+        ahead = ahead.to(counted.device).repeat_interleave(rows // len(ahead), 0)
+        return torch.cat([counted[None], (counted + ahead).expand(3, -1, -1)])
+    return counted + 1 if host_type in ONE_INDEXED_HOSTS else counted
