@@ -19,6 +19,7 @@ from torch import nn
 from fuse.branches import tower_types
 from fuse.branches.branch import Embed, Inputs, Prepared, Seen
 from fuse.branches.encoder_attention import class_attention
+from fuse.branches.encoder_grid import grid_for
 from fuse.branches.encoder_layers import LAST
 from fuse.branches.encoder_preprocess import preprocess
 from fuse.branches.encoder_towers import build_tower, settle
@@ -155,14 +156,17 @@ def _grid(config: str, height: int, width: int) -> tuple[int, int, int]:
 
 
 class EncoderEyes:
-    """Prepares an image as the encoder's library does: `pixel_values` [3, H, W]."""
+    """Prepares an image as the encoder's library does: `pixel_values` [3, H, W].
+
+    Where the branch's JSON does not say how many tokens such an image has, the tower is built on meta to tell.
+    """
 
     def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
         """config: the branch's JSON. folder: holds preprocessor_config.json where the encoder is transformers'.
 
         Raises CheckpointError where how to prepare images is not known.
         """
-        self._config = json.dumps(dict(config), sort_keys=True)
+        self._stated, self._config = config, json.dumps(dict(config), sort_keys=True)
         self._preprocess, self._part = preprocess(config, folder)
 
     def prepare(self, image: Image.Image) -> Prepared:
@@ -171,11 +175,16 @@ class EncoderEyes:
         """
         pixels = self._preprocess(image)
         height, width = pixels.shape[-2:]
+        if stated := grid_for(self._stated, (height, width)):
+            return self._lay(pixels, stated[0] * stated[1], stated, image.size)
         try:
             tokens, rows, columns = _grid(self._config, height, width)
         except (ValueError, RuntimeError, AssertionError) as error:
             told = (str(error).splitlines() or [""])[0][:200]
             raise CheckpointError(f"the encoder takes no images of {height}x{width}: {told}", where=WHERE) from None
-        part = self._part(image.size)
-        places = grid_boxes(rows, columns, part) if rows and part else None
-        return Prepared({"pixel_values": pixels}, (tokens,), (1, rows, columns) if rows else None, places=places)
+        return self._lay(pixels, tokens, (rows, columns) if rows else None, image.size)
+
+    def _lay(self, pixels: torch.Tensor, tokens: int, grid: tuple[int, int] | None, size: tuple[int, int]) -> Prepared:
+        part = self._part(size)
+        places = grid_boxes(*grid, part) if grid and part else None
+        return Prepared({"pixel_values": pixels}, (tokens,), (1, *grid) if grid else None, places=places)

@@ -14,6 +14,7 @@ from typing import Any
 
 from fuse import strict_json
 from fuse.branches import encoder_layers, native_towers, open_clip_files, projector_files, timm_files, tower_types
+from fuse.branches.encoder_grid import grid_of, stated_grid
 from fuse.checkpoint import Checkpoint, open_checkpoint
 from fuse.errors import CheckpointError, RecipeError
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry, read_header
@@ -156,8 +157,8 @@ def _open_clip(text: str, tensors: Mapping[str, TensorEntry], file: Path, where:
         size_of_token, square, stack = native_towers.measure(vision), None, encoder_layers.open_clip_stack(vision)
         has_class = stack is not None
     width, stride = encoder_layers.at_layer(layer, stack, size_of_token, name=name, where=where)
-    grid = (size[0] // stride, size[1] // stride) if stride else square
-    return _Tower(config, _encoder_rows(rows), width, has_class, grid, file)
+    config |= stated_grid(size, stride, square, stack)
+    return _Tower(config, _encoder_rows(rows), width, has_class, grid_of(size, stride, square), file)
 
 
 def _timm(name: str, tensors: Mapping[str, TensorEntry], file: Path, where: str, layer: int) -> _Tower:
@@ -165,12 +166,11 @@ def _timm(name: str, tensors: Mapping[str, TensorEntry], file: Path, where: str,
     prepare = timm_files.preprocessing(name, file)
     config = {"library": "timm", "architecture": name, "tower": {"name": name}, "preprocess": prepare}
     shapes = _shapes(rows)
-    width, stride = encoder_layers.at_layer(
-        layer, encoder_layers.timm_stack(name, shapes), timm_files.measure(name, shapes), name=name, where=where
-    )
-    grid = timm_files.grid(shapes)
-    if grid is None and stride and prepare:
-        grid = (prepare["size"][0] // stride, prepare["size"][1] // stride)
+    square, stack = timm_files.grid(shapes), encoder_layers.timm_stack(name, shapes)
+    width, stride = encoder_layers.at_layer(layer, stack, timm_files.measure(name, shapes), name=name, where=where)
+    size = _pair(prepare["size"], file) if prepare else None
+    config |= stated_grid(size, stride, square, stack)
+    grid = square or grid_of(size, stride, None)
     return _Tower(config, _encoder_rows(rows), width, timm_files.has_class(shapes), grid, file)
 
 
@@ -184,10 +184,10 @@ def _transformers(name: str, location: str, relative_to: Path, layer: int) -> _T
     rows = [(entry, *tower_types.place(key, kind, wrapped)) for key, entry in checkpoint.tensors.items()]
     shapes = _shapes(rows)
     tower_types.check(tower, shapes, where)
+    stack = encoder_layers.transformers_stack(tower, shapes)
     width, stride = encoder_layers.at_layer(
-        layer, encoder_layers.transformers_stack(tower, shapes), tower_types.measure(tower, shapes),
-        name=tower["model_type"], where=f"vision.{name}",
-    )  # fmt: skip
+        layer, stack, tower_types.measure(tower, shapes), name=tower["model_type"], where=f"vision.{name}"
+    )
     prepare = checkpoint.folder / "preprocessor_config.json"
     if not prepare.is_file():
         raise CheckpointError(
@@ -197,10 +197,9 @@ def _transformers(name: str, location: str, relative_to: Path, layer: int) -> _T
     size = tower_types.image_size(strict_json.read_object(prepare, max_bytes=1 << 20), prepare)
     config = {
         "library": "transformers", "architecture": tower["model_type"], "tower": tower,
-        "preprocess": {"size": list(size)},
+        "preprocess": {"size": list(size)}, **stated_grid(size, stride, None, stack),
     }  # fmt: skip
-    grid = (size[0] // stride, size[1] // stride) if stride else None
-    if grid:
+    if grid := grid_of(size, stride, None):
         tower_types.check_size(tower, shapes, grid, prepare)
     has_class = tower_types.TOWER_TYPES[tower["model_type"]].has_class
     return _Tower(config, _encoder_rows(rows), width, has_class, grid, checkpoint.folder, checkpoint)

@@ -16,6 +16,7 @@ from fuse.errors import RecipeError
 LAST = -1
 Shapes = Mapping[str, tuple[int, ...]]
 _TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.attn\.")
+_TIMM_NORM = re.compile(r"blocks\.\d+\.norm1\.weight")
 _TIMM_STAGE = re.compile(r"stages\.(\d+)\.blocks\.0\.conv_dw\.weight")
 _LAYER = re.compile(r"(?:^|\.)layers?\.(\d+)\.")
 _CONVNEXTS = {"convnext", "convnextv2", "dinov3_convnext"}
@@ -38,9 +39,15 @@ def open_clip_stack(vision: Mapping[str, Any]) -> Stack | None:
 def timm_stack(name: str, shapes: Shapes) -> Stack | None:
     """name: timm's architecture. shapes: of the tower's tensors, by name."""
     if blocks := {int(found[1]) for key in shapes if (found := _TIMM_BLOCK.match(key))}:
-        return Stack(len(blocks))
+        return None if widths_differ(shapes) else Stack(len(blocks))
     stages = {int(found[1]): shape[0] for key, shape in shapes.items() if (found := _TIMM_STAGE.fullmatch(key))}
     return Stack(len(stages), tuple(stages[i] for i in sorted(stages))) if stages and "convnext" in name else None
+
+
+def widths_differ(shapes: Shapes) -> bool:
+    """Whether timm's `blocks` are stages in truth, each wider than the one before it, as in Hiera."""
+    norms = {shape for key, shape in shapes.items() if _TIMM_NORM.fullmatch(key)}
+    return len(norms) > 1
 
 
 def transformers_stack(tower: Mapping[str, Any], shapes: Shapes) -> Stack | None:

@@ -2,15 +2,19 @@
 
 Nothing is read from files and nothing is fetched: architectures are data. A tower built under torch.device("meta")
 holds its parameters there, while what is computed from the config (rope tables, position indices, masks) is computed
-for real and kept as plain attributes: `from_pretrained` fills parameters and would leave such buffers unset.
+for real and kept as plain attributes: `from_pretrained` fills parameters and would leave such buffers unset. Models
+that other threads build meanwhile are as they would be without it, but for torch's default dtype, which is one for all
+threads: where it is not float32 it is for as long as a tower is built.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock, local
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from fuse import torchvision_shim
 from fuse.branches import timm_files, tower_types
@@ -19,6 +23,8 @@ from fuse.branches.native_towers import has_last_norm
 from fuse.errors import CheckpointError, FuseError
 
 Fixed = list[tuple[nn.Module, str, torch.Tensor]]
+_building = RLock()  # two towers at once would set each other's default dtype
+_this_thread = local()
 
 
 def build_tower(config: Mapping[str, Any]) -> tuple[nn.Module, Fixed]:
@@ -30,12 +36,12 @@ def build_tower(config: Mapping[str, Any]) -> tuple[nn.Module, Fixed]:
     library = config.get("library")
     if library not in _MAKERS:
         raise CheckpointError(f"library {library!r} is not one of {', '.join(_MAKERS)}", where="config.json: branches")
-    dtype, meta = torch.get_default_dtype(), torch.empty(0).device.type == "meta"
+    meta = torch.empty(0).device.type == "meta"
     torchvision_shim.install()
-    torch.set_default_dtype(torch.float32)  # tables are computed in float32, whatever the weights are
+    make = _MAKERS[library]
     try:
-        make = _MAKERS[library]
-        tower = _make_on_meta(make, config["tower"]) if meta else make(config["tower"])
+        with _float32() as dtype:
+            tower = _make_on_meta(make, config["tower"]) if meta else make(config["tower"])
     except FuseError:
         raise
     except Exception as error:  # the libraries raise anything for configs that make no tower
@@ -44,8 +50,6 @@ def build_tower(config: Mapping[str, Any]) -> tuple[nn.Module, Fixed]:
             f"{library} does not build {config.get('architecture')!r} ({type(error).__name__}: {told})",
             where="config.json: branches",
         ) from None
-    finally:
-        torch.set_default_dtype(dtype)
     fixed = _fix(tower, meta)
     return tower.to(dtype), fixed
 
@@ -57,6 +61,21 @@ def settle(fixed: Fixed, like: torch.Tensor) -> None:
         now = getattr(owner, name)
         if now.device != like.device or now.dtype != dtype:
             owner.__dict__[name] = value.to(like.device, dtype)
+
+
+@contextmanager
+def _float32() -> Iterator[torch.dtype]:
+    """Tables are computed in float32, whatever the weights are. Gives the default dtype outside."""
+    with _building:
+        dtype = torch.get_default_dtype()
+        if dtype == torch.float32:  # another thread may rely on it, so it is only touched where it must be
+            yield dtype
+            return
+        torch.set_default_dtype(torch.float32)
+        try:
+            yield dtype
+        finally:
+            torch.set_default_dtype(dtype)
 
 
 def _fix(tower: nn.Module, meta: bool) -> Fixed:
@@ -109,19 +128,22 @@ def _computed(owner: nn.Module) -> list[torch.Tensor]:
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Modules built inside hold their parameters on meta, whatever device is set."""
-    register = nn.Module.register_parameter
-
-    def on_meta(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        register(self, name, param)
-        if param is not None and param.device.type != "meta":
-            self._parameters[name] = nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
-
-    nn.Module.register_parameter = on_meta
+    """Modules that this thread builds inside hold their parameters on meta, whatever device is set."""
+    _this_thread.on_meta = True
     try:
         yield
     finally:
-        nn.Module.register_parameter = register
+        _this_thread.on_meta = False
+
+
+def _to_meta(module: nn.Module, name: str, param: nn.Parameter) -> nn.Parameter | None:
+    if getattr(_this_thread, "on_meta", False) and param.device.type != "meta":
+        return nn.Parameter(param.to("meta"), requires_grad=param.requires_grad)
+    return None  # as it is
+
+
+# For good: to remove it could stumble over another thread that goes through the hooks. Its stub wants None of them.
+register_module_parameter_registration_hook(_to_meta)  # pyright: ignore[reportArgumentType]
 
 
 def _open_clip(tower: Mapping[str, Any]) -> nn.Module:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse import strict_json
+from fuse.branches.encoder_layers import widths_differ
 from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.safetensors_header import TensorEntry
 from fuse.suggest import did_you_mean
@@ -62,17 +63,20 @@ def measure(name: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int | Non
         last = {"s": "norm.", "c": f"stages.{stages - 1}.blocks.0.conv_dw.", "f": "final_conv."}[name[0]]
         width = max((shape[0] for key, shape in shapes.items() if key.startswith(last) and shape), default=None)
         return width, 2 ** (stages + 1) if stages else None
+    if widths_differ(shapes):
+        return None, None
     norm = shapes.get("blocks.0.norm1.weight", (None,))[0]
     if name.startswith("vitamin"):  # two stages of convolutions before its blocks
         return norm, 16
     patch = shapes.get("patch_embed.proj.weight", ())
-    return norm, patch[-1] if len(patch) == 4 and patch[-1] > 1 and norm else None
+    plain = len(patch) == 4 and patch[1] == 3 and patch[-1] > 1  # a hybrid cuts the map of another network
+    return norm, patch[-1] if plain and norm else None
 
 
 def grid(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
     """The square of patches that a table of absolute positions was made for, with or without its class tokens."""
     places = shapes.get("pos_embed", ())
-    if len(places) != 3:
+    if len(places) != 3 or widths_differ(shapes):  # stages make fewer tokens of those that the table is for
         return None
     extra = sum(shapes[key][1] for key in ("cls_token", "dist_token", "reg_token") if len(shapes.get(key, ())) == 3)
     for count in (places[1] - extra, places[1]):
