@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fuse.checkpoint import fetch
+from fuse.errors import CheckpointError
 from fuse.output import check_target, check_written, new_folder
 from fuse.plan import Plan
 
@@ -29,7 +30,11 @@ def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[
         files = {m.name: m.checkpoint.weight_files for m in plan.members} | {m.name: m.files for m in plan.lenders}
         sources = {name: {f.name: file_sha256(f) for f in of} for name, of in files.items()}
         write_sidecars(plan, folder, digests, sources)
-        check_written(plan, folder)
+        try:
+            check_written(plan, folder)
+        except CheckpointError as error:  # the folder has another name by now, or none
+            told = error.where.replace(str(folder), str(target))
+            raise CheckpointError(error.problem, where=told, hint=error.hint) from None
 
 
 def file_sha256(file: Path) -> str:

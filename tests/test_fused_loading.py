@@ -14,7 +14,7 @@ from fuse.errors import CheckpointError, RecipeError
 from fuse.model.config import FusedConfig
 from fuse.model.fused import FusedForConditionalGeneration
 from fuse.model.processor import FusedProcessor
-from tests import tiny_fused
+from tests import tiny_fused, tiny_vlm
 from tests.test_fused_model import fused, greedy, own, picture
 
 
@@ -90,9 +90,13 @@ def test_gradients_are_off(folder: Path) -> None:
     assert not any(p.requires_grad for p in tiny_fused.load(folder).parameters())
 
 
-def test_a_device_map_splits_the_model(folder: Path, batch) -> None:
+def test_a_device_map_splits_the_model(folder: Path, batch, tmp_path: Path) -> None:
     whole = tiny_fused.load(folder)
-    spread = tiny_fused.load(folder, device_map="auto")
+    parts = ("embed_tokens", "layers.0", "norm", "rotary_emb")
+    split = {f"language_model.model.{part}": "cpu" for part in parts}
+    split |= {"language_model.model.layers.1": "disk", "language_model.lm_head": "cpu", "branches": "cpu"}
+    spread = tiny_fused.load(folder, device_map=split, offload_folder=tmp_path)
+    assert next(spread.get_decoder().layers[1].parameters()).device.type == "meta", "it is on the disk"
     with torch.no_grad():
         assert torch.equal(whole(**batch).logits, spread(**batch).logits)
 
@@ -127,6 +131,68 @@ def test_a_static_cache_gives_the_same_words(host: str) -> None:
     given = ours(images=[[picture((60, 40), 1)], []], text=[f"{ours.image_token} w5 w6", "w7 w8 w9"])
     want = greedy(model, given, 8)
     assert greedy(model, given, 8, cache_implementation="static", disable_compile=True).tolist() == want.tolist()
+
+
+def test_a_static_cache_longer_than_the_window_of_sliding_layers(tmp_path: Path) -> None:
+    """Gemma 3's layers of both kinds: the sliding ones keep less than the others."""
+    text = {
+        **tiny_vlm.CONFIGS["gemma3"]["text_config"], "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }  # fmt: skip
+    member = tiny_vlm.build_from("gemma3", {"text_config": text}, 1)
+    model, ours = tiny_fused.fused({"a": member, "b": member}, "a", tmp_path)
+    given = ours(images=[[picture((60, 40), 1)], []], text=[f"{ours.image_token} w5 w6", "w7 w8 w9"])
+    want = greedy(model, given, 24)
+    assert greedy(model, given, 24, cache_implementation="static", disable_compile=True).tolist() == want.tolist()
+    assert greedy(model, given, 24, use_cache=False).tolist() == want.tolist()
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("llava", {"model_type": "cohere", **tiny_vlm.GROUPED, "logit_scale": 0.0625}),
+        ("llava", {"model_type": "gemma2", **tiny_vlm.GEMMA, "final_logit_softcapping": 5.0}),
+        ("gemma3", {**tiny_vlm.CONFIGS["gemma3"]["text_config"], "final_logit_softcapping": 5.0}),
+        ("paligemma", {"model_type": "gemma2", **tiny_vlm.GEMMA, "final_logit_softcapping": 5.0}),
+    ],
+)
+def test_logits_are_scaled_as_the_members_class_does(tmp_path: Path, family: str, text: dict[str, object]) -> None:
+    member = tiny_vlm.build_from(family, {"text_config": text}, 1)
+    with torch.no_grad():
+        member.get_input_embeddings().weight.mul_(20)
+        member.get_output_embeddings().weight.mul_(20 if not member.config.text_config.tie_word_embeddings else 1)
+    model, _ = tiny_fused.fused({"a": member}, "a", tmp_path)
+    words = torch.tensor([[5, 6, 7, 8]])
+    causal = torch.full_like(words, -1)
+    with torch.no_grad():
+        want = member(input_ids=words, attention_mask=torch.ones_like(words)).logits
+        got = model(input_ids=words, attention_mask=torch.ones_like(words), token_type_ids=causal).logits[..., :96]
+    assert want.abs().max() > 3
+    assert (got - want).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("host", ["llava", "qwen2_vl", "paligemma", "gemma3"])
+def test_logits_with_a_cache_are_those_without(host: str) -> None:
+    model, ours = fused(f"a={host}:1", f"b={host}:2")
+    given = ours(images=[[picture((60, 40), 1)], []], text=[f"{ours.image_token} w5 w6", "w7 w8 w9"])
+    logits = []
+    with torch.no_grad():
+        for cached in (True, False):
+            out = model.generate(
+                **given, max_new_tokens=12, do_sample=False, pad_token_id=2, use_cache=cached, output_logits=True,
+                return_dict_in_generate=True, min_new_tokens=12,
+            )  # fmt: skip
+            logits.append(torch.stack(out.logits))
+    assert (logits[0] - logits[1]).abs().max() < 1e-4
+
+
+def test_placeholders_are_never_sampled(folder: Path, batch) -> None:
+    model = tiny_fused.load(folder)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[model.config.placeholder_ids] = 50.0
+        model.get_output_embeddings().weight[5] = 40.0
+    words = model.generate(**batch, max_new_tokens=3, do_sample=False, pad_token_id=2, suppress_tokens=[5])
+    assert not {5, *model.config.placeholder_ids} & set(words[0, batch["input_ids"].shape[1] :].tolist())
 
 
 @pytest.mark.parametrize("host", ["llava", "qwen2_vl", "paligemma", "gemma3"])
@@ -213,7 +279,7 @@ def test_a_budget_is_kept(prune: str) -> None:
 
 
 def test_class_attention_is_that_of_the_tower() -> None:
-    from fuse.branches.class_attention import class_attention
+    from fuse.branches.native import see
 
     member, _ = own("llava", 1)
     pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
@@ -221,7 +287,8 @@ def test_class_attention_is_that_of_the_tower() -> None:
     tower.load_state_dict(member.model.vision_tower.state_dict())
     with torch.no_grad():
         told = tower.eval()(pixels, output_attentions=True).attentions
-        got = class_attention(member.model, pixels, True)
+        seen = see(member.model, {"pixel_values": [*pixels[:, None]]}, attention=True)
+    got = torch.stack([one.attention for one in seen])
     assert (got - told[0].mean(1)[:, 0, 1:]).abs().max() < 1e-6  # the layer whose output is hidden_states[-2]
 
 
@@ -458,6 +525,16 @@ def test_importing_through_fuse_keeps_resources() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["SourceFileLoader", "True"], done.stderr
+
+
+HOSTS = [("banana", "llama"), ("qwen2_vl", "llama"), ("mllama", "llama")]
+
+
+@pytest.mark.parametrize(("host", "text"), HOSTS)
+def test_hosts_that_cannot_be(folder: Path, tmp_path: Path, host: str, text: str) -> None:
+    with pytest.raises(CheckpointError) as error:
+        AutoConfig.from_pretrained(change(folder, tmp_path, host_type=host))
+    assert error.value.problem == f"config.json: host_type is {host!r} and the text model is {text!r}"
 
 
 BROKEN = [

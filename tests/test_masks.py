@@ -26,7 +26,7 @@ def masks(host: str, config, attention: torch.Tensor, visual: torch.Tensor):
 @pytest.fixture
 def prompt() -> tuple[torch.Tensor, torch.Tensor]:
     attention = torch.tensor([[0, 1, 1, 1, 1, 1, 1, 1], [1] * 8])
-    visual = torch.tensor([[0, 0, 1, 1, 0, 1, 1, 0], [1, 1, 1, 0, 0, 0, 0, 0]]).bool()
+    visual = torch.tensor([[0, 0, 1, 1, 0, 3, 3, 0], [2, 2, 2, 0, 0, 0, 0, 0]])
     return attention, visual
 
 
@@ -64,3 +64,8 @@ def test_a_block_host_sees_each_image_both_ways(prompt) -> None:
     distance = np.arange(8)[:, None] - np.arange(8)[None, :]
     assert (dense(found["full_attention"], 8)[real] == full[real]).all()
     assert (dense(found["sliding_attention"], 8)[real] == (full & (distance < 3))[real]).all()
+
+
+def test_images_without_a_word_between_them_stay_apart() -> None:
+    numbers = torch.tensor([[1, 1, 2, 2, 0, 2]])
+    assert blocks("gemma3", torch.ones_like(numbers), numbers).tolist() == [[0, 0, 1, 1, -1, 2]]

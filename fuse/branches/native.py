@@ -4,6 +4,7 @@ The branch is the class's own base model without its language model, so its tens
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import CONFIG_MAPPING, AutoModel, PreTrainedModel
 
 from fuse.branches.branch import Inputs, Seen
 from fuse.branches.class_attention import class_attention
+from fuse.branches.library_names import check_names
 from fuse.branches.native_table import NATIVE
 from fuse.errors import CheckpointError
 
@@ -25,6 +27,7 @@ def build(config: Mapping[str, Any], attention: str | None) -> PreTrainedModel:
     model_type = config.get("model_type")
     if model_type not in NATIVE:
         raise CheckpointError(f"config.json: no native branch for model_type {model_type!r}")
+    check_names(config)
     asked = None if attention == "sdpa" else attention  # transformers' default: every part takes it where it can
     full = CONFIG_MAPPING[model_type].from_dict(_without_language(config))
     model = AutoModel.from_config(
@@ -63,11 +66,9 @@ def see(model: Any, inputs: Inputs, *, attention: bool = False, **_: Any) -> lis
             name: torch.cat([inputs[name][i] for i in members]) if len(members) > 1 else inputs[name][members[0]]
             for name in names
         }
-        features = _features(model.get_image_features(**together, return_dict=True), len(members))
-        scores = [None] * len(members)
-        if attention:
-            scores = list(class_attention(model, together["pixel_values"], row.patches))
-        for i, tokens, score in zip(members, features, scores, strict=True):
+        run = partial(model.get_image_features, **together, return_dict=True)
+        found, scores = class_attention(model, run, row.patches) if attention else (run(), [None] * len(members))
+        for i, tokens, score in zip(members, _features(found, len(members)), scores, strict=True):
             seen[i] = Seen(tokens, score)
     return seen
 

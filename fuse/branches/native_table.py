@@ -43,3 +43,5 @@ NATIVE: dict[str, Native] = {
     "gemma3": Native(square=True, written="boi_token"),
     "aya_vision": Native(square=True),
 }
+
+MROPE_HOSTS = frozenset({"qwen2_vl", "qwen2_5_vl"})  # as hosts they take three position numbers a token

@@ -32,8 +32,8 @@ def _by_prompt(images: Any, counts: list[int]) -> list[list[Any]]:
         return [[] for _ in counts]
     if not isinstance(images, list | tuple):
         return [[images]]
-    if images and isinstance(images[0], list | tuple):
-        return [list(some) for some in images]
+    if any(one is None or isinstance(one, list | tuple) for one in images):
+        return [list(some) if isinstance(some, list | tuple) else [some] * (some is not None) for some in images]
     if len(images) == sum(counts):
         waiting = iter(images)
         return [[next(waiting) for _ in range(count)] for count in counts]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fuse import torchvision_shim
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, RecipeError
 
 
 def check_loads(folder: Path) -> None:
@@ -35,3 +35,20 @@ def check_loads(folder: Path) -> None:
         if found := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(what) or ()):
             more = f" ({len(found)} such tensors)" if len(found) > 1 else ""
             raise CheckpointError(sentence.format(repr(found[0])) + more, where=folder)
+    _check_eyes(folder)
+
+
+def _check_eyes(folder: Path) -> None:
+    """Every branch prepares a picture, and its markers have tokens."""
+    from PIL import Image
+
+    from fuse.model.processor import FusedProcessor
+
+    processor = FusedProcessor.from_pretrained(folder)
+    if not processor.fused.branches:
+        return
+    try:
+        processor(images=[Image.new("RGB", (320, 240))], text=[processor.image_token])
+    except RecipeError as error:  # a short context or a small budget: other images may fit
+        if "context" not in error.problem and "max_tokens" not in error.problem:
+            raise CheckpointError(error.problem, where=folder, hint=error.hint) from None

@@ -7,6 +7,7 @@ from transformers.models.auto.configuration_auto import AutoConfig
 
 from fuse import auto_classes
 from fuse.branches.budget import PRUNES
+from fuse.branches.native_table import MROPE_HOSTS, NATIVE
 from fuse.errors import CheckpointError
 from fuse.names import mistake_in
 
@@ -34,6 +35,8 @@ class FusedConfig(PretrainedConfig):
     ) -> None:
         if text_config is None:  # transformers builds every config class once without arguments
             text_config = {"model_type": "llama"}
+        if not isinstance(text_config, dict | PretrainedConfig):
+            raise CheckpointError(f"config.json: text_config is {text_config!r}")
         if isinstance(text_config, dict):
             text_config = AutoConfig.for_model(**_without_kernels(text_config))
         if branches is not None and not (isinstance(branches, list) and all(isinstance(b, dict) for b in branches)):
@@ -60,6 +63,8 @@ def _without_kernels(value: Any) -> Any:
     return [_without_kernels(one) for one in value] if isinstance(value, list) else value
 
 
+ORIGINALS = frozenset({"llava_original", "mgm", "slime"})
+MROPE_TEXTS = frozenset({"qwen2_vl_text", "qwen2_5_vl_text"})
 _KERNELS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_experts_implementation")
 
 
@@ -90,6 +95,11 @@ def _check(config: FusedConfig) -> None:
     names = [branch["name"] for branch in config.branches]
     if len(set(names)) < len(names) or len(set(config.placeholder_ids)) < len(names):
         raise CheckpointError("config.json: two branches have one name or one token_id")
+    text = config.text_config.model_type
+    if config.host_type not in {*NATIVE, *ORIGINALS, text} or (config.host_type in MROPE_HOSTS) != (
+        text in MROPE_TEXTS
+    ):
+        raise CheckpointError(f"config.json: host_type is {config.host_type!r} and the text model is {text!r}")
     for key in ("host_type", "image_token"):
         if not isinstance(getattr(config, key), str) or not getattr(config, key):
             raise CheckpointError(f"config.json: {key} is {getattr(config, key)!r}")

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from fuse.model.positions import MROPE_HOSTS, ONE_INDEXED_HOSTS
+from fuse.branches.native_table import MROPE_HOSTS
+from fuse.model.positions import ONE_INDEXED_HOSTS
 
 _NAME = "_fuse_prompt"
 

@@ -178,7 +178,7 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
 
     def _blocks(self, prompt: Prompt, labels: torch.Tensor | None = None) -> torch.Tensor | None:
         """Who attends in both directions; an answer that is being learnt never does."""
-        found = blocks(self.config.host_type, prompt.attention_mask, prompt.visual)
+        found = blocks(self.config.host_type, prompt.attention_mask, prompt.numbers)
         if found is None or labels is None:
             return found
         answer = (labels != -100).cumsum(-1) > 0

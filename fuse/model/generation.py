@@ -32,6 +32,10 @@ class FusedGenerationMixin(GenerationMixin):
         if kwargs.get("prefill_chunk_size", getattr(generation_config, "prefill_chunk_size", None)) is not None:
             raise RecipeError("prefill_chunk_size does not work here: a prompt and its images are read as one")
         given, cache = split_inputs(kwargs), kwargs.get("past_key_values")
+        asked = kwargs.get(
+            "suppress_tokens", getattr(generation_config or self.generation_config, "suppress_tokens", None)
+        )
+        kwargs["suppress_tokens"] = sorted({*(asked or ()), *self.config.placeholder_ids}) or None
         if not is_empty(cache, input_ids.shape[1]):
             return super().generate(input_ids=input_ids, **self._behind(cache, input_ids, kwargs))
         prompt = self._read(input_ids, kwargs.pop("attention_mask", None), given)

@@ -7,23 +7,25 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from fuse.branches.native_table import NATIVE
+
 
 def build_language_model(config: PretrainedConfig, host_type: str, attention: str | None) -> PreTrainedModel:
     """The causal language model that `config` describes, with the names of a text-only checkpoint.
 
-    The text models of Qwen2-VL and Qwen2.5-VL have no class of their own with a head; Cohere2 inside Aya Vision is used
-    without its logit scale. Both get `HeadedModel`.
+    The multimodal classes of transformers put a plain matrix on their text model, and so does `HeadedModel`: a text
+    model's own causal class may scale or cap its logits (Cohere, Gemma 2). PaliGemma caps them itself.
     """
     how: dict[str, Any] = {"attn_implementation": chosen(attention), "dtype": torch.get_default_dtype()}
-    if host_type in HEADED_HOSTS or config.model_type in HEADED_TEXTS:
+    plain = host_type in NATIVE and host_type not in CAPPED_HOSTS and config.model_type not in OTHER_NAMES
+    if plain or config.model_type in HEADLESS:
         return HeadedModel(config, how)
     return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **how)
 
 
-HEADED_HOSTS = frozenset(
-    {"aya_vision"}
-)  # their own class does not scale the logits, its text model's causal class does
-HEADED_TEXTS = frozenset({"qwen2_vl_text", "qwen2_5_vl_text"})  # have no causal class
+CAPPED_HOSTS = frozenset({"paligemma"})
+OTHER_NAMES = frozenset({"gpt2", "opt"})  # text models whose tensors are not called model.* and lm_head
+HEADLESS = frozenset({"qwen2_vl_text", "qwen2_5_vl_text"})  # have no causal class
 
 
 def chosen(attention: str | None) -> str | None:
@@ -42,6 +44,9 @@ class HeadedModel(PreTrainedModel):
         self.model = AutoModel.from_config(config, trust_remote_code=False, **how)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    def get_decoder(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.model
 
     def forward(self, *, logits_to_keep: int | torch.Tensor = 0, **kwargs: Any) -> CausalLMOutputWithPast:
         """Logits [B, kept, V] of the last `logits_to_keep` positions (all where 0), as causal classes give them."""

@@ -12,21 +12,51 @@ _PROBE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text
 def images_in(conversation: Sequence[Mapping[str, Any]]) -> list[Any]:
     """The pictures of a conversation in order: whatever stands under `image`, `path` or `url` of an image part.
 
-    A picture, or the path of a local file, under any of the three. Raises RecipeError for video and for an address on
-    the web: nothing is fetched while a question is asked (our choice).
+    A picture, or the path of a local file, under any of the three; {"type": "image_url", "image_url": {"url": ...}} is
+    read too. Raises RecipeError for video, for parts of another kind, and for an address on the web: nothing is fetched
+    while a question is asked (our choice).
     """
     found = []
     for message in conversation:
-        for part in message["content"] if isinstance(message["content"], list) else []:
-            if part.get("type") == "video":
-                raise RecipeError("video is not supported", hint="give still images")
-            if part.get("type") == "image":
-                picture = next((part[key] for key in ("image", "path", "url") if key in part), None)
-                if isinstance(picture, str) and picture.lower().startswith(WEB):
-                    raise RecipeError("fuse fetches no images: download it first", where=picture)
-                if picture is not None:
-                    found.append(picture)
+        for part in _parts(message):
+            picture = _picture(part)
+            if isinstance(picture, str) and picture.lower().startswith((*WEB, "data:")):
+                raise RecipeError("fuse fetches no images: download it first", where=picture[:80])
+            if picture is not None:
+                found.append(picture)
     return found
+
+
+def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = message.get("content", "")
+    if not isinstance(content, list):
+        return []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else part
+        if kind == "video":
+            raise RecipeError("video is not supported", hint="give still images")
+        if kind not in ("image", "image_url", "text"):
+            raise RecipeError(f"a message has a part of type {kind!r}", hint="there are image and text")
+    return content
+
+
+def _picture(part: Mapping[str, Any]) -> Any:
+    if part["type"] == "image_url":
+        address = part.get("image_url")
+        return address.get("url") if isinstance(address, Mapping) else address
+    return (
+        next((part[key] for key in ("image", "path", "url") if key in part), None) if part["type"] == "image" else None
+    )
+
+
+def with_images(conversation: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The conversation with every picture as templates know it: {"type": "image"}."""
+    return [
+        {**message, "content": [{**p, "type": "image"} if p["type"] == "image_url" else p for p in _parts(message)]}
+        if isinstance(message.get("content"), list)
+        else dict(message)
+        for message in conversation
+    ]
 
 
 def takes_lists(tokenizer: Any, template: str, image_token: str) -> bool:
@@ -44,7 +74,7 @@ def with_plain_text(conversation: Sequence[Mapping[str, Any]], image_token: str)
     """The conversation with strings for contents: the image tokens, each on a line of its own, and then the words."""
     plain = []
     for message in conversation:
-        parts = message["content"]
+        parts = message.get("content", "")
         if isinstance(parts, list):
             images = sum(part.get("type") == "image" for part in parts)
             words = "\n".join(part["text"] for part in parts if part.get("type") == "text")

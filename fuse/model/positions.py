@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-MROPE_HOSTS = frozenset({"qwen2_vl", "qwen2_5_vl"})
+from fuse.branches.native_table import MROPE_HOSTS
+
 ONE_INDEXED_HOSTS = frozenset({"paligemma"})
 
 

@@ -17,7 +17,7 @@ from fuse.errors import CheckpointError, RecipeError
 from fuse.images import open_image
 from fuse.model.batches import deal, padded
 from fuse.model.config import FusedConfig
-from fuse.model.messages import images_in, takes_lists, with_plain_text
+from fuse.model.messages import images_in, takes_lists, with_images, with_plain_text
 from fuse.model.visual import GRID, PREFIX, RUNS
 from fuse.sidecars import COPIED, write_json
 
@@ -131,6 +131,8 @@ class FusedProcessor(ProcessorMixin):
         tokenize, _ = kwargs.pop("tokenize", False), kwargs.pop("return_dict", None)
         kwargs.pop("return_tensors", None)
         pictures = [images_in(one) for one in (conversation if several else [conversation])]
+        plainer = [with_images(one) for one in (conversation if several else [conversation])]
+        conversation = plainer if several else plainer[0]
         if not takes_lists(self.tokenizer, template, self.image_token):
             plain = [with_plain_text(one, self.image_token) for one in (conversation if several else [conversation])]
             conversation = plain if several else plain[0]
@@ -216,8 +218,8 @@ class FusedProcessor(ProcessorMixin):
         return out
 
     def _marker(self, token: str, branch: dict[str, Any]) -> int:
-        found = self.tokenizer.get_vocab().get(token)
-        if found is None:
+        found = self.tokenizer.convert_tokens_to_ids(token)
+        if found is None or self.tokenizer.convert_ids_to_tokens(found) != token:
             raise CheckpointError(
                 f"branch {branch['name']!r} writes the marker {token!r}, which the tokenizer does not have",
                 where=self.folder or "", hint="language: {embeddings: union} adds the tokens that only guests have",

@@ -11,7 +11,7 @@ from fuse.branches.branch import Embed
 from fuse.branches.budget import present
 from fuse.branches.kinds import run_branch
 from fuse.branches.select import keep_tokens
-from fuse.errors import RecipeError
+from fuse.errors import CheckpointError, RecipeError
 from fuse.model.positions import Patch
 
 PREFIX = "branches."
@@ -45,14 +45,20 @@ class Prompt:
     """A prompt with its visual tokens in place.
 
     embeds: [B, L, D]. attention_mask: [B, L], 0 also where a branch gave fewer tokens than it has placeholders.
-    visual: [B, L] bool, True at visual tokens. seen: by branch, what it gave for each image.
+    numbers: [B, L], 0 at words, at visual tokens the number of their image and branch, from 1. seen: by branch, what it
+    gave for each image.
     """
 
     embeds: torch.Tensor
     attention_mask: torch.Tensor
-    visual: torch.Tensor
+    numbers: torch.Tensor
     patches: tuple[Patch, ...]
     seen: Mapping[str, list[Visual]]
+
+    @property
+    def visual(self) -> torch.Tensor:
+        """[B, L] bool, True at visual tokens."""
+        return self.numbers != 0
 
 
 def split_inputs(kwargs: dict[str, Any]) -> dict[str, dict[str, list[torch.Tensor]]]:
@@ -83,7 +89,7 @@ def read_prompt(
     ids = input_ids.cpu()
     looks = {branch["name"]: _looks(branch, given.get(branch["name"], {}), ids) for branch in branches}
     embeds, mask = embed(input_ids), attention_mask.clone()
-    visual = torch.zeros_like(input_ids, dtype=torch.bool)
+    numbers = torch.zeros_like(input_ids)
     text = _Text(input_ids, attention_mask, [branch["token_id"] for branch in branches])
     patches: list[Patch] = []
     everything: dict[str, list[Visual]] = {}
@@ -95,13 +101,13 @@ def read_prompt(
             used, unused = look.columns[: len(seen.tokens)], look.columns[len(seen.tokens) :]
             columns = used.to(input_ids.device)
             embeds = _put(embeds, look.row, columns, seen.tokens)
-            visual[look.row, columns] = True
+            numbers[look.row, columns] = len(patches) + 1
             if len(unused):
                 mask[look.row, unused.to(mask.device)] = 0
             grid = seen.grid if len(seen.runs) == 1 else None  # markers between its rows would stand inside it
             patches.append(Patch(look.row, used, grid, seen.index))
             said[image].append(seen.tokens)
-    return Prompt(embeds, mask, visual, tuple(patches), everything)
+    return Prompt(embeds, mask, numbers, tuple(patches), everything)
 
 
 def _put(embeds: torch.Tensor, row: int, columns: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -155,7 +161,16 @@ def _see(
     attention = branch.get("max_tokens") is not None and prune == "cls"
     pixels = _at_home({k: v for k, v in inputs.items() if k not in (RUNS, GRID)}, module)
     found = []
-    for image, one in enumerate(run_branch(branch, module, pixels, text=words, embed=embed, attention=attention)):
+    try:
+        seen = run_branch(branch, module, pixels, text=words, embed=embed, attention=attention)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise CheckpointError(
+            f"branch {branch['name']!r} cannot encode its image: {str(error).strip().splitlines()[0]}",
+            hint="the processor's files and the encoder do not agree",
+        ) from error
+    for image, one in enumerate(seen):
         look = looks[image]
         runs, shares = look.runs, look.shares
         if branch["kind"] in VARIABLE:

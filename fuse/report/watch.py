@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 
+ATTENTION = {"self_attn", "attn"}  # what text models call it; GPT-2 the second
+
+
 @contextmanager
 def watching(decoder: nn.Module) -> Iterator[list[list[Tensor]]]:
     """A list that fills with what `fuse.report.attention` takes: forward pass -> layer -> [batch, heads, 1, keys].
@@ -36,7 +39,7 @@ def watching(decoder: nn.Module) -> Iterator[list[list[Tensor]]]:
         if found and steps:
             steps[-1].append(found[0][:, :, -1:].detach().to("cpu", torch.float32))
 
-    layers = [layer for name, layer in decoder.named_modules() if name.endswith("self_attn")]
+    layers = [layer for name, layer in decoder.named_modules() if name.rpartition(".")[2] in ATTENTION]
     before = decoder.config._attn_implementation  # pyright: ignore
     decoder.set_attn_implementation("eager")  # pyright: ignore
     hooks = [decoder.register_forward_pre_hook(begin, with_kwargs=True)]
