@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from fuse.branches import native
 from fuse.branches.class_attention import class_attention
 from fuse.branches.class_token import has_class_token
 from fuse.branches.encoder import EncoderBranch
 from fuse.branches.encoder_files import read_encoder
 from fuse.branches.llava_original import LlavaBranch, LlavaEyes
 from fuse.branches.mgm import MgmBranch, MgmEyes
-from fuse.branches.native import build
 from fuse.branches.native_table import NATIVE
 from fuse.branches.slime import SlimeBranch, SlimeEyes
 from fuse.branches.tower_types import TOWER_TYPES
@@ -60,14 +61,21 @@ def test_native_branches(case: str) -> None:
     values = tiny_vlm.build_from(kind, changes).config.to_dict()
     assert has_class_token("native", values) is wanted
     assert has_class_token("native", json.loads(json.dumps(values))) is wanted
-    model: Any = build(values, "eager").eval()
+    model: Any = native.build(values, "eager").eval()
     pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(1))
-    assert refused(lambda: class_attention(model, pixels, NATIVE[kind].patches)) is not wanted
+    run = partial(model.get_image_features, pixel_values=pixels)
+    assert refused(lambda: class_attention(model, run, NATIVE[kind].patches)) is not wanted
     if wanted:
+        passes: list[Any] = []
+        model.vision_tower.register_forward_hook(lambda *_: passes.append(1))
         with torch.no_grad():
-            found = class_attention(model, pixels, NATIVE[kind].patches)
-            tokens = model.get_image_features(pixel_values=pixels).pooler_output
-        assert found.shape == torch.stack(list(tokens)).shape[:2] and (found > 0).all() and (found.sum(1) < 1).all()
+            seen = native.see(model, {"pixel_values": [*pixels[:, None]]}, attention=True)
+            plain = native.see(model, {"pixel_values": [*pixels[:, None]]})
+        assert len(passes) == 2, "one pass for both images gives tokens and attention"
+        for one, other in zip(seen, plain, strict=True):
+            assert torch.equal(one.tokens, other.tokens) and other.attention is None
+            assert one.attention.shape == one.tokens.shape[:1]
+            assert (one.attention > 0).all() and one.attention.sum() < 1
 
 
 def test_what_a_config_leaves_out_is_a_clip_of_24_layers() -> None:

@@ -4,6 +4,7 @@ Used for pruning as in FasterVLM and VisionZip; here the attention of the layer 
 heads (our choice).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,11 +14,12 @@ from fuse.branches.class_token import reads_class_tower
 from fuse.errors import RecipeError
 
 
-def class_attention(model: Any, pixel_values: torch.Tensor, patches: bool) -> torch.Tensor:
-    """Attention [images, patches] of the class token over the patches, in the selected layer of a CLIP-like tower.
+def class_attention(model: Any, run: Callable[[], Any], patches: bool) -> tuple[Any, torch.Tensor]:
+    """What `run` gives, and from the same pass the class token's attention [images, patches] in the selected layer.
 
-    model: a base model with `vision_tower` and a config with vision_feature_layer. patches: whether visual tokens are
-    patches one to one. Raises RecipeError where they are not, or where no class token looks at them.
+    model: a base model with a CLIP-like `vision_tower` and a config with vision_feature_layer. run: runs the tower
+    once. patches: whether visual tokens are patches one to one. Raises RecipeError where they are not, or where no
+    class token looks at them.
     """
     if not patches or not reads_class_tower(model.config.to_dict()):
         raise RecipeError(
@@ -34,10 +36,11 @@ def class_attention(model: Any, pixel_values: torch.Tensor, patches: bool) -> to
 
     handle = block.register_forward_pre_hook(catch, with_kwargs=True)
     try:
-        tower(pixel_values)
+        found = run()
     finally:
         handle.remove()
-    return attention_of_first(caught[0], block)
+    (hidden,) = caught
+    return found, attention_of_first(hidden, block)
 
 
 def attention_of_first(hidden: torch.Tensor, block: Any) -> torch.Tensor:
