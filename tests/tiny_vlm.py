@@ -53,7 +53,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **IMAGE,
     },
     "vipllava": {
-        "text_config": LLAMA, "vision_config": CLIP, "image_seq_length": 4, "vision_feature_layer": [-1, -2, 0],
+        "text_config": LLAMA, "vision_config": CLIP, "image_seq_length": 4, "vision_feature_layers": [-1, -2, 0],
         **IMAGE,
     },
     "internvl": {
