@@ -1,5 +1,6 @@
 """A fused folder is opened by transformers before it is kept: what that finds, word for word."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -67,3 +68,29 @@ def test_what_does_not_load(folder: Path, tmp_path: Path, change, told: str) -> 
     broken = changed(folder, tmp_path, change)
     with pytest.raises(CheckpointError, match=f"^{re.escape(f'{broken}: {told}')}$"):
         check_loads(broken)
+
+
+def edited(folder: Path, tmp_path: Path, file: str, change) -> Path:
+    shutil.copytree(folder, tmp_path / "x")
+    path = tmp_path / "x" / file
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+    return tmp_path / "x"
+
+
+def test_a_branch_whose_processor_does_not_open(folder: Path, tmp_path: Path) -> None:
+    def evil(value) -> None:
+        value["image_processor"]["image_processor_type"] = "Evil"
+
+    with pytest.raises(CheckpointError, match="its processor does not load"):
+        check_loads(edited(folder, tmp_path, "branches/a/processor_config.json", evil))
+
+
+def test_a_branch_whose_processor_writes_another_placeholder(folder: Path, tmp_path: Path) -> None:
+    def other(value) -> None:
+        value["branches"][0]["config"]["image_token_index"] = 85
+        value["branches"][0]["config"].pop("image_token_id", None)
+
+    with pytest.raises(CheckpointError, match="llava takes no image of 320x240 pixels"):
+        check_loads(edited(folder, tmp_path, "config.json", other))

@@ -557,3 +557,12 @@ def test_edited_branches_are_refused(folder: Path, tmp_path: Path, edit: dict[st
     with pytest.raises(CheckpointError) as error:
         AutoConfig.from_pretrained(change(folder, tmp_path, branches=[{**first, **edit}, second]))
     assert error.value.problem == f"config.json: {told}"
+
+
+def test_an_encoder_that_its_processor_does_not_suit(folder: Path, tmp_path: Path) -> None:
+    """Tiles of another size than the tower takes: one sentence, not the tower's own error."""
+    model, ours = fused("a=llava:1", "b=llava_next:2")
+    given = ours(images=[picture((60, 40))], text=["<image> w5"])
+    given["branches.a.pixel_values"] = [torch.zeros(1, 3, 56, 56)]
+    with pytest.raises(CheckpointError, match="^branch 'a' cannot encode its image: "):
+        model(**given)

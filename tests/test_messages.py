@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fuse.errors import RecipeError
-from fuse.model.messages import images_in
+from fuse.model.messages import images_in, with_images
 from fuse.model.processor import FusedProcessor
 from tests import tiny_fused
 from tests.test_fused_model import own, picture
@@ -46,3 +46,23 @@ def test_pictures_in_order_and_parts_without_one() -> None:
         {"role": "user", "content": [{"type": "image", "url": Path("b.png")}]},
     ]
     assert images_in(turns) == ["a.png", Path("b.png")]
+
+
+def test_the_address_form_of_an_image() -> None:
+    turn = {
+        "role": "user",
+        "content": [{"type": "image_url", "image_url": {"url": "a.png"}}, {"type": "text", "text": "w"}],
+    }
+    assert images_in([turn]) == ["a.png"]
+    assert [part["type"] for part in with_images([turn])[0]["content"]] == ["image", "text"]
+    with pytest.raises(RecipeError, match="fuse fetches no images: download it first"):
+        images_in(
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]
+        )
+
+
+def test_parts_of_another_kind_are_not_lost() -> None:
+    for part, told in (({"type": "audio"}, "'audio'"), ({}, "None"), ("words", "'words'")):
+        with pytest.raises(RecipeError, match=f"a message has a part of type {told}"):
+            images_in([{"role": "user", "content": [part]}])
+    assert images_in([{"role": "assistant"}]) == []
