@@ -36,6 +36,14 @@ def check_attention(folder: Path, images: tuple[Path, ...], picture: Path) -> No
         raise RecipeError("the attention picture is a PNG", where=picture, hint=f"name it {picture.stem}.png")
     if not picture.parent.is_dir():
         raise RecipeError("there is no such folder for the attention picture", where=picture.parent)
+    for file in _files(picture, len(images)):
+        if file.exists() and any(image.exists() and image.samefile(file) for image in images):
+            raise RecipeError("the attention picture would be written over an image", where=file, hint="name another")
+
+
+def _files(picture: Path, images: int) -> list[Path]:
+    """One file for each image: `picture`, or with several images picture-1.png and so on."""
+    return [picture] if images == 1 else [picture.with_stem(f"{picture.stem}-{i}") for i in range(1, images + 1)]
 
 
 def attended_answer(
@@ -85,7 +93,7 @@ def attended_answer(
             own = own[seen.places :]
     answer = answerer.tokenizer.decode(words, skip_special_tokens=True).strip()
     several = len(images) > 1
-    files = [picture.with_stem(f"{picture.stem}-{i}") if several else picture for i in range(1, len(images) + 1)]
+    files = _files(picture, len(images))
     for i, (file, image, found) in enumerate(zip(files, pictures, maps, strict=True)):
         notes = {name: counted(len(seen[i].tokens), "token") for name, seen in prompt.seen.items()}
         overlay(image, found, file, answer, question=question, shares=None if several else shares, notes=notes)

@@ -301,3 +301,13 @@ def test_a_fused_folder_is_no_member(members: Path, tmp_path: Path) -> None:
     ran = fuse_here("plan", tmp_path / "again.yaml")
     told = "is a fused folder, which cannot be a member (name the members that its fuse.json lists)"
     assert (ran.code, ran.err) == (3, f"fuse: {tmp_path / 'out'}: {told}\n")
+
+
+def test_the_attention_picture_is_not_written_over_an_image(members: Path, tmp_path: Path) -> None:
+    recipe = llamas(members, 2) + "language: {method: linear, weights: 0.5}\nvision: [m0, m1]\n"
+    assert merge(tmp_path, recipe).code == 0
+    image = jpeg(tmp_path)
+    before = image.read_bytes()
+    ran = fuse_here("ask", tmp_path / "out", ASK, "--image", image, "--attention", image)
+    told = f"fuse: {image}: the attention picture would be written over an image (name another)\n"
+    assert (ran.code, ran.err, image.read_bytes()) == (2, told, before)
