@@ -193,7 +193,10 @@ def _transformers(tower: Mapping[str, Any]) -> nn.Module:
         model.pooler = None
     for name in tower_types.TOWER_TYPES[kind].unused:
         owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, None)
+        module = model.get_submodule(owner)
+        if getattr(module, last) is not None:  # not None afterwards: transformers 5.10 sets it to zero as it loads
+            delattr(module, last)
+            module.register_buffer(last, torch.zeros(1), persistent=False)
     return model
 
 
