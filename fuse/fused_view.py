@@ -36,6 +36,8 @@ def _branch(branch: Seeing) -> str:
     if branch.full is None:
         limit = f", at most {branch.kept:,} ({branch.prune})" if branch.kept is not None else ""
         return f"{text}visual tokens known once the encoder is built{limit}"
+    if branch.problem and branch.full == 0:
+        return f"{text}{branch.problem}"
     most = "up to " if branch.kind == "slime" else ""
     text += most + counted(branch.full, "visual token")
     if branch.problem:

@@ -1,16 +1,22 @@
 """How many visual tokens an image of a given size becomes in a native branch: the rules of transformers' processors.
 
-From configs alone: neither torch nor transformers.
+From configs alone: neither torch nor transformers. An image that the class itself refuses is a RecipeError, in the
+words of `fuse.branches.native_eyes`.
 """
 
 import math
 from collections.abc import Callable
 
 from fuse.branches.anyres import Size, best_resolution
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, RecipeError
 from fuse.image_files import Sizes, Written, side_of
 
 LIMIT = 4096  # Idefics3 shrinks longer edges to this
+
+
+def _refusal(sizes: Sizes, size: Size, why: str) -> RecipeError:
+    kind = sizes.config.get("model_type")
+    return RecipeError(f"{kind} takes no image of {size[0]}x{size[1]} pixels: {why}", hint="crop it or pad it")
 
 
 def _square(sizes: Sizes, size: Size) -> Written:
@@ -177,7 +183,7 @@ def _qwen(sizes: Sizes, size: Size) -> Written:
     merge = int(sizes.image.get("merge_size") or sizes.vision.get("spatial_merge_size", 2))
     factor, (width, height) = patch * merge, size
     if max(size) > 200 * min(size):
-        raise CheckpointError(f"an image of {width}x{height} is longer than Qwen2-VL takes (200 to 1)")
+        raise _refusal(sizes, size, "it is longer than 200 to 1")
     high, wide = round(height / factor) * factor, round(width / factor) * factor
     if high * wide > most:
         shrink = math.sqrt(height * width / most)
@@ -189,7 +195,7 @@ def _qwen(sizes: Sizes, size: Size) -> Written:
 
 
 def _pixtral(sizes: Sizes, size: Size) -> Written:
-    """Pixtral: rows of patches, each ended by a marker."""
+    """Pixtral: rows of patches, each ended by a marker; a long image may shrink to no patch at all."""
     merge = sizes.number((sizes.processor, "spatial_merge_size"), (sizes.config, "spatial_merge_size"), default=1)
     patch = sizes.patch() * merge
     longest = int((sizes.image.get("size") or {}).get("longest_edge", 1024))
@@ -197,13 +203,22 @@ def _pixtral(sizes: Sizes, size: Size) -> Written:
     ratio = max(height / longest, width / longest)
     if ratio > 1:
         width, height = math.floor(width / ratio), math.floor(height / ratio)
+    if min(width, height) == 0:
+        raise _refusal(sizes, size, "it is too narrow for a visual token")
     rows, columns = ((n - 1) // patch + 1 for n in (height, width))
     return Written((columns,) * rows, rows)
+
+
+def _mistral3(sizes: Sizes, size: Size) -> Written:
+    found = _pixtral(sizes, size)
+    if found.tokens == 1:
+        raise _refusal(sizes, size, "its class takes two visual tokens or more")
+    return found
 
 
 NATIVE: dict[str, Callable[[Sizes, Size], Written]] = {
     "llava": _square, "vipllava": _square, "llava_next": _anyres, "llava_onevision": _onevision,
     "internvl": _internvl, "idefics2": _idefics2, "idefics3": _idefics3, "smolvlm": _idefics3,
-    "paligemma": _paligemma, "qwen2_vl": _qwen, "qwen2_5_vl": _qwen, "mistral3": _pixtral, "gemma3": _gemma3,
+    "paligemma": _paligemma, "qwen2_vl": _qwen, "qwen2_5_vl": _qwen, "mistral3": _mistral3, "gemma3": _gemma3,
     "aya_vision": _aya,
 }  # fmt: skip

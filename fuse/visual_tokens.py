@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fuse import families
+from fuse.branches import native_table
 from fuse.branches.anyres import Size
 from fuse.branches.budget import share
 from fuse.branches.original_tokens import original_tokens
@@ -14,7 +15,7 @@ from fuse.fused import FusedBranch
 from fuse.image_files import Sizes, Written
 from fuse.native_tokens import NATIVE
 from fuse.plan import Plan
-from fuse.safetensors_header import DTYPE_BYTES
+from fuse.safetensors_header import DTYPE_BYTES, FLOAT_BYTES
 
 DEFAULT_SIZE: Size = (1024, 768)  # a photograph of middling size: our choice
 # config classes' defaults of max_position_embeddings, for configs that leave it out
@@ -28,7 +29,7 @@ CONTEXT = {
 def written(branch: FusedBranch, size: Size) -> Written | None:
     """An image of (width, height) as the branch writes it without a budget; None where only the built encoder knows.
 
-    Of SliME, which chooses by the question, the most.
+    Of SliME, which chooses by the question, the most. Raises RecipeError for an image that the member's class refuses.
     """
     if branch.kind == "native" and branch.member is not None:
         return NATIVE[branch.member.family.model_type](Sizes(branch.config, branch.member.folder), size)
@@ -42,7 +43,8 @@ def written(branch: FusedBranch, size: Size) -> Written | None:
 class Seeing:
     """What one image costs one branch.
 
-    full: tokens without a budget. kept: with it. None where it is not known. problem: why the budget does not work.
+    full: tokens without a budget. kept: with it. None where it is not known. problem: why the image or the budget does
+    not work.
     """
 
     name: str
@@ -58,7 +60,10 @@ class Seeing:
 
 @dataclass(frozen=True)
 class Cost:
-    """What images cost the fused model. context: the host's length. cache: bytes of keys and values of one token."""
+    """What images cost the fused model.
+
+    context: the host's length. cache: bytes of keys and values of one token. weights: bytes of the loaded model.
+    """
 
     size: Size
     branches: tuple[Seeing, ...]
@@ -80,12 +85,35 @@ def cost_of(plan: Plan, size: Size) -> Cost | None:
     """Visual tokens, context and memory at inference of a fused plan; None for a native output."""
     if plan.fused is None:
         return None
-    seen = tuple(_seeing(branch, size) for branch in plan.fused.branches)
-    return Cost(size, seen, context_of(plan), cache_bytes(plan.host.basis, _dtype(plan)), plan.bytes_written)
+    mine, shared = _around(plan.fused.host_type), False
+    seen: list[Seeing] = []
+    for branch in plan.fused.branches:
+        one = _seeing(branch, size)
+        if mine and branch.kind == "native" and _around(branch.config.get("model_type")) == mine:
+            # The host's template writes these once, around all branches.
+            one = replace(one, markers=max(0, one.markers - len(mine) * shared))
+            shared = True
+        seen.append(one)
+    return Cost(size, tuple(seen), context_of(plan), cache_bytes(plan.host.basis, _dtype(plan)), loaded_bytes(plan))
+
+
+def _around(kind: object) -> tuple[str, ...]:
+    """The markers that a class's chat template writes around an image."""
+    row = native_table.NATIVE.get(str(kind))
+    return tuple(token for side in row.around for token in side) if row else ()
+
+
+def loaded_bytes(plan: Plan) -> int:
+    """The weights in memory: all floats in one dtype, the output's or else that of the host's embedding."""
+    size = FLOAT_BYTES[_dtype(plan)]
+    return sum(math.prod(r.shape) * size if r.dtype in FLOAT_BYTES else r.nbytes for r in plan.rows)
 
 
 def _seeing(branch: FusedBranch, size: Size) -> Seeing:
-    found = written(branch, size)
+    try:
+        found = written(branch, size)
+    except RecipeError as error:
+        return Seeing(branch.name, branch.kind, encoder_name(branch), 0, 0, 0, "", error.problem, error.hint)
     full = found.tokens if found else None
     kept, problem, hint = branch.max_tokens, "", ""
     if found is not None:
