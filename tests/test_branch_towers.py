@@ -307,6 +307,49 @@ def test_a_tower_that_lacks_a_tensor_or_does_not_fit(tmp_path: Path) -> None:
     assert str(caught.value).endswith(f" is not part of the tower in {clip}")
 
 
+BETTER = "; better, copy the config from the tower's own repository"
+LIES = {
+    ("num_hidden_layers", 1): "the tower's file holds 3 layers (num_hidden_layers 3 fits this file",
+    ("hidden_size", 24):
+        "the tower's file has a patch embedding of shape [12, 3, 14, 14] (hidden_size 12 fits this file",
+    ("num_channels", 1): "the tower's file has a patch embedding of shape [12, 3, 14, 14] (num_channels 3 fits this file",
+    ("patch_size", 7): "the tower's file has a patch embedding of shape [12, 3, 14, 14] (patch_size 14 fits this file",
+    ("image_size", 112):
+        "the tower's file has 17 positions of 12 numbers for patches of 14 (image_size 56 fits this file",
+    ("intermediate_size", 40):
+        "the tower's file has a first MLP layer of shape [20, 12] (intermediate_size 20 fits this file",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_towers_config_is_that_of_its_file(lie: tuple[str, int], tmp_path: Path) -> None:
+    clip = clip_folder(tmp_path / "clip")
+    config = json.loads((clip / "config.json").read_text())
+    config["vision_config"][lie[0]] = lie[1]
+    (clip / "config.json").write_text(json.dumps(config))
+    member = original(tmp_path / "m", LlavaBranch(mgm()), mgm(), outside, model_type="llava_llama")
+    with pytest.raises(CheckpointError) as caught:
+        towers_of(member, {"vision_tower": "clip"}, relative_to=tmp_path)
+    assert str(caught.value) == f"{clip}/config.json: {lie[0]} is {lie[1]}, but {LIES[lie]}{BETTER})"
+
+
+def test_a_siglip_towers_config_is_that_of_its_file(tmp_path: Path) -> None:
+    folder = tmp_path / "siglip"
+    made = SiglipVisionConfig(**{k: v for k, v in SIGLIP.items() if k != "model_type"})
+    SiglipVisionModel(made).save_pretrained(folder)
+    settings = {**mgm(model_type="llava_qwen", towers={"vision_tower": SIGLIP})}
+    member = original(tmp_path / "m", LlavaBranch(settings), settings, outside, model_type="llava_llama")
+    config = json.loads((folder / "config.json").read_text())
+    for key, value, told in (
+        ("num_hidden_layers", 2, "the tower's file holds 3 layers (num_hidden_layers 3 fits this file"),
+        ("image_size", 28, "the tower's file has 16 positions of 12 numbers for patches of 14 (image_size 56 fits this file"),
+    ):  # fmt: skip
+        (folder / "config.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(CheckpointError) as caught:
+            towers_of(member, {"vision_tower": "siglip"}, relative_to=tmp_path)
+        assert str(caught.value) == f"{folder}/config.json: {key} is {value}, but {told}{BETTER})"
+
+
 def test_it_needs_no_torch() -> None:
     code = "import sys, fuse.branches.towers, fuse.branches.original_tokens; print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     assert (

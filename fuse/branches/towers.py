@@ -13,6 +13,7 @@ from typing import Any
 from fuse.anatomy import Member
 from fuse.branches.convnext_files import convnext_config, convnext_names, open_convnext, unwrapped
 from fuse.branches.llava_config import CLASS_TOWER, PLAIN_TOWER
+from fuse.branches.tower_check import check_tower
 from fuse.checkpoint import Checkpoint, open_checkpoint
 from fuse.errors import CheckpointError, FuseError
 
@@ -121,6 +122,8 @@ def _matched(
     name: str, opened: Checkpoint, config: Mapping[str, Any], held: Mapping[str, Any], member: Member
 ) -> Tower:
     """Which of the tower's tensors the branch needs and the member lacks."""
+    if name == MAIN:
+        check_tower(config, {_inner(name, key): entry.shape for key, entry in opened.tensors.items()}, opened.folder)
     needed = convnext_names(config) if name == AUXILIARY else tower_names(config, opened.folder)
     places, dropped = {}, {}
     for key in opened.tensors:
