@@ -1,12 +1,13 @@
 """Asking a model folder a question, greedily, with the words printed as they come."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fuse import families, strict_json, torchvision_shim
 from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.fusable import REFUSED
 from fuse.images import open_image
 
 
@@ -33,16 +34,20 @@ class Answerer:
         return streamer
 
 
-def load(folder: Path, *, device: str = "cpu") -> Answerer:
+def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> Answerer:
     """Load a folder with transformers' Auto classes, never running code from it.
 
-    Raises RecipeError when there is no such folder, CheckpointError when it does not load whole: a tensor missing,
+    images: that will be asked about. Raises RecipeError when there is no such folder, and before anything is loaded
+    when it cannot see images; CheckpointError when it does not load whole: a tensor missing,
     unexpected or of another shape.
     """
     if not folder.is_dir():
         raise RecipeError("there is no such folder", where=folder)
     config = strict_json.read_object(folder / "config.json")
     sees = config.get("model_type") == "fuse" or _native_sees(config, folder)
+    has_processor = any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
+    if images and not (sees and has_processor):
+        raise _blind(folder)
     torchvision_shim.install()
     import transformers
     from transformers.utils import logging
@@ -58,7 +63,6 @@ def load(folder: Path, *, device: str = "cpu") -> Answerer:
             device_map="auto" if device == "auto" else None,
         )  # fmt: skip
         model, report = loaded
-        has_processor = any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
         processor = None
         if sees and has_processor:
             processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
@@ -82,9 +86,14 @@ def _native_sees(config: dict[str, Any], folder: Path) -> bool:
     if not family.native:
         raise CheckpointError(
             f"has the original layout of {family.model_type}, which only the code it came from loads", where=folder,
-            hint="a recipe with `output: {model: fuse}` makes a folder of it that runs",
+            hint="convert it to transformers' own layout first" if family.model_type in REFUSED else
+            "a recipe with `output: {model: fuse}` makes a folder of it that runs",
         )  # fmt: skip
     return bool(family.vision)
+
+
+def _blind(folder: Path) -> RecipeError:
+    return RecipeError("no image processor in this folder; ask it without --image", where=folder)
 
 
 def ask(
@@ -147,7 +156,7 @@ def pad_of(tokenizer: Any) -> int | None:
 def inputs_of(answerer: Answerer, question: str, images: tuple[Path, ...]) -> Any:
     """What the model takes for a question about images: the folder's own template, then its own processor."""
     if images and answerer.processor is None:
-        raise RecipeError("no image processor in this folder; ask it without --image", where=answerer.folder)
+        raise _blind(answerer.folder)
     opened = [open_image(path) for path in images]
     speaker = answerer.processor or answerer.tokenizer
     if getattr(speaker, "chat_template", None):

@@ -2,7 +2,10 @@
 
 import re
 
+from fuse.fused import FusedBranch
+from fuse.fused_view import CODE
 from fuse.plan import Plan
+from fuse.sizes import counted
 from fuse.visual_tokens import encoder_name
 
 OTHER = "other"
@@ -46,8 +49,8 @@ def _body(plan: Plan) -> str:
     copied = "" if plan.fused else f" from `{plan.host.name}`"
     return (
         f"# A {'fused' if plan.fused else 'merged'} model\n\n"
-        f"Made without training: {merged} tensors merged, {len(plan.rows) - merged} copied{copied}, "
-        f"{len(plan.drops)} left out by the recipe (listed with reasons in `fuse.json`).\n\n"
+        f"Made without training: {counted(merged, 'tensor')} merged, {len(plan.rows) - merged:,} copied{copied}, "
+        f"{len(plan.drops):,} left out by the recipe (listed with reasons in `fuse.json`).\n\n"
         f"| member | origin | revision | licence |\n|---|---|---|---|\n{members}\n\n"
         f"{_branches(plan)}## Recipe\n\n{fence}yaml\n{plan.recipe_text.rstrip()}\n{fence}\n\n"
         f"## Load\n\n{loading}"
@@ -59,7 +62,7 @@ def _branches(plan: Plan) -> str:
     if plan.fused is None:
         return ""
     rows = "\n".join(
-        f"| {b.name} | {b.kind} | {_cell(encoder_name(b))} | "
+        f"| {b.name} | {_cell(_kind(b))} | {_cell(encoder_name(b))} | "
         f"{'all' if b.max_tokens is None else f'at most {b.max_tokens:,} ({b.prune})'} |"
         for b in plan.fused.branches
     )
@@ -67,6 +70,13 @@ def _branches(plan: Plan) -> str:
         f"## Branches\n\nOne language model, in the layout of `{plan.host.name}`, reads the visual tokens of every "
         f"branch, one after another.\n\n| branch | kind | encoder | visual tokens |\n|---|---|---|---|\n{rows}\n\n"
     )
+
+
+def _kind(branch: FusedBranch) -> str:
+    """Whose code a branch follows: the model_type of a class of transformers, or a name."""
+    if branch.kind == "native":
+        return str(branch.config.get("model_type"))
+    return CODE.get(branch.kind, "encoder from files")
 
 
 def _cell(text: str) -> str:

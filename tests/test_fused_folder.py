@@ -151,7 +151,8 @@ def test_the_folder_and_its_papers(three: Path, tmp_path: Path) -> None:
     provenance = json.loads((out / "fuse.json").read_text())
     assert provenance["host"] == "llm" and [b["name"] for b in provenance["branches"]] == ["tiles", "views"]
     card = (out / "README.md").read_text()
-    assert "| tiles | native | idefics3_vision | all |" in card and "import fuse" in card
+    assert "| tiles | idefics3 | idefics3_vision | all |" in card and "import fuse" in card
+    assert "Made without training: 21 tensors merged, 82 copied, 19 left out" in card
     described = {t["content"]: t for t in json.loads((out / "tokenizer.json").read_text())["added_tokens"]}
     assert all(described[f"<|fuse:{name}|>"]["special"] for name in ("tiles", "views"))
 

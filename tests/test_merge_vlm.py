@@ -282,6 +282,25 @@ def test_headline_pair_keeps_the_layout_of_its_host(tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (3, told)
 
 
+def test_an_internvl_of_its_authors_is_to_be_converted(tmp_path: Path) -> None:
+    layouts.build_original("internvl", tmp_path / "chat")
+    ran = fuse_here("ask", tmp_path / "chat", "w5")
+    told = (
+        f"fuse: {tmp_path / 'chat'}: has the original layout of internvl_chat, which only the code it came from loads "
+    )
+    assert (ran.code, ran.err) == (3, f"{told}(convert it to transformers' own layout first)\n")
+
+
+def test_images_for_a_text_model_are_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    from fuse.ask import load
+    from fuse.errors import RecipeError
+
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')  # a folder that would not load
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, images=(tmp_path / "photo.png",))
+    assert str(caught.value) == f"{tmp_path}: no image processor in this folder; ask it without --image"
+
+
 def test_answers_about_an_image_with_another_template(llavas: Path, tmp_path: Path) -> None:
     """The processor travels, the chat template comes from the member that the recipe names, and the folder answers."""
     from PIL import Image

@@ -1,5 +1,6 @@
 """Visual tokens counted from configs, against what the processors of transformers and the branches' own eyes write."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -17,6 +18,7 @@ from fuse.branches.llava_original import LlavaEyes
 from fuse.branches.mgm import MgmEyes
 from fuse.branches.native_eyes import NativeEyes
 from fuse.branches.slime import SlimeEyes
+from fuse.card import model_card
 from fuse.errors import RecipeError
 from fuse.fused import FusedBranch
 from fuse.fused_view import cost_lines
@@ -260,6 +262,13 @@ def test_what_plan_says_of_the_context(pair: Path) -> None:
     assert cost_lines(plan, Cost((9, 9), (one, unknown), 100, 1, 1))[3] == (
         "  = context of a 100: 1 visual token and those of branches that are not known, 99 left"
     )
+
+
+def test_a_card_says_one_tensor(pair: Path) -> None:
+    plan = make_plan(load_recipe(pair / "r.yaml"))
+    one = next(row for row in plan.rows if row.action == "merge")
+    card = model_card(dataclasses.replace(plan, rows=(one,), drops=()))
+    assert "Made without training: 1 tensor merged, 0 copied, 0 left out" in card
 
 
 def test_plan_as_json(pair: Path) -> None:
