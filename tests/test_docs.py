@@ -79,7 +79,11 @@ MEMBERS = {
     "README.md": {"base": "llama", "vlm": "llava_next", "math": "llama", "qwen": "qwen2_vl", "onevision": "llava_onevision"},
     "docs/vision.md": {"base": "llama", "llava": "llava", "next": "llava_next", "mgm": "mgm", "slime": "slime"},
 }  # fmt: skip
-LIBRARIES = {"BitsAndBytesConfig": "bitsandbytes", "TorchAoConfig": "torchao", "peft": "peft"}  # optional ones, by what a block imports
+LIBRARIES = {
+    "BitsAndBytesConfig": "bitsandbytes",
+    "TorchAoConfig": "torchao",
+    "peft": "peft",
+}  # optional ones, by what a block imports
 
 
 def blocks(name: str) -> list[tuple[str, str]]:

@@ -564,5 +564,5 @@ def test_an_encoder_that_its_processor_does_not_suit(folder: Path, tmp_path: Pat
     model, ours = fused("a=llava:1", "b=llava_next:2")
     given = ours(images=[picture((60, 40))], text=["<image> w5"])
     given["branches.a.pixel_values"] = [torch.zeros(1, 3, 56, 56)]
-    with pytest.raises(CheckpointError, match="^branch 'a' cannot encode its image: "):
+    with pytest.raises(CheckpointError, match=r"^branch 'a' cannot encode its image: "):
         model(**given)

@@ -41,7 +41,7 @@ def command(
     else:
         from fuse.ask import ask, load
 
-        answerer = load(folder, device=device)
+        answerer = load(folder, device=device, images=images)
         if attention is None:
             told["answer"] = ask(answerer, question, images=images, max_tokens=max_tokens, say=say)
         else:

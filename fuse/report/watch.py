@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 ATTENTION = {"self_attn", "attn"}  # what text models call it; GPT-2 the second
 
 
