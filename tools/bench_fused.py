@@ -1,7 +1,7 @@
 """A fused model against each of its parents: the same image, the same question, one run.
 
     python tools/bench_fused.py                                       # small: a CPU, under a minute
-    python tools/bench_fused.py --size 7b --device cuda --folder /tmp/bench --json 7b.json
+    python tools/bench_fused.py --size 7b --device cuda --folder bench --json 7b.json
 
 The parents, a LLaVA-1.5 and a LLaVA-NeXT with random weights, are written on the spot; the fused model is made of
 their folders by `fuse merge`. 7b has the sizes of the published checkpoints: its three folders take 43 GB of disk, and
