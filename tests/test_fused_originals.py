@@ -142,3 +142,21 @@ def test_the_towers_own_preprocessing_travels(pair: Path) -> None:
     for name in ("mgm", "slime"):
         assert (pair / "again" / "branches" / name / "preprocessor_config.json").read_text() == own
     (pair / "clip" / "preprocessor_config.json").unlink()
+
+
+def test_a_loop_by_hand_leaves_unused_places_out_too(fused: tuple[Any, Any]) -> None:
+    """The caller's mask knows nothing of placeholders that SliME did not fill."""
+    model, processor = fused
+    batch = prompt(processor, 0)
+    assert (model.read(**batch).attention_mask == 0).any(), "SliME chose fewer tokens than there are places"
+    with torch.no_grad():
+        told = model.generate(
+            **batch, max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=2, output_logits=True,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+        out, mask = model(**batch, use_cache=True), batch["attention_mask"]
+        for step, wanted in enumerate(told.logits):
+            assert (out.logits[:, -1] - wanted).abs().max() < 1e-4
+            mask = torch.cat([mask, mask.new_ones(1, 1)], 1)
+            word = told.sequences[:, batch["input_ids"].shape[1] + step, None]
+            out = model(input_ids=word, attention_mask=mask, past_key_values=out.past_key_values)
