@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse import families, strict_json, torchvision_shim
+from fuse.branches.library_names import check_names
 from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.fusable import REFUSED
 from fuse.images import open_image
@@ -83,6 +84,7 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
 def _native_sees(config: dict[str, Any], folder: Path) -> bool:
     """Whether a folder of one of transformers' own classes is multimodal."""
     family = families.family_of(config, str(folder))
+    check_names(config)
     if not family.native:
         raise CheckpointError(
             f"has the original layout of {family.model_type}, which only the code it came from loads", where=folder,

@@ -311,3 +311,16 @@ def test_the_attention_picture_is_not_written_over_an_image(members: Path, tmp_p
     ran = fuse_here("ask", tmp_path / "out", ASK, "--image", image, "--attention", image)
     told = f"fuse: {image}: the attention picture would be written over an image (name another)\n"
     assert (ran.code, ran.err, image.read_bytes()) == (2, told, before)
+
+
+def test_a_native_folder_may_not_name_what_a_library_would_fetch(members: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(members / "llava-1", tmp_path / "evil")
+    config = json.loads((tmp_path / "evil" / "config.json").read_text())
+    config["vision_config"] = {"model_type": "timm_wrapper", "architecture": "hf-hub:evil/model"}
+    (tmp_path / "evil" / "config.json").write_text(json.dumps(config))
+    ran = fuse_here("ask", tmp_path / "evil", ASK)
+    assert ran.code == 3
+    assert "hf-hub:evil/model" in ran.err
+    assert "Traceback" not in ran.err
