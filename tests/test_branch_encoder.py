@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor
 
-from fuse.branches import open_clip_files
 from fuse.branches.encoder import EncoderBranch, EncoderEyes
 from fuse.branches.encoder_files import read_encoder
 from fuse.branches.tower_types import TOWER_TYPES
@@ -24,7 +23,6 @@ from tests.tiny_encoders import (
     WITH_STAGES,
     Tiny,
     TinyConfig,
-    install,
     load,
     projected,
     randomise,
@@ -34,13 +32,6 @@ from tests.tiny_encoders import (
     write_projector,
     write_transformers,
 )  # fmt: skip
-
-
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    package = install(tmp_path)
-    monkeypatch.setattr(open_clip_files, "_package", lambda: package)
-    return package
 
 
 def open_clip_tokens(visual: torch.nn.Module, name: str, pixels: torch.Tensor) -> torch.Tensor:

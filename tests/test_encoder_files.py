@@ -22,19 +22,11 @@ from fuse.errors import CheckpointError, MachineError, RecipeError
 from tests.tiny_encoders import (
     HOST,
     VIT,
-    install,
     see,
     whole_clip,
     write_projector,
     write_transformers,
 )  # fmt: skip
-
-
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    package = install(tmp_path)
-    monkeypatch.setattr(open_clip_files, "_package", lambda: package)
-    return package
 
 
 def test_a_file_of_the_vision_tower_alone(tmp_path, installed):

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from fuse.branches import open_clip_files
 from fuse.branches.encoder import EncoderBranch, EncoderEyes
 from fuse.branches.encoder_files import EncoderFiles, read_encoder
 from fuse.branches.tower_types import TOWER_TYPES
@@ -21,7 +20,6 @@ from tests.tiny_encoders import (
     OPEN_CLIP,
     VIT,
     WITH_STAGES,
-    install,
     load,
     projected,
     randomise,
@@ -31,13 +29,6 @@ from tests.tiny_encoders import (
     write_projector,
     write_transformers,
 )  # fmt: skip
-
-
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    package = install(tmp_path)
-    monkeypatch.setattr(open_clip_files, "_package", lambda: package)
-    return package
 
 
 def pixels_of(*size: int) -> torch.Tensor:
