@@ -1,23 +1,22 @@
 """The data file of `fuse eval` and `fuse search`: JSON Lines, one question a line, read strictly.
 
-Lines of nothing but white space are passed over (they still count in line numbers); everything else must be one JSON
-object with known keys. docs/evaluation.md describes the format.
+docs/evaluation.md describes the format.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fuse import strict_json
-from fuse.errors import FuseError, MachineError, RecipeError
+from fuse.errors import FuseError, RecipeError
+from fuse.evaluate.captions import words
+from fuse.evaluate.json_lines import read_rows
 from fuse.images import open_image
 from fuse.suggest import did_you_mean
 
 METRICS = ("exact", "vqa", "choice", "cider")
 KEYS = ("image", "question", "answer", "answers", "choices", "skill", "metric", "id")
-MAX_LINE = 1 << 20  # bytes; a question is a few hundred
 VQA_ANSWERS = 4  # with fewer, leaving one out leaves fewer than the 3 that agree in a full score
 NO_SKILL = "all"
 
@@ -45,8 +44,8 @@ def read_questions(file: Path) -> tuple[Question, ...]:
     """
     found: list[Question] = []
     lines: dict[str, int] = {}
-    for number, data in _lines(file):
-        question = _question(file, number, data)
+    for number, row in read_rows(file):
+        question = _question(file, number, row)
         if question.key in lines:
             raise RecipeError(
                 f"id {question.key!r} is already that of line {lines[question.key]}", where=question.where,
@@ -90,34 +89,9 @@ def check_images(questions: Iterable[Question]) -> None:
                 raise type(error)(f"image {path}: {error.problem}", where=where, hint=error.hint) from None
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, bytes) of every line that is not blank."""
-    if not file.exists():
-        raise RecipeError("there is no such file", where=file)
-    if not file.is_file():
-        raise RecipeError("is not a plain file", where=file, hint="name a JSON Lines file")
-    try:
-        with file.open("rb") as handle:
-            number = 0
-            while line := handle.readline(MAX_LINE + 1):
-                number += 1
-                if len(line) > MAX_LINE:
-                    raise RecipeError(
-                        f"the line is longer than {MAX_LINE:,} bytes", where=f"{file}:{number}",
-                        hint="one JSON object a line, and images by path",
-                    )  # fmt: skip
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    yield number, line
-    except OSError as error:
-        raise MachineError(f"cannot be read ({error.strerror})", where=file) from None
-
-
-def _question(file: Path, number: int, data: bytes) -> Question:
+def _question(file: Path, number: int, row: dict[str, Any]) -> Question:
     """The question of one line, all of its keys checked."""
     where = f"{file}:{number}"
-    row = _object(data, where)
     for key in row:
         if key not in KEYS:
             raise RecipeError(f"unknown key {key!r}", where=where, hint=did_you_mean(key, KEYS))
@@ -141,13 +115,6 @@ def _question(file: Path, number: int, data: bytes) -> Question:
     )  # fmt: skip
     _check_metric(question)
     return question
-
-
-def _object(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        return strict_json.parse_object(data, where="")
-    except FuseError as error:  # its place in a file of one line is ":1:column"
-        raise RecipeError(error.problem, where=f"{where}{error.where.removeprefix(':1')}", hint=error.hint) from None
 
 
 def _text(value: Any, name: str, where: str) -> str:
@@ -218,6 +185,10 @@ def _check_metric(question: Question) -> None:
             hint=f"give one answer, or the answers of {VQA_ANSWERS} people or more; for answers of which any is right "
             'say "metric": "exact"',
         )  # fmt: skip
+    if metric == "cider":
+        for answer in question.answers:
+            if not words(answer):
+                raise RecipeError(f"answer {answer!r} has no words for metric 'cider'", where=where)
 
 
 def _check_captions(questions: Iterable[Question]) -> None:
