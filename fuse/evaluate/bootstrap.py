@@ -19,7 +19,7 @@ def interval(
 ) -> tuple[float, float]:  # fmt: skip
     """The interval of the mean of `values`, low and high.
 
-    values: float64 [n], n at least 1. groups: a number or name for each of them, [n]; then it is the interval of the
+    values: float64 [n], n at least 1. groups: a whole number for each of them, [n]; then it is the interval of the
     mean of the groups' means, and each group is resampled within itself. The same seed gives the same interval.
     """
     labels = np.zeros(len(values), dtype=int) if groups is None else groups
