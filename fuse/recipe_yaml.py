@@ -45,7 +45,11 @@ class LoadedRecipe:
 
 def load_recipe(file: Path) -> LoadedRecipe:
     """Read, parse and validate a recipe; RecipeError (one line per mistake) when anything is wrong with it."""
-    text = _read(file)
+    return parse_recipe(file, _read(file))
+
+
+def parse_recipe(file: Path, text: str) -> LoadedRecipe:
+    """A recipe whose text is at hand, as if it stood in `file`; errors as `load_recipe` raises them."""
     positions: dict[Path_, tuple[int, int]] = {}
     data = _parse(file, text, positions)
     if isinstance(data, dict) and "merge_method" in data:
