@@ -42,13 +42,7 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
     when it cannot see images; CheckpointError when it does not load whole: a tensor missing,
     unexpected or of another shape.
     """
-    if not folder.is_dir():
-        raise RecipeError("there is no such folder", where=folder)
-    config = strict_json.read_object(folder / "config.json")
-    sees = config.get("model_type") == "fuse" or _native_sees(config, folder)
-    has_processor = any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
-    if images and not (sees and has_processor):
-        raise _blind(folder)
+    config, sees = check_folder(folder, images=images)
     torchvision_shim.install()
     import transformers
     from transformers.utils import logging
@@ -65,7 +59,7 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
         )  # fmt: skip
         model, report = loaded
         processor = None
-        if sees and has_processor:
+        if sees and _has_processor(folder):
             processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         tokenizer = processor.tokenizer if processor else transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False)  # fmt: skip
@@ -79,6 +73,24 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
     except (RuntimeError, AssertionError) as error:
         raise MachineError(f"device {device!r}: {str(error).splitlines()[0]}", hint="cpu works everywhere") from None
     return Answerer(folder, model, tokenizer, processor)
+
+
+def check_folder(folder: Path, *, images: Sequence[Path] = ()) -> tuple[dict[str, Any], bool]:
+    """The folder's config and whether its class is multimodal; no weights are read.
+
+    images: that will be asked about. Raises RecipeError and CheckpointError for what can be told before loading.
+    """
+    if not folder.is_dir():
+        raise RecipeError("there is no such folder", where=folder)
+    config = strict_json.read_object(folder / "config.json")
+    sees = config.get("model_type") == "fuse" or _native_sees(config, folder)
+    if images and not (sees and _has_processor(folder)):
+        raise _blind(folder)
+    return config, sees
+
+
+def _has_processor(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
 
 
 def _native_sees(config: dict[str, Any], folder: Path) -> bool:
@@ -114,7 +126,7 @@ def ask(
         raise RecipeError(f"the question {question!r} has no tokens", where=answerer.folder)
     with torch.no_grad():
         out = answerer.model.generate(
-            **inputs, max_new_tokens=max_tokens, do_sample=False, streamer=answerer.streamer(say),
+            **inputs, max_new_tokens=max_tokens, do_sample=False, num_beams=1, streamer=answerer.streamer(say),
             pad_token_id=pad_of(answerer.tokenizer),
         )  # fmt: skip
     start = 0 if answerer.model.config.is_encoder_decoder else start
@@ -160,18 +172,27 @@ def inputs_of(answerer: Answerer, question: str, images: tuple[Path, ...]) -> An
     if images and answerer.processor is None:
         raise _blind(answerer.folder)
     opened = [open_image(path) for path in images]
-    speaker = answerer.processor or answerer.tokenizer
-    if getattr(speaker, "chat_template", None):
-        content: Any = question
-        if answerer.processor:
-            content = [*({"type": "image"} for _ in opened), {"type": "text", "text": question}]
-        prompt = speaker.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
-        extra = {"add_special_tokens": False}
-    else:
-        token = getattr(answerer.processor, "image_token", "<image>")
-        prompt, extra = f"{token} " * len(opened) + question, {}
+    prompt = prompt_of(answerer, question, len(opened))
+    extra = {"add_special_tokens": False} if has_template(answerer) else {}
     if answerer.processor:
         return answerer.processor(images=opened or None, text=[prompt], return_tensors="pt", **extra)
     return answerer.tokenizer([prompt], return_tensors="pt", **extra)
+
+
+def has_template(answerer: Answerer) -> bool:
+    """Whether the folder says how a conversation is written."""
+    return bool(getattr(answerer.processor or answerer.tokenizer, "chat_template", None))
+
+
+def prompt_of(answerer: Answerer, question: str, images: int, answer: str | None = None) -> str:
+    """The text of a question about so many images, with an image token for each; with `answer`, its turn is behind."""
+    if not has_template(answerer):
+        token = getattr(answerer.processor, "image_token", "<image>")
+        return f"{token} " * images + question + (answer or "")
+    said: list[Any] = [question] if answer is None else [question, answer]
+    if answerer.processor:
+        said = [[{"type": "text", "text": text}] for text in said]
+        said[0] = [*({"type": "image"} for _ in range(images)), *said[0]]
+    turns = [{"role": role, "content": content} for role, content in zip(("user", "assistant"), said, strict=False)]
+    speaker = answerer.processor or answerer.tokenizer
+    return speaker.apply_chat_template(turns, add_generation_prompt=answer is None, tokenize=False)
