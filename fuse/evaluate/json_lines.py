@@ -34,7 +34,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if number == 1:
                     line = line.removeprefix(BYTE_ORDER_MARK)
                 if line.strip():
-                    yield number, _object(line, where)
+                    yield number, _object(line.rstrip(), where)
     except OSError as error:
         raise MachineError(f"cannot be read ({error.strerror})", where=file) from None
 

@@ -102,8 +102,8 @@ def _question(file: Path, number: int, row: dict[str, Any]) -> Question:
     for image in images:
         if "://" in image or image.startswith("data:"):
             raise RecipeError(f"image {image[:60]!r} is not a path", where=where, hint="images are files on disk")
-        if "\0" in image:
-            raise RecipeError("image holds a null character", where=where)
+        if min(image) < " ":
+            raise RecipeError(f"image {image[:60]!r} holds a control character", where=where)
     answers = _answers(row, where)
     choices = _texts(row["choices"], "choices", where) if "choices" in row else ()
     _check_choices(choices, answers, where)

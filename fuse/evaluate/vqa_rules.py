@@ -59,5 +59,7 @@ def accuracy(said: str, answers: Sequence[str]) -> float:
     agree = [normalised(answer) == mine for answer in answers]
     if len(agree) == 1:
         return float(agree[0])
-    matches = sum(agree)
-    return sum(min((matches - out) / AGREEING, 1.0) for out in agree) / len(agree)
+    count, matches = len(agree), sum(agree)
+    left_out_agrees = matches * min(matches - 1, AGREEING)
+    left_out_differs = (count - matches) * min(matches, AGREEING)
+    return (left_out_agrees + left_out_differs) / (AGREEING * count)
