@@ -1,9 +1,10 @@
 """The model card of an output folder."""
 
+import json
 import re
 
 from fuse.fused import FusedBranch
-from fuse.fused_view import CODE
+from fuse.fused_view import CODE, NORMS
 from fuse.plan import Plan
 from fuse.sizes import counted
 from fuse.visual_tokens import encoder_name
@@ -63,13 +64,20 @@ def _branches(plan: Plan) -> str:
         return ""
     rows = "\n".join(
         f"| {b.name} | {_cell(_kind(b))} | {_cell(encoder_name(b))} | "
-        f"{'all' if b.max_tokens is None else f'at most {b.max_tokens:,} ({b.prune})'} |"
+        f"{'all' if b.max_tokens is None else f'at most {b.max_tokens:,} ({b.prune})'}{_options(b)} |"
         for b in plan.fused.branches
     )
     return (
         f"## Branches\n\nOne language model, in the layout of `{plan.host.name}`, reads the visual tokens of every "
         f"branch, one after another.\n\n| branch | kind | encoder | visual tokens |\n|---|---|---|---|\n{rows}\n\n"
     )
+
+
+def _options(branch: FusedBranch) -> str:
+    """What the branch asks for among the others."""
+    text = f", behind the separator {_cell(json.dumps(branch.separator))}" if branch.separator is not None else ""
+    text += ", at the positions of the first branch" if branch.positions == "shared" else ""
+    return text + (f", with the {NORMS[branch.norm]}" if branch.norm in NORMS else "")
 
 
 def _kind(branch: FusedBranch) -> str:

@@ -44,7 +44,8 @@ class FusedBranch:
     """One branch: whose eyes, of which kind, and its token budget.
 
     config: the branch's JSON. folders: where, besides the member's, a preprocessor_config.json may lie. grid: rows and
-    columns of an encoder branch's visual tokens, where its files tell them.
+    columns of an encoder branch's visual tokens, where its files tell them. separator, positions, norm: as the recipe
+    says them.
     """
 
     name: str
@@ -56,6 +57,9 @@ class FusedBranch:
     lenders: tuple[Lender, ...] = ()
     folders: tuple[Path, ...] = ()
     grid: tuple[int, int] | None = None
+    separator: str | None = None
+    positions: str = "continued"
+    norm: str = "none"
 
     @property
     def token(self) -> str:
@@ -72,7 +76,7 @@ class Fused:
     """The fused side of a plan.
 
     image_token: what the chat template writes for one image. ids: the row of each placeholder, by token.
-    silent: ids that generation never samples.
+    silent: ids that generation never samples. separators: the ids of each separator, by branch.
     """
 
     branches: tuple[FusedBranch, ...]
@@ -81,6 +85,7 @@ class Fused:
     image_token_id: int
     ids: Mapping[str, int] = field(default_factory=dict)
     silent: tuple[int, ...] = ()
+    separators: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def lenders(self) -> tuple[Lender, ...]:

@@ -9,7 +9,7 @@ from fuse import families, strict_json
 from fuse.anatomy import Member
 from fuse.families.registry import TEXTS
 from fuse.fused import LANGUAGE, Fused, FusedBranch
-from fuse.fused_plan import branch_json
+from fuse.fused_plan import branch_json, options_json
 from fuse.plan import Plan
 from fuse.small_files import COPIED, FOLDERS, copy_small, set_dtype, without_code, write_json
 
@@ -54,7 +54,10 @@ def fused_config(plan: Plan, fused: Fused) -> dict[str, Any]:
         "fuse_version": fuse.__version__, "host_type": fused.host_type, "text_config": text,
         "tie_word_embeddings": text["tie_word_embeddings"], "image_token": fused.image_token,
         "image_token_id": fused.image_token_id,
-        "branches": [branch_json(b, fused.ids[b.token], _branch_config(b, plan.dtype)) for b in fused.branches],
+        "branches": [
+            branch_json(b, fused.ids[b.token], _branch_config(b, plan.dtype), fused.separators.get(b.name, ()))
+            for b in fused.branches
+        ],
     }  # fmt: skip
 
 
@@ -149,6 +152,7 @@ def branches_json(fused: Fused, sources: Mapping[str, Mapping[str, str]]) -> lis
         {
             "name": branch.name, "kind": branch.kind, "member": branch.member.name if branch.member else None,
             "max_tokens": branch.max_tokens, "prune": branch.prune if branch.max_tokens is not None else None,
+            **options_json(branch, fused.separators.get(branch.name, ())),
             "files": [
                 {"name": lender.name, "origin": lender.origin,
                  "revision": lender.checkpoint.revision if lender.checkpoint else "",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fuse.anatomy import Member
@@ -29,10 +29,13 @@ def open_branches(loaded: LoadedRecipe, members: Mapping[str, Member], host: Mem
     Raises CheckpointError where a tower or an encoder's file is missing or does not fit the host, RecipeError where
     `prune: cls` finds no class token.
     """
-    return tuple(
-        _of_member(loaded, i, branch, members[branch.from_]) if branch.from_ else _of_files(loaded, i, branch, host)
-        for i, branch in enumerate(loaded.recipe.vision or [])
-    )
+    found = []
+    for i, branch in enumerate(loaded.recipe.vision or []):
+        made = _of_member(loaded, i, branch, members[branch.from_]) if branch.from_ else (
+            _of_files(loaded, i, branch, host)
+        )  # fmt: skip
+        found.append(replace(made, separator=branch.separator, positions=branch.positions, norm=branch.norm))
+    return tuple(found)
 
 
 def _of_member(loaded: LoadedRecipe, number: int, branch: Branch, member: Member) -> FusedBranch:
@@ -164,9 +167,24 @@ def lender_drops(lenders: Sequence[Lender]) -> list[Drop]:
     ]
 
 
-def branch_json(branch: FusedBranch, token_id: int, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The branch's entry in config.json. config: as it is stored, without code."""
+def branch_json(
+    branch: FusedBranch, token_id: int, config: Mapping[str, Any], separator: Sequence[int] = ()
+) -> dict[str, Any]:
+    """The branch's entry in config.json. config: as it is stored, without code. separator: the ids of its tokens."""
     return {
         "name": branch.name, "kind": branch.kind, "token": branch.token, "token_id": token_id,
         "config": dict(config), "max_tokens": branch.max_tokens, "prune": branch.prune,
+        **options_json(branch, separator),
     }  # fmt: skip
+
+
+def options_json(branch: FusedBranch, separator: Sequence[int] = ()) -> dict[str, Any]:
+    """What the branch asks for among the others; nothing of what it leaves as it is."""
+    found: dict[str, Any] = {}
+    if branch.separator is not None:
+        found["separator"] = {"text": branch.separator, "ids": list(separator)}
+    if branch.positions != "continued":
+        found["positions"] = branch.positions
+    if branch.norm != "none":
+        found["norm"] = branch.norm
+    return found

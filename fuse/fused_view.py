@@ -7,6 +7,7 @@ from fuse.sizes import counted, size_text
 from fuse.visual_tokens import Cost, Seeing
 
 WORDS = 1000  # text tokens whose keys and values are shown
+NORMS = {"match": "norm of the first branch", "embeddings": "norm of the embeddings"}
 CODE = {"llava_original": "original LLaVA", "mgm": "MGM", "slime": "SliME"}  # whose authors' code a branch follows
 
 
@@ -35,7 +36,7 @@ def _branch(branch: Seeing) -> str:
     text = f"{branch.name}: {code + ', ' if code else ''}{branch.encoder}, "
     if branch.full is None:
         limit = f", at most {branch.kept:,} ({branch.prune})" if branch.kept is not None else ""
-        return f"{text}visual tokens known once the encoder is built{limit}"
+        return f"{text}visual tokens known once the encoder is built{limit}{_options(branch)}"
     if branch.problem and branch.full == 0:
         return f"{text}{branch.problem}"
     most = "up to " if branch.kind == "slime" else ""
@@ -44,7 +45,15 @@ def _branch(branch: Seeing) -> str:
         return f"{text}; {branch.problem}"
     if branch.kept is not None and branch.kept < branch.full:
         text += f", {branch.kept:,} after {branch.prune}"
-    return text + (f", {counted(branch.markers, 'marker')}" if branch.markers else "")
+    text += f", {counted(branch.markers, 'marker')}" if branch.markers else ""
+    return text + _options(branch)
+
+
+def _options(branch: Seeing) -> str:
+    """What the branch asks for among the others."""
+    text = f", {counted(branch.separator, 'separator token')}" if branch.separator else ""
+    text += ", positions shared with the first branch" if branch.positions == "shared" else ""
+    return text + (f", {NORMS[branch.norm]}" if branch.norm in NORMS else "")
 
 
 def cost_json(cost: Cost) -> dict[str, Any]:
@@ -52,7 +61,8 @@ def cost_json(cost: Cost) -> dict[str, Any]:
         "image_size": list(cost.size),
         "branches": [
             {"name": b.name, "kind": b.kind, "encoder": b.encoder, "visual_tokens": b.full, "kept": b.kept,
-             "prune": b.prune or None, "markers": b.markers}
+             "prune": b.prune or None, "markers": b.markers, "separator": b.separator, "positions": b.positions,
+             "norm": b.norm}
             for b in cost.branches
         ],
         "context": cost.context, "visual_tokens": cost.visual, "context_left": cost.left,

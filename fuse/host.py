@@ -3,6 +3,7 @@
 from fuse.anatomy import Member, open_member
 from fuse.errors import RecipeError
 from fuse.fusable import why_no_branch, why_no_host
+from fuse.fused_options import check_first, check_positions
 from fuse.recipe import Recipe
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.suggest import did_you_mean
@@ -27,6 +28,8 @@ def why_fused(recipe: Recipe) -> str:
         return "an encoder branch"
     if any(branch.max_tokens is not None for branch in vision):
         return "max_tokens"
+    if any(branch.norm != "none" for branch in vision):
+        return "norm"
     return "output.model: fuse" if recipe.output.model == "fuse" else ""
 
 
@@ -93,12 +96,14 @@ def _check_branches(loaded: LoadedRecipe, members: dict[str, Member]) -> None:
         if title in seen:
             raise loaded.error(("vision", i), f"{title} is in vision twice")
         seen.add(title)
+    check_first(loaded)
 
 
 def _check_fused(loaded: LoadedRecipe, members: dict[str, Member], host: Member) -> None:
     for i, branch in enumerate(loaded.recipe.vision or []):
         if branch.from_ is not None and (why := why_no_branch(members[branch.from_])):
             raise loaded.error(("vision", i), why)
+    check_positions(loaded, host)
     if why := why_no_host(host):
         path = ("output", "host") if loaded.recipe.output.host else ("vision",)
         raise loaded.error(path, why)

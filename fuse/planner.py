@@ -7,6 +7,7 @@ from fuse.anatomy import Member
 from fuse.dropped import Uses, drops
 from fuse.fusable import host_type
 from fuse.fused import LANGUAGE, Fused, FusedBranch
+from fuse.fused_options import separators
 from fuse.fused_plan import branch_rows, eye_parameters, lender_drops, open_branches
 from fuse.host import host_of, member_of, open_named, why_fused
 from fuse.new_tokens import NewToken, new_tokens
@@ -104,7 +105,8 @@ def _fused_output(
     tokens = fused_tokens(host, guests, branches, image)
     ids = token_ids(host, tokens, [image, *(branch.token for branch in branches)])
     silent = {ids[branch.token] for branch in branches} | {token.row for token in tokens if not token.member}
-    fused = Fused(branches, host_type(host), image, ids[image], ids, tuple(sorted(silent)))
+    between = separators(loaded, host, tokens, members, [image, *(branch.token for branch in branches)])
+    fused = Fused(branches, host_type(host), image, ids[image], ids, tuple(sorted(silent)), between)
     return _Output(template, text, verdict, tokens, fused)
 
 

@@ -157,6 +157,19 @@ class Branch(Strict):
         description="How max_tokens is reached: mean of neighbours, largest norm, attention of the class token, or "
         "what earlier branches do not say already.",
     )
+    separator: str | None = Field(
+        None, max_length=4096, description="Text between the tokens of the branch before this one and its own."
+    )
+    positions: Literal["continued", "shared"] = Field(
+        "continued",
+        description="Where its tokens stand: behind those of the branch before, or spread over the positions of the "
+        "first branch's.",
+    )
+    norm: Literal["none", "match", "embeddings"] = Field(
+        "none",
+        description="Scale its tokens of an image so that their mean norm is that of the first branch's tokens, or of "
+        "the language model's words.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -44,7 +44,7 @@ class Seeing:
     """What one image costs one branch.
 
     full: tokens without a budget. kept: with it. None where it is not known. problem: why the image or the budget does
-    not work.
+    not work. separator: tokens before the branch's own. positions, norm: as the recipe says them.
     """
 
     name: str
@@ -56,6 +56,9 @@ class Seeing:
     prune: str
     problem: str = ""
     hint: str = ""
+    separator: int = 0
+    positions: str = "continued"
+    norm: str = "none"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Cost:
     @property
     def left(self) -> int:
         """Tokens of the context that one image leaves."""
-        return self.context - self.visual - sum(branch.markers for branch in self.branches)
+        return self.context - self.visual - sum(branch.markers + branch.separator for branch in self.branches)
 
 
 def cost_of(plan: Plan, size: Size) -> Cost | None:
@@ -88,7 +91,8 @@ def cost_of(plan: Plan, size: Size) -> Cost | None:
     mine, shared = _around(plan.fused.host_type), False
     seen: list[Seeing] = []
     for branch in plan.fused.branches:
-        one = _seeing(branch, size)
+        between = len(plan.fused.separators.get(branch.name, ()))
+        one = replace(_seeing(branch, size), separator=between, positions=branch.positions, norm=branch.norm)
         if mine and branch.kind == "native" and _around(branch.config.get("model_type")) == mine:
             # The host's template writes these once, around all branches.
             one = replace(one, markers=max(0, one.markers - len(mine) * shared))

@@ -8,6 +8,15 @@ from transformers.models.auto.configuration_auto import AutoConfig
 from fuse import auto_classes
 from fuse.branches.budget import PRUNES
 from fuse.branches.native_table import MROPE_HOSTS, NATIVE
+from fuse.branches.options import (
+    NORMS,
+    POSITIONS,
+    is_separator,
+    is_shared,
+    no_shared_positions,
+    separator_ids,
+    why_not_first,
+)
 from fuse.errors import CheckpointError
 from fuse.names import mistake_in
 
@@ -18,7 +27,8 @@ class FusedConfig(PretrainedConfig):
     text_config: the host's own text config. host_type: the model_type of the host's multimodal class, which decides how
     positions and attention work. branches: for each, in the order of their tokens, its `name`, its `kind` (a key of
     `fuse.branches.kinds.KINDS`), its placeholder `token` and `token_id`, its own `config`, and its budget (`max_tokens`
-    or None, and how tokens are chosen: `prune`). image_token: what a chat template writes for one image.
+    or None, and how tokens are chosen: `prune`); where the recipe gave them, its `separator` (`text`, and the `ids` of
+    its tokens), `positions` and `norm`. image_token: what a chat template writes for one image.
     """
 
     model_type = "fuse"
@@ -88,6 +98,9 @@ def _check(config: FusedConfig) -> None:
             "config": isinstance(branch["config"], dict),
             "max_tokens": budget is None or (type(budget) is int and budget > 0),
             "prune": branch.get("prune") in (None, *PRUNES),
+            "separator": branch.get("separator") is None or is_separator(branch["separator"], rows),
+            "positions": branch.get("positions") in (None, *POSITIONS),
+            "norm": branch.get("norm") in (None, *NORMS),
         }
         for key, good in checks.items():
             if not good:
@@ -103,6 +116,19 @@ def _check(config: FusedConfig) -> None:
     for key in ("host_type", "image_token"):
         if not isinstance(getattr(config, key), str) or not getattr(config, key):
             raise CheckpointError(f"config.json: {key} is {getattr(config, key)!r}")
+    for branch in config.branches:
+        _check_options(config, branch)
+
+
+def _check_options(config: FusedConfig, branch: dict[str, Any]) -> None:
+    """What a branch asks for among the others has a meaning there."""
+    name = branch["name"]
+    if branch is config.branches[0] and (found := why_not_first(branch)):
+        raise CheckpointError(f"config.json: {found[0]} of branch {name!r}: {found[1]}")
+    if held := set(separator_ids(branch)) & set(config.placeholder_ids):
+        raise CheckpointError(f"config.json: the separator of branch {name!r} holds the placeholder {min(held)}")
+    if is_shared(branch) and config.host_type in MROPE_HOSTS:
+        raise CheckpointError(f"config.json: positions of branch {name!r}: {no_shared_positions(config.host_type)}")
 
 
 auto_classes.register(FusedConfig)

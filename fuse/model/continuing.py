@@ -1,7 +1,8 @@
 """Going on from a cache: what the prompt behind it was, kept with the cache itself.
 
 A caller who continues a prompt by hand, or gives its cache to another `generate`, knows its words and its mask; it does
-not know how far the positions of an M-RoPE host ran ahead of its tokens, nor which placeholders stayed empty.
+not know how far its positions ran ahead of its tokens (M-RoPE hosts), or how far behind them (a branch that shares
+another's positions), nor which placeholders stayed empty.
 """
 
 from dataclasses import dataclass
@@ -10,28 +11,31 @@ from typing import Any
 import torch
 
 from fuse.branches.native_table import MROPE_HOSTS
-from fuse.model.positions import ONE_INDEXED_HOSTS
+from fuse.model.positions import ONE_INDEXED_HOSTS, largest
 
 _NAME = "_fuse_prompt"
 
 
 @dataclass(frozen=True)
 class Behind:
-    """The prompt behind a cache. ahead: [B, 1], None where positions count tokens. mask: [B, L], None for all ones."""
+    """The prompt behind a cache.
+
+    ahead: [B, 1] how far its positions ran ahead of its tokens, None where they count them. mask: [B, L], None for all
+    ones.
+    """
 
     ahead: torch.Tensor | None
     mask: torch.Tensor | None
 
 
 def remember(cache: Any, host_type: str, position_ids: torch.Tensor | None, mask: torch.Tensor | None) -> None:
-    """Keep with the cache what its prompt was. position_ids: [4, B, L] of an M-RoPE host, else of no interest."""
+    """Keep with the cache what its prompt was. position_ids: [B, L], [4, B, L] of an M-RoPE host, None for counted."""
     if cache is None:
         return
     ahead = None
-    if host_type in MROPE_HOSTS and position_ids is not None and position_ids.ndim == 3:
-        length = position_ids.shape[-1]
-        tokens = torch.full_like(position_ids[0, :, :1], length) if mask is None else mask.sum(-1, keepdim=True)
-        ahead = position_ids[-3:].amax((0, 2))[:, None] + 1 - tokens
+    if position_ids is not None:
+        last = largest(position_ids) + (host_type not in ONE_INDEXED_HOSTS)
+        ahead = last - (position_ids.shape[-1] if mask is None else mask.sum(-1, keepdim=True))
     setattr(cache, _NAME, Behind(ahead, mask))
 
 
@@ -54,10 +58,9 @@ def next_positions(
     else:
         counted = (torch.arange(new, device=device) + cache.get_seq_length()).expand(rows, -1)
     behind: Behind | None = getattr(cache, _NAME, None)
+    at = counted
+    if behind is not None and behind.ahead is not None:
+        at = counted + behind.ahead.to(counted.device).repeat_interleave(rows // len(behind.ahead), 0)
     if host_type in MROPE_HOSTS:
-        ahead = behind.ahead if behind is not None else None
-        if ahead is None:
-            return counted.expand(4, -1, -1)
-        ahead = ahead.to(counted.device).repeat_interleave(rows // len(ahead), 0)
-        return torch.cat([counted[None], (counted + ahead).expand(3, -1, -1)])
-    return counted + 1 if host_type in ONE_INDEXED_HOSTS else counted
+        return torch.cat([counted[None], at.expand(3, -1, -1)])
+    return at + 1 if host_type in ONE_INDEXED_HOSTS else at

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from fuse.branches.kinds import build_branch
+from fuse.branches.options import is_shared
 from fuse.errors import RecipeError
 from fuse.model.config import FusedConfig
 from fuse.model.continuing import next_positions, remember, whole_mask
@@ -49,6 +50,11 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
         if attention and "flash" in attention and config.host_type in PREFIX_HOSTS | BLOCK_HOSTS:
             raise RecipeError(
                 f"{attention} has no masks for {config.host_type}, whose images attend in both directions",
+                hint="attn_implementation sdpa or eager",
+            )
+        if attention and "flash" in attention and any(is_shared(branch) for branch in config.branches):
+            raise RecipeError(
+                f"{attention} reads positions that stand twice as several texts, and a branch has positions: shared",
                 hint="attn_implementation sdpa or eager",
             )
         super().__init__(config)
@@ -99,7 +105,8 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
     def _read(self, input_ids: torch.Tensor, mask: torch.Tensor | None, given: Mapping[str, Any]) -> Prompt:
         mask = torch.ones_like(input_ids) if mask is None else mask
         modules = dict(self.branches.items())
-        return read_prompt(input_ids, mask, given, self.config.branches, modules, self.get_input_embeddings())
+        embed, rows = self.get_input_embeddings(), self.config.text_config.vocab_size
+        return read_prompt(input_ids, mask, given, self.config.branches, modules, embed, rows)
 
     def get_image_features(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """The visual tokens [n, D] of all images, in the order of the prompt: what the language model sees of them."""
@@ -174,7 +181,7 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
         return out if as_dict is not False else out.to_tuple()
 
     def _positions(self, prompt: Prompt) -> torch.Tensor:
-        return positions(self.config.host_type, prompt.attention_mask, prompt.patches)
+        return positions(self.config.host_type, prompt.attention_mask, prompt.patches, prompt.shared)
 
     def _blocks(self, prompt: Prompt, labels: torch.Tensor | None = None) -> torch.Tensor | None:
         """Who attends in both directions; an answer that is being learnt never does."""

@@ -12,6 +12,7 @@ from fuse.errors import RecipeError
 from fuse.model.config import FusedConfig
 from fuse.model.continuing import next_positions, whole_mask
 from fuse.model.masks import prompt_masks
+from fuse.model.positions import largest
 from fuse.model.visual import split_inputs
 
 
@@ -77,9 +78,15 @@ class FusedGenerationMixin(GenerationMixin):
     def _update_model_kwargs_for_generation(
         self, outputs: Any, model_kwargs: dict[str, Any], *args: Any, **kw: Any
     ) -> Any:
-        """New words belong to no block."""
-        block = model_kwargs.pop("token_type_ids", None)
+        """New words belong to no block, and stand behind the largest position so far.
+
+        transformers goes on from the last position, which is not the largest where a prompt ends with an image on an
+        M-RoPE host, or with a branch that shares another's positions.
+        """
+        block, before = model_kwargs.pop("token_type_ids", None), model_kwargs.get("position_ids")
         model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **kw)
+        if before is not None:
+            model_kwargs["position_ids"] = _go_on(before, model_kwargs["position_ids"].shape[-1])
         if block is not None:
             model_kwargs["token_type_ids"] = torch.nn.functional.pad(block, (0, 1), value=-1)
         return model_kwargs
@@ -112,6 +119,15 @@ def is_empty(cache: Any, new: int) -> bool:
     tensor.
     """
     return cache is None or not cache.is_initialized or (new > 1 and int(cache.get_seq_length()) == 0)
+
+
+def _go_on(position_ids: torch.Tensor, length: int) -> torch.Tensor:
+    """Positions [..., L] with those of new words behind the largest of their row: [..., length]."""
+    steps = torch.arange(1, length - position_ids.shape[-1] + 1, device=position_ids.device)
+    new = largest(position_ids) + steps
+    if position_ids.ndim == 3:
+        new = torch.cat([position_ids[:-3, :, -1:] + steps, new.expand(3, -1, -1)])
+    return torch.cat([position_ids, new], -1)
 
 
 def text_positions(position_ids: torch.Tensor | None) -> torch.Tensor | None:

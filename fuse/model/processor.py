@@ -1,11 +1,10 @@
 """Text and images in, a batch for the fused model out."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
 
@@ -18,7 +17,7 @@ from fuse.images import open_image
 from fuse.model.batches import deal, padded
 from fuse.model.config import FusedConfig
 from fuse.model.messages import images_in, takes_lists, with_images, with_plain_text
-from fuse.model.visual import GRID, PREFIX, RUNS
+from fuse.model.writing import Layout, branch_inputs, write
 from fuse.sidecars import COPIED, write_json
 
 BRANCH_FILES = "branches"
@@ -28,7 +27,8 @@ PIECEWISE_HOSTS = frozenset({"llava_original", "mgm", "slime"})  # their code to
 class FusedProcessor(ProcessorMixin):
     """The tokenizer of the host and the eyes of every branch.
 
-    Where the prompt has the image token, it gets every branch's rendering of that image, one after another.
+    Where the prompt has the image token, it gets every branch's rendering of that image, one after another, each behind
+    its branch's separator where it has one.
     """
 
     def __init__(
@@ -108,12 +108,13 @@ class FusedProcessor(ProcessorMixin):
         special = options.get("add_special_tokens", True)
         rows = [self._ids(prompt, special) for prompt in prompts]
         prepared = [[self._prepare(image) for image in some] for some in by_prompt]
-        rows = [self._write(ids, some) for ids, some in zip(rows, prepared, strict=True)]
+        branches = self.fused.branches
+        rows = [write(ids, some, branches, self._marker) for ids, some in zip(rows, prepared, strict=True)]
         self._check_context(rows)
         return BatchFeature(
             {
                 **padded(rows, self.tokenizer, options.get("padding_side"), options.get("length")),
-                **self._branch_inputs([one for some in prepared for one in some]),
+                **branch_inputs([one for some in prepared for one in some], branches),
             }
         )
 
@@ -196,28 +197,12 @@ class FusedProcessor(ProcessorMixin):
                 found.append(eyes.prepare(image))
         return found
 
-    def _prepare(self, image: Image.Image) -> list[tuple[Prepared, tuple[int | str, ...]]]:
+    def _prepare(self, image: Image.Image) -> list[tuple[Prepared, Layout]]:
         """What each branch makes of the image, with its layout within the branch's budget."""
         budgets = [branch.get("max_tokens") for branch in self.fused.branches]
         return [(one, budgeted_layout(one.layout, n)) for one, n in zip(self.look(image), budgets, strict=True)]
 
-    def _write(self, ids: list[int], images: list[list[tuple[Prepared, tuple[int | str, ...]]]]) -> list[int]:
-        """Ids with every branch's rendering in place of each image's first placeholder."""
-        if not self.fused.branches:
-            return ids
-        first = self.fused.branches[0]["token_id"]
-        out: list[int] = []
-        waiting = iter(images)
-        for token in ids:
-            if token != first:
-                out.append(token)
-                continue
-            for branch, (_, layout) in zip(self.fused.branches, next(waiting), strict=True):
-                for item in layout:
-                    out += [branch["token_id"]] * item if isinstance(item, int) else [self._marker(item, branch)]
-        return out
-
-    def _marker(self, token: str, branch: dict[str, Any]) -> int:
+    def _marker(self, token: str, branch: Mapping[str, Any]) -> int:
         found = self.tokenizer.convert_tokens_to_ids(token)
         if found is None or self.tokenizer.convert_ids_to_tokens(found) != token:
             raise CheckpointError(
@@ -236,20 +221,6 @@ class FusedProcessor(ProcessorMixin):
                     f"prompt {number} has {len(ids)} tokens, {visual} of them visual, and the context is {limit}",
                     hint="fewer or smaller images, or `max_tokens` on a branch of the recipe",
                 )
-
-    def _branch_inputs(
-        self, images: list[list[tuple[Prepared, tuple[int | str, ...]]]]
-    ) -> dict[str, list[torch.Tensor]]:
-        inputs: dict[str, list[torch.Tensor]] = {}
-        for image in images:
-            for branch, (one, kept) in zip(self.fused.branches, image, strict=True):
-                name = f"{PREFIX}{branch['name']}."
-                runs = [(a, b) for a, b in zip(one.layout, kept, strict=True) if isinstance(a, int)]
-                inputs.setdefault(name + RUNS, []).append(torch.tensor(runs))
-                inputs.setdefault(name + GRID, []).append(torch.tensor(one.grid or (0, 0, 0)))
-                for key, value in one.inputs.items():
-                    inputs.setdefault(name + key, []).append(value)
-        return inputs
 
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:

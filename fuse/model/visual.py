@@ -1,7 +1,7 @@
 """From prepared images to visual tokens in their places: all that happens before the language model reads a prompt."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,15 +10,14 @@ from torch import nn
 from fuse.branches.branch import Embed
 from fuse.branches.budget import present
 from fuse.branches.kinds import run_branch
+from fuse.branches.options import tells_edges
 from fuse.branches.select import keep_tokens
 from fuse.errors import CheckpointError, RecipeError
-from fuse.model.positions import Patch
+from fuse.model.looks import EDGES, GRID, RUNS, Look, looks_of, separator_places, shared_blocks
+from fuse.model.norms import embedding_norm, mean_norm, scaled
+from fuse.model.positions import Patch, Shared
 
 PREFIX = "branches."
-RUNS, GRID = (
-    "runs",
-    "grid",
-)  # inputs that the processor adds: [R, 2] full and kept length of each run; (t, h, w) or zeros
 VARIABLE = frozenset({"slime"})  # kinds that choose by the question how many tokens they give
 
 
@@ -26,9 +25,10 @@ VARIABLE = frozenset({"slime"})  # kinds that choose by the question how many to
 class Visual:
     """One branch's kept tokens of one image.
 
-    tokens: [n, D]. index: [n] where each stood among all the tokens that the branch saw. places: its placeholders in
-    the prompt, of which the first n are used. runs, shares: the lengths of the image's runs, and what was kept of each.
-    grid: (t, h, w) where all the branch's tokens are the cells of one grid. chosen: `Seen.chosen`.
+    tokens: [n, D], scaled where the branch has a `norm`. index: [n] where each stood among all the tokens that the
+    branch saw. places: its placeholders in the prompt, of which the first n are used. runs, shares: the lengths of the
+    image's runs, and what was kept of each. grid: (t, h, w) where all the branch's tokens are the cells of one grid.
+    chosen: `Seen.chosen`.
     """
 
     tokens: torch.Tensor
@@ -46,7 +46,7 @@ class Prompt:
 
     embeds: [B, L, D]. attention_mask: [B, L], 0 also where a branch gave fewer tokens than it has placeholders.
     numbers: [B, L], 0 at words, at visual tokens the number of their image and branch, from 1. seen: by branch, what it
-    gave for each image.
+    gave for each image. shared: the blocks that stand at the positions of another.
     """
 
     embeds: torch.Tensor
@@ -54,6 +54,7 @@ class Prompt:
     numbers: torch.Tensor
     patches: tuple[Patch, ...]
     seen: Mapping[str, list[Visual]]
+    shared: tuple[Shared, ...] = ()
 
     @property
     def visual(self) -> torch.Tensor:
@@ -77,26 +78,32 @@ def split_inputs(kwargs: dict[str, Any]) -> dict[str, dict[str, list[torch.Tenso
 
 def read_prompt(
     input_ids: torch.Tensor, attention_mask: torch.Tensor, given: Mapping[str, dict[str, list[torch.Tensor]]],
-    branches: Sequence[Mapping[str, Any]], modules: Mapping[str, nn.Module], embed: Embed,
+    branches: Sequence[Mapping[str, Any]], modules: Mapping[str, nn.Module], embed: Embed, rows: int,
 ) -> Prompt:  # fmt: skip
     """Embed a prompt and put every branch's tokens at its placeholders.
 
     All counting happens on the CPU before the first encoder runs, so that a GPU gets its work without a stop.
-    Raises RecipeError when the placeholders in `input_ids` and the images do not agree.
+    rows: how many tokens `embed` knows. Raises RecipeError when the placeholders in `input_ids` and the images do not
+    agree.
     """
     if unknown := given.keys() - {branch["name"] for branch in branches}:
         raise RecipeError(f"there are inputs of branch {min(unknown)!r}, which the model does not have")
-    ids = input_ids.cpu()
-    looks = {branch["name"]: _looks(branch, given.get(branch["name"], {}), ids) for branch in branches}
+    ids, edges = input_ids.cpu(), tells_edges(branches)
+    looks = {branch["name"]: looks_of(branch, given.get(branch["name"], {}), ids, edges) for branch in branches}
+    said: list[list[torch.Tensor]] = [[] for _ in max(looks.values(), key=len, default=[])]  # by image, not scaled
     embeds, mask = embed(input_ids), attention_mask.clone()
     numbers = torch.zeros_like(input_ids)
-    text = _Text(input_ids, attention_mask, [branch["token_id"] for branch in branches])
+    between = separator_places(branches, looks, ids).to(input_ids.device)
+    text = _Text(input_ids, attention_mask, [branch["token_id"] for branch in branches], between)
+    wordy = bool(said) and any(branch.get("norm") == "embeddings" for branch in branches)
+    word = embedding_norm(embed, rows, input_ids.device) if wordy else torch.zeros(())
     patches: list[Patch] = []
     everything: dict[str, list[Visual]] = {}
-    said: list[list[torch.Tensor]] = [[] for _ in max(looks.values(), key=len, default=[])]  # by image
     for branch in branches:
         name = branch["name"]
-        everything[name] = _see(branch, modules[name], given.get(name, {}), looks[name], text, embed, said)
+        found = _see(branch, modules[name], given.get(name, {}), looks[name], text, embed, said)
+        first = everything[branches[0]["name"]] if everything else found
+        everything[name] = _long(branch, found, first, word)
         for image, (look, seen) in enumerate(zip(looks[name], everything[name], strict=True)):
             used, unused = look.columns[: len(seen.tokens)], look.columns[len(seen.tokens) :]
             columns = used.to(input_ids.device)
@@ -106,8 +113,22 @@ def read_prompt(
                 mask[look.row, unused.to(mask.device)] = 0
             grid = seen.grid if len(seen.runs) == 1 else None  # markers between its rows would stand inside it
             patches.append(Patch(look.row, used, grid, seen.index))
-            said[image].append(seen.tokens)
-    return Prompt(embeds, mask, numbers, tuple(patches), everything)
+            said[image].append(found[image].tokens)
+    return Prompt(embeds, mask, numbers, tuple(patches), everything, shared_blocks(branches, looks))
+
+
+def _long(branch: Mapping[str, Any], seen: list[Visual], first: Sequence[Visual], word: torch.Tensor) -> list[Visual]:
+    """A branch's tokens of every image with the norm that the branch asks for.
+
+    first: what the first branch gave for the same images, as the prompt holds it. word: the mean norm of a word.
+    """
+    if branch.get("norm") == "match":
+        norms = [mean_norm(one.tokens) for one in first]
+    elif branch.get("norm") == "embeddings":
+        norms = [word] * len(seen)
+    else:
+        return seen
+    return [replace(one, tokens=scaled(one.tokens, norm)) for one, norm in zip(seen, norms, strict=True)]
 
 
 def _put(embeds: torch.Tensor, row: int, columns: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
@@ -118,39 +139,8 @@ def _put(embeds: torch.Tensor, row: int, columns: torch.Tensor, tokens: torch.Te
     return embeds
 
 
-@dataclass(frozen=True)
-class _Look:
-    """One image of one branch, as the processor wrote it into the prompt. columns: its placeholders, on the CPU."""
-
-    row: int
-    columns: torch.Tensor
-    runs: tuple[int, ...]
-    shares: tuple[int, ...]
-    grid: tuple[int, int, int] | None
-
-
-def _looks(branch: Mapping[str, Any], inputs: Mapping[str, list[torch.Tensor]], ids: torch.Tensor) -> list[_Look]:
-    """Where each image of a branch stands. ids: [B, L] on the CPU."""
-    places = (ids == branch["token_id"]).nonzero()
-    runs = [image.tolist() for image in inputs.get(RUNS, [])]
-    counts = [sum(kept for _, kept in image) for image in runs]
-    if len(places) != sum(counts):
-        raise RecipeError(
-            f"the prompt has {len(places)} placeholders of branch {branch['name']!r} and its {len(runs)} images "
-            f"have {sum(counts)} tokens",
-            hint="write the prompt and its images with the folder's own processor",
-        )
-    found, start = [], 0
-    for image, count, (t, h, w) in zip(runs, counts, [grid.tolist() for grid in inputs.get(GRID, [])], strict=True):
-        mine = places[start : start + count]
-        start += count
-        full, kept = tuple(n for n, _ in image), tuple(n for _, n in image)
-        found.append(_Look(int(mine[0, 0]), mine[:, 1], full, kept, (t, h, w) if t * h * w else None))
-    return found
-
-
 def _see(
-    branch: Mapping[str, Any], module: nn.Module, inputs: dict[str, list[torch.Tensor]], looks: list[_Look],
+    branch: Mapping[str, Any], module: nn.Module, inputs: dict[str, list[torch.Tensor]], looks: list[Look],
     text: "_Text", embed: Embed, said: list[list[torch.Tensor]],
 ) -> list[Visual]:  # fmt: skip
     """One branch's tokens of every image, within its budget."""
@@ -159,7 +149,7 @@ def _see(
     words = [text.of(look.row) for look in looks] if branch["kind"] in VARIABLE else []
     prune = branch.get("prune") or "pool"
     attention = branch.get("max_tokens") is not None and prune == "cls"
-    pixels = _at_home({k: v for k, v in inputs.items() if k not in (RUNS, GRID)}, module)
+    pixels = _at_home({k: v for k, v in inputs.items() if k not in (RUNS, GRID, EDGES)}, module)
     found = []
     try:
         seen = run_branch(branch, module, pixels, text=words, embed=embed, attention=attention)
@@ -207,15 +197,16 @@ def _at_home(inputs: Mapping[str, list[torch.Tensor]], module: nn.Module) -> dic
 
 @dataclass(frozen=True)
 class _Text:
-    """The words of each prompt of a batch: no placeholders, no padding."""
+    """The words of each prompt of a batch: no placeholders, no padding, no separators."""
 
     input_ids: torch.Tensor
     attention_mask: torch.Tensor
     placeholders: list[int]
+    separators: torch.Tensor  # [B, L] bool
 
     def of(self, row: int) -> torch.Tensor:
         ids = self.input_ids[row]
-        keep = self.attention_mask[row] != 0
+        keep = (self.attention_mask[row] != 0) & ~self.separators[row]
         for token in self.placeholders:
             keep = keep & (ids != token)
         return ids[keep]
