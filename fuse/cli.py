@@ -18,6 +18,7 @@ VERBS = {
     "plan": "Show what a recipe will do to every tensor; reads no weights.",
     "merge": "Run a recipe into a folder that transformers loads.",
     "ask": "Ask a model folder a question.",
+    "search": "Search a recipe's coefficients and options, without training.",
     "schema": "Print the JSON schema of recipes.",
 }
 

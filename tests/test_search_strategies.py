@@ -163,7 +163,11 @@ def by_the_paper(answers: list[list[str]]) -> int:
     return 1 + int(np.argmin(count)), count  # pyright: ignore
 
 
-@given(st.integers(3, 8).flatmap(lambda n: st.lists(st.lists(st.sampled_from("ab"), min_size=6, max_size=6), min_size=n, max_size=n)))
+@given(
+    st.integers(3, 8).flatmap(
+        lambda n: st.lists(st.lists(st.sampled_from("ab"), min_size=6, max_size=6), min_size=n, max_size=n)
+    )
+)
 def test_stability_of_one_coefficient_is_that_of_the_paper(answers: list[list[str]]) -> None:
     line: list[Point] = [(float(i),) for i in range(len(answers))]
     found = stability(line, {p: trial(p, "".join(a)) for p, a in zip(line, answers, strict=True)}, (X,))

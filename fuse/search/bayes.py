@@ -6,7 +6,7 @@ from typing import Any
 
 from fuse.errors import MachineError
 from fuse.search.grid import Key, Strategy
-from fuse.search.space import Axis, Point, is_number, tidy
+from fuse.search.space import Axis, Point, tidy
 
 REPEATS = 50  # proposals in a row that were all tried before; then the space is taken as exhausted
 AT_RANDOM = (4, 2, 10)  # points at random before the model proposes: 4 and 2 an axis, 10 at most
@@ -71,7 +71,7 @@ def _optuna() -> Any:
 
 
 def _distribution(optuna: Any, axis: Axis) -> Any:
-    """A range is a float; listed numbers are their number in the row, so that neighbours are near; words are a choice."""
+    """A range is a float; listed numbers are their place in the list, so that neighbours are near; words a choice."""
     if axis.low is not None:
         return optuna.distributions.FloatDistribution(axis.low, axis.high)
     if axis.ordered:
@@ -89,9 +89,8 @@ def _decoded(axis: Axis, value: Any) -> Any:
 
 def _rounded(axis: Axis, value: float) -> float:
     """To a thousandth of the range: finer steps make no difference that a set of questions shows."""
-    assert is_number(axis.low) and is_number(axis.high)
-    low, width = axis.low, axis.high - axis.low  # pyright: ignore[reportOperatorIssue]
-    return tidy(low + round((value - low) / width * 1000) * width / 1000)  # pyright: ignore[reportOperatorIssue]
+    assert axis.low is not None and axis.high is not None
+    return tidy(axis.low + round((value - axis.low) / (axis.high - axis.low) * 1000) * (axis.high - axis.low) / 1000)
 
 
 def _ranks(keys: Sequence[Key | None]) -> list[float]:

@@ -5,7 +5,9 @@ from collections.abc import Generator
 from fuse.search.space import Point, Space
 
 Key = tuple[float, ...]  # larger is better; compared place by place
-Strategy = Generator[list[Point], list[Key | None], None]  # yields points to try, is sent their keys (None: no candidate)
+Strategy = Generator[
+    list[Point], list[Key | None], None
+]  # yields points to try, is sent their keys (None: no candidate)
 
 
 def grid(space: Space, *, steps: int) -> Strategy:

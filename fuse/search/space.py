@@ -1,4 +1,4 @@
-"""What a search may change: axes (one number or option each), the knobs that they turn, and the recipe values they make.
+"""What a search may change: axes (one number or option each), and the knobs that write them into the recipe.
 
 A point has one value for each axis, in the order of the axes. A knob writes the values of its axes into the recipe: one
 number, a list over depth, or a table of name patterns, at one path or the same at several.

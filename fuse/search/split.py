@@ -22,7 +22,7 @@ def split(questions: Sequence[Question], share: float, *, seed: int) -> tuple[li
     for name, part in zip(("tuning", "testing"), parts, strict=True):
         if sum(question.metric == "cider" for question in part) == 1:
             raise RecipeError(f"--holdout {share:g} leaves a single caption for {name}, and CIDEr needs 2",
-                              hint="more captions, another --seed, --test FILE, or --holdout 0 for no test")  # fmt: skip
+                              hint="more captions, another --seed, --test FILE, or --holdout 0")  # fmt: skip
     return parts
 
 

@@ -1,4 +1,4 @@
-"""The log of a search: DIR/trials.jsonl, whose first line says what search it is, and every trial at once after that."""
+"""The log of a search, trials.jsonl: its first line says what search it is, and every trial follows as it is done."""
 
 import json
 import os
