@@ -69,7 +69,7 @@ def test_laws(values: np.ndarray, seed: int) -> None:
     assert wider[0] <= low and high <= wider[1]
     scaled = interval(2 * values + 1, seed=seed, resamples=500)
     assert scaled == pytest.approx((2 * low + 1, 2 * high + 1))
-    one_group = interval(values, groups=np.zeros(len(values)), seed=seed, resamples=500)
+    one_group = interval(values, groups=np.zeros(len(values), dtype=int), seed=seed, resamples=500)
     assert one_group == (low, high)
 
 

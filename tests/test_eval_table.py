@@ -3,6 +3,7 @@
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from fuse.evaluate import bootstrap, card_table
 from fuse.evaluate.questions import Question
 from fuse.evaluate.table import Estimate, Result, tabulate, to_json, to_markdown, to_rich
 
-FAST = {"resamples": 400}
+FAST: dict[str, Any] = {"resamples": 400}
 
 
 def asked(*skills: str, metric: str = "exact") -> list[Question]:
@@ -39,7 +40,7 @@ def test_rows() -> None:
         pytest.approx([(2 / 6 + 2.5 / 3) / 2, 2 / 3]), pytest.approx([4.5 / 9, 6 / 9]),
     ]  # fmt: skip
     assert [row.differences[0].score for row in table.rows] == pytest.approx([2 / 6, -0.5 / 3, 0.5 / 6, 1.5 / 9])
-    settings = {"seed": 3, **FAST}
+    settings: dict[str, Any] = {"seed": 3, **FAST}
     groups = np.repeat([0, 1], [6, 3])
     assert shape.scores[1] == Estimate(4 / 6, *bootstrap.interval(FUSED[:6], **settings))
     assert colour.differences == (Estimate(*bootstrap.paired(PARENT[6:], FUSED[6:], **settings)),)

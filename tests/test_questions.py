@@ -1,6 +1,7 @@
 """The data file of `fuse eval`: what its lines mean, and one sentence for everything that is wrong."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fuse.errors import FuseError, MachineError, RecipeError
 from fuse.evaluate.json_lines import MAX_LINE
 from fuse.evaluate.questions import KEYS, METRICS, Question, check_images, read_questions, with_metric
 
+DOCUMENT = Path(__file__).parent.parent / "docs" / "evaluation.md"
 GOOD = {"question": "What is it?", "answer": "cat"}
 
 
@@ -251,3 +253,17 @@ def test_any_json_is_read_or_refused_in_one_sentence(row: dict[str, Any], good: 
         assert error.exit_code == 2 and str(error).startswith(f"{tmp_path}/data.jsonl:1:") and "\n" not in str(error)
     else:
         assert len(questions) == 1 and questions[0].metric in METRICS and questions[0].answers
+
+
+def test_the_document(tmp_path: Path) -> None:
+    """docs/evaluation.md: its example is read as it says, its tables name every key and metric, its sentences are so."""
+    text = DOCUMENT.read_text()
+    [example] = re.findall(r"```jsonl\n(.*?)```", text, re.DOTALL)
+    questions = read_questions(write(tmp_path, *example.splitlines()))
+    assert [q.metric for q in questions] == ["exact", "vqa", "choice", "exact", "cider", "cider"]
+    assert [q.skill for q in questions] == ["colour", "counting", "comparison", "arithmetic", "captions", "captions"]
+    assert [len(q.images) for q in questions] == [1, 1, 2, 0, 1, 1]
+    rows = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(rows) == sorted([*KEYS, *METRICS])
+    for change in ({"answr": "x"}, {"choices": ["cats", "dog"]}):
+        assert refusal(tmp_path, {**GOOD, **change}).removeprefix("data.jsonl:1: ") in text
