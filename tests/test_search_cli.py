@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -71,7 +72,8 @@ def test_the_best_recipe_is_found_and_runs(folder: Path, tmp_path: Path, method:
     told = document(out)
     assert told["ended"] == ("budget" if method == "bayes" else "done")
     start, best = told["start"], told["best"]
-    assert start["score"] < 0.5 < 0.8 < best["score"]
+    assert start["score"] < 0.5
+    assert best["score"] > 0.8
     assert best["score"] == 1.0 or method == "bayes"  # at an end of the range, which a random point does not meet
     assert best["point"]["language.weights.b"] < 0.05
     left = best["recipe values"]
@@ -95,9 +97,10 @@ def test_the_best_recipe_is_found_and_runs(folder: Path, tmp_path: Path, method:
     with Image.open(out / "plot.png") as picture:
         assert picture.format == "PNG"
         assert len(picture.convert("L").getcolors(1 << 24) or []) > 10
-    assert found.out.splitlines()[-1].startswith(f"best: trial {best['trial']}, language.weights.b = ")
-    assert "tuning: 8 questions, which chose the best of" in found.out
-    assert "testing: 4 questions that no choice was made on" in found.out
+    last = found.out.splitlines()[-1]
+    assert last.startswith(f"best of {told['trials']} trials: {best['trial']}, language.weights.b = ")
+    assert "\n tuning " in found.out and "\n testing " in found.out
+    assert re.search(r"mean of skills +8 +0\.0 +\d+\.\d +\+\d", found.out)
     assert f"trial {told['trials']}/30: language.weights.b " in found.err
 
 
@@ -110,7 +113,9 @@ def test_best_scores_are_those_of_its_merged_folder(folder: Path, tmp_path: Path
     said = ask_many(load(tmp_path / "merged"), [row["question"] for row in rows], max_tokens=3)
     best = document(out)["best"]
     assert tuple(said) == tuple(lines(out)[1 + best["trial"]]["answers"])
-    assert best["score"] == pytest.approx(sum(a == row["answer"] for a, row in zip(said, rows, strict=True)) / len(rows))
+    assert best["score"] == pytest.approx(
+        sum(a == row["answer"] for a, row in zip(said, rows, strict=True)) / len(rows)
+    )
 
 
 def test_it_goes_on_where_it_stopped(folder: Path, tmp_path: Path) -> None:
@@ -272,7 +277,7 @@ def test_interrupting_keeps_the_best_so_far(folder: Path, tmp_path: Path) -> Non
     out = tmp_path / "out"
     command = [
         sys.executable, "-m", "fuse", "search", str(folder / "recipe.yaml"), "--data", str(folder / "q.jsonl"),
-        "--out", str(out), "--budget", "100000", "--method", "bayes",
+        "--out", str(out), "--budget", "100000", "--method", "bayes", "--max-tokens", "3",
     ]  # fmt: skip
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:

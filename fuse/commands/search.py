@@ -68,14 +68,12 @@ def _say(line: str) -> None:
 
 
 def _show(found: Any) -> None:
-    """The tables of tuning and testing, and where the best recipe is."""
+    """Start and best for tuning and testing, and where the best recipe is."""
     from rich.console import Console
 
     from fuse.errors import printable
 
-    console = Console(highlight=False, soft_wrap=True)
-    for title, table in found.tables:
-        console.print(title, markup=False)
-        console.print(table)
+    if found.table is not None:
+        Console(highlight=False).print(found.table)
     for line in found.sentences:
         click.echo(printable(line))

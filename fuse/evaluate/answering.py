@@ -45,10 +45,10 @@ def _choose(answerer: Answerer, batch: Batch, *, loss: bool, norm: str) -> list[
     replies = []
     for question, logs in zip(batch.questions, answer_logs(answerer, batch), strict=True):
         scores = torch.tensor([scored(one, norm) for one in logs], dtype=torch.float64)
-        right = logs[question.choices.index(question.answers[0])]
         entropy = float(torch.special.entr(scores.softmax(0)).sum())
         choice = question.choices[int((scores == scores.max()).nonzero()[0])]
-        replies.append(Reply(question.key, choice, entropy, -float(right.mean()) if loss else None))
+        lost = -float(logs[question.choices.index(question.answers[0])].mean()) if loss else None
+        replies.append(Reply(question.key, choice, entropy, lost))
     return replies
 
 

@@ -29,23 +29,24 @@ class Question:
     key: str  # "id" of the line, else its number; unique in a file
     text: str
     images: tuple[Path, ...]  # in the folder of the data file where they are relative; () for text only
-    answers: tuple[str, ...]  # one or more
+    answers: tuple[str, ...]  # one or more; () where a file without labels was asked for
     choices: tuple[str, ...]  # () for an open question; else every answer is one of them
     skill: str
     metric: str
     where: str = ""  # "file:line", for messages
 
 
-def read_questions(file: Path) -> tuple[Question, ...]:
+def read_questions(file: Path, *, labelled: bool = True) -> tuple[Question, ...]:
     """The questions of a data file, in its order; no image is opened (see `check_images`).
 
+    labelled: every line has an answer; else lines may be without, and such a question has answers ().
     Raises RecipeError at the first line that is wrong, naming file and line; MachineError when the file may not be
     read.
     """
     found: list[Question] = []
     lines: dict[str, int] = {}
     for number, row in read_rows(file):
-        question = _question(file, number, row)
+        question = _question(file, number, row, labelled)
         if question.key in lines:
             raise RecipeError(
                 f"id {question.key!r} is already that of line {lines[question.key]}", where=question.where,
@@ -89,7 +90,7 @@ def check_images(questions: Iterable[Question]) -> None:
                 raise type(error)(f"image {path}: {error.problem}", where=where, hint=error.hint) from None
 
 
-def _question(file: Path, number: int, row: dict[str, Any]) -> Question:
+def _question(file: Path, number: int, row: dict[str, Any], labelled: bool) -> Question:
     """The question of one line, all of its keys checked."""
     where = f"{file}:{number}"
     for key in row:
@@ -104,7 +105,7 @@ def _question(file: Path, number: int, row: dict[str, Any]) -> Question:
             raise RecipeError(f"image {image[:60]!r} is not a path", where=where, hint="images are files on disk")
         if min(image) < " ":
             raise RecipeError(f"image {image[:60]!r} holds a control character", where=where)
-    answers = _answers(row, where)
+    answers = _answers(row, where) if labelled or {"answer", "answers"} & set(row) else ()
     choices = _texts(row["choices"], "choices", where) if "choices" in row else ()
     _check_choices(choices, answers, where)
     skill = _text(row["skill"], "skill", where).strip() if "skill" in row else NO_SKILL

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fuse.errors import RecipeError
+from fuse.errors import CheckpointError, RecipeError
 from fuse.evaluate import bootstrap
 from fuse.evaluate.answering import reply
 from fuse.evaluate.batches import Batch, prepare
@@ -16,6 +16,7 @@ from fuse.evaluate.questions import Question
 from fuse.evaluate.replies import Reply
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.search.space import Point
+from fuse.search.split import is_labelled
 from fuse.search.trials import Trial
 
 NOT_FINITE = "its model's numbers are not finite"
@@ -24,38 +25,38 @@ NOT_FINITE = "its model's numbers are not finite"
 class Examiner:
     """One model in memory, and the questions as batches for its processor."""
 
-    def __init__(self, loaded: LoadedRecipe, *, device: str, batch: int, max_tokens: int, labelled: bool) -> None:
-        """loaded: the recipe to begin with. labelled: whether the questions have right answers."""
+    def __init__(self, loaded: LoadedRecipe, *, device: str, batch: int, max_tokens: int) -> None:
+        """loaded: the recipe to begin with. batch, max_tokens: as `prepare` and `reply` take them."""
         from fuse.live import Live
 
         self.live = Live(loaded, device=device)
-        self.batch, self.max_tokens, self.labelled = batch, max_tokens, labelled
+        self.batch, self.max_tokens = batch, max_tokens
         self._prepared: dict[tuple[str, ...], tuple[Any, list[Batch]]] = {}
 
     def examine(
         self, loaded: LoadedRecipe, questions: Sequence[Question], *, number: int, point: Point | None, loss: bool,
         part: str = "tuning",
     ) -> Trial:  # fmt: skip
-        """The trial of a recipe: mixed in place, asked every question, scored.
+        """The trial of a recipe: mixed in place, asked every question, scored where all have right answers.
 
         A recipe that its members do not allow, or that makes numbers which are not finite, is a trial too, with the
         reason in `refused`.
         """
-        began = time.monotonic()
+        began, labelled = time.monotonic(), is_labelled(questions)
         try:
             self.live.remix(loaded)
-        except RecipeError as error:
+        except (RecipeError, CheckpointError) as error:
             return Trial(number, point, refused=str(error), part=part)
-        replies = self._replies(questions, loss and self.labelled)
+        replies = self._replies(questions, loss and labelled)
         said = [replies[question.key] for question in questions]
         lost = [one.loss for one in said if one.loss is not None]
         known = [one.entropy for one in said if one.entropy is not None]
         if not all(map(math.isfinite, (*lost, *known))):
             return Trial(number, point, refused=NOT_FINITE, seconds=round(time.monotonic() - began, 3), part=part)
-        found = scores(questions, replies) if self.labelled else np.zeros(0)
+        found = scores(questions, replies) if labelled else np.zeros(0)
         return Trial(
             number, point, answers=tuple(one.text for one in said), scores=tuple(map(float, found)),
-            score=bootstrap.mean(found, skills(questions)) if self.labelled else None,
+            score=bootstrap.mean(found, skills(questions)) if labelled else None,
             loss=float(np.mean(lost)) if lost else None, entropy=float(np.mean(known)) if known else None,
             seconds=round(time.monotonic() - began, 3), part=part,
         )  # fmt: skip

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuse.evaluate.table import to_rich
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.search import plot
-from fuse.search.report import BEST, comparison, figures_of, recipe_of, tested, write_report
-from fuse.search.run import Options, Search, read_search, run, spent
+from fuse.search.report import BEST, comparison, recipe_of, tested, write_report
+from fuse.search.run import Options, Search, best_of, read_search, run, spent
+from fuse.search.show import final_table, progress, sentences
 from fuse.search.space import Point
+from fuse.search.split import is_labelled
 from fuse.search.trials import Log, Trial
 
 
@@ -20,10 +21,10 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found: search.json, tables for a terminal with their titles, and closing sentences."""
+    """What a search found: search.json, its table for rich (None without right answers), and closing sentences."""
 
     document: dict[str, Any]
-    tables: list[tuple[str, Any]]
+    table: Any
     sentences: list[str]
 
 
@@ -36,7 +37,7 @@ def search_into(recipe: Path, data: Path, out: Path, options: Options, *, say: C
     search = read_search(recipe, data, out, options)
     plot.check_installed()
     log = Log(out, search.identity)
-    progress = _progress(search, say) if say else lambda trial, best: None
+    tell = progress(search, say) if say else lambda trial, best: None
     best: Trial | None = log.tuning[0] if log.tuning else None
     try:
         examiner = _examiner(search)
@@ -46,14 +47,17 @@ def search_into(recipe: Path, data: Path, out: Path, options: Options, *, say: C
                 loaded, search.tuning, number=number, point=point, loss=search.objective.loss
             )  # fmt: skip
 
-        for best in run(search, log, examine, progress):  # noqa: B007 - what an interruption leaves
+        for best in run(search, log, examine, tell):  # noqa: B007 - what an interruption leaves
             pass
         assert best is not None
         _test(search, log, best, examiner)
     except KeyboardInterrupt:
         raise _interrupted(search, log, best) from None
-    ended = "budget" if spent(log) >= options.budget else "done"
-    return _found(search, log, best, write_report(search, log, best, ended))
+    told = write_report(search, log, best, "budget" if spent(log) >= options.budget else "done")
+    tuned = comparison(search.tuning, log.tuning[0], best, options.seed) if is_labelled(search.tuning) else None
+    pair = tested(log, best)
+    table = final_table(tuned, comparison(search.testing, *pair, options.seed) if pair else None)
+    return Found(told, table, sentences(search, log, best, told))
 
 
 def _examiner(search: Search) -> Callable[[], Any]:
@@ -66,7 +70,7 @@ def _examiner(search: Search) -> Callable[[], Any]:
 
             options = search.options
             made.append(Examiner(search.loaded, device=options.device, batch=options.batch_size,
-                                 max_tokens=options.max_tokens, labelled=search.labelled))  # fmt: skip
+                                 max_tokens=options.max_tokens))  # fmt: skip
         return made[0]
 
     return examiner
@@ -74,7 +78,7 @@ def _examiner(search: Search) -> Callable[[], Any]:
 
 def _test(search: Search, log: Log, best: Trial, examiner: Callable[[], Any]) -> None:
     """The recipe as it stands and the best one answer the testing questions, each once."""
-    if not search.testing or not search.labelled:
+    if not search.testing:
         return
     answered = {trial.number for trial in log.testing}
     for trial in (log.tuning[0], best):
@@ -86,8 +90,7 @@ def _test(search: Search, log: Log, best: Trial, examiner: Callable[[], Any]) ->
 
 def _interrupted(search: Search, log: Log, best: Trial | None) -> Interrupted:
     """Write what was found so far, and the sentence that says so."""
-    from fuse.search.run import best_of
-
+    log.reread()
     if not log.tuning:
         return Interrupted("interrupted before the first trial was done; the same command begins again")
     line = search.space.grid(search.options.steps) if search.options.method == "grid" else []
@@ -97,48 +100,3 @@ def _interrupted(search: Search, log: Log, best: Trial | None) -> Interrupted:
     return Interrupted(
         f"interrupted after {count}; the best so far is {log.folder / BEST}, and the same command goes on"
     )
-
-
-def _progress(search: Search, say: Callable[[str], None]) -> Callable[[Trial, Trial | None], None]:
-    """A line for each trial: its place in the budget, its values, its figures, the best so far."""
-    kind = search.objective.value
-
-    def progress(trial: Trial, best: Trial | None) -> None:
-        point = search.space.told(trial.point) if trial.number and trial.point is not None else {}
-        words = [f"{name} {_shown(value)}" for name, value in point.items()]
-        head = f"trial {trial.number}/{search.options.budget}: {', '.join(words) or 'the recipe as it stands'}"
-        if trial.refused:
-            say(f"{head}; refused: {trial.refused}")
-            return
-        figures = ", ".join(f"{name} {value:.4f}" for name, value in figures_of(trial).items())
-        told = f"; best {figures_of(best)[kind]:.4f} (trial {best.number})" if best and kind in figures_of(best) else ""
-        say(f"{head}; {figures}{told}; {trial.seconds:.1f} s")
-
-    return progress
-
-
-def _shown(value: Any) -> str:
-    return "+".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _found(search: Search, log: Log, best: Trial, document: dict[str, Any]) -> Found:
-    tables, seed = [], search.options.seed
-    if search.labelled:
-        table = comparison(search.tuning, log.tuning[0], best, seed)
-        tables.append((f"tuning: {len(search.tuning)} questions, which chose the best of {spent(log)} trials", table))
-    if pair := tested(log, best):
-        table = comparison(search.testing, *pair, seed)
-        tables.append((f"testing: {len(search.testing)} questions that no choice was made on", table))
-    sentences = []
-    if shared := document["testing"]["images that tuning asks about too"]:
-        sentences.append(f"{shared} of the testing images are in the tuning questions too")
-    if (looks := len(log.testing)) > 2:
-        sentences.append(
-            f"the testing questions were answered by {looks} recipes: the search went on after a test"
-        )
-    if not search.testing:
-        sentences.append("no questions were kept for testing, so the figures of the best recipe are too good")
-    values = document["best"]["recipe values"]
-    told = ", ".join(f"{path} = {_shown(value)}" for path, value in values.items()) or "the recipe as it stands"
-    sentences.append(f"best: trial {best.number}, {told}; {log.folder / BEST}")
-    return Found(document, [(title, to_rich(table)) for title, table in tables], sentences)

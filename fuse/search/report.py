@@ -17,7 +17,7 @@ from fuse.recipe_edit import recipe_text
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.search.objective import keys
 from fuse.search.run import Search, at, spent
-from fuse.search.split import shared_images
+from fuse.search.split import is_labelled, shared_images
 from fuse.search.trials import Log, Trial
 
 BEST, CSV, JSON, PLOT = "best.yaml", "trials.csv", "search.json", "plot.png"
@@ -90,7 +90,7 @@ def document(search: Search, log: Log, best: Trial, ended: str, changes: dict[in
         shown = figures_of(trial) | ({"changes": changes[trial.number]} if trial.number in changes else {})
         return {"trial": trial.number, "point": point, "recipe values": values, **shown}
 
-    tuned = comparison(search.tuning, first, best, options.seed) if search.labelled else None
+    tuned = comparison(search.tuning, first, best, options.seed) if is_labelled(search.tuning) else None
     pair = tested(log, best)
     testing = comparison(search.testing, *pair, options.seed) if pair else None
     return {

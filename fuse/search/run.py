@@ -18,7 +18,7 @@ from fuse.search.grid import Key, Strategy, grid
 from fuse.search.objective import OBJECTIVES, Objective, check_objective, keys
 from fuse.search.over import read_space
 from fuse.search.space import Point, Space
-from fuse.search.split import split
+from fuse.search.split import is_labelled, split
 from fuse.search.start import start_point
 from fuse.search.trials import Log, Trial, check_folder
 
@@ -57,7 +57,6 @@ class Search:
     exact: bool  # whether the recipe is that point
     tuning: tuple[Question, ...]
     testing: tuple[Question, ...]
-    labelled: bool
     identity: Mapping[str, Any]
 
 
@@ -76,8 +75,7 @@ def read_search(recipe: Path, data: Path, out: Path, options: Options) -> Search
     if options.method == "grid" and (size := space.size(options.steps)) > options.budget:
         raise RecipeError(f"the grid has {size:,} points and the budget is {options.budget:,}",
                           hint=f"--budget {size}, fewer values or --steps, or another --method")  # fmt: skip
-    tuning, testing = _questions(data, options)
-    labelled = all(question.answers for question in (*tuning, *testing))
+    tuning, testing = _questions(data, options, labelled=objective.labelled)
     start = start_point(space, loaded.recipe, options.steps, on_grid=objective.key is None)
     check_values(space, loaded, start, options.steps)
     check_folder(out)
@@ -89,7 +87,7 @@ def read_search(recipe: Path, data: Path, out: Path, options: Options) -> Search
         "test": _digest(options.test) if options.test else None,
     }  # fmt: skip
     exact = at(loaded, space, start).recipe == loaded.recipe
-    return Search(loaded, options, objective, space, start, exact, tuple(tuning), tuple(testing), labelled, identity)
+    return Search(loaded, options, objective, space, start, exact, tuple(tuning), tuple(testing), identity)
 
 
 def at(loaded: LoadedRecipe, space: Space, point: Point) -> LoadedRecipe:
@@ -209,9 +207,9 @@ def best_of(search: Search, log: Log, before: Trial, line: Sequence[Point]) -> T
     return top[1]
 
 
-def _questions(data: Path, options: Options) -> tuple[list[Question], list[Question]]:
-    """Questions for tuning and for testing, their images opened once."""
-    questions = list(read_questions(data))
+def _questions(data: Path, options: Options, *, labelled: bool) -> tuple[list[Question], list[Question]]:
+    """Questions for tuning and for testing, which have answers; their images opened once."""
+    questions = list(read_questions(data, labelled=labelled))
     check_images(questions)
     if options.test is not None:
         if options.holdout is not None:
@@ -220,6 +218,11 @@ def _questions(data: Path, options: Options) -> tuple[list[Question], list[Quest
         check_images(testing)
         return questions, testing
     share = HOLDOUT if options.holdout is None else options.holdout
+    if not is_labelled(questions):
+        if options.holdout:
+            raise RecipeError("--holdout tests by right answers, and not every question has one", where=data,
+                              hint="--test FILE with answers, or --holdout 0")  # fmt: skip
+        share = 0.0
     return split(questions, share, seed=options.seed) if share else (questions, [])
 
 

@@ -26,6 +26,11 @@ def split(questions: Sequence[Question], share: float, *, seed: int) -> tuple[li
     return parts
 
 
+def is_labelled(questions: Sequence[Question]) -> bool:
+    """Whether there are questions, and all of them have right answers."""
+    return bool(questions) and all(question.answers for question in questions)
+
+
 def shared_images(tuning: Sequence[Question], testing: Sequence[Question]) -> int:
     """How many images both parts ask about."""
     first, second = ({path.resolve() for q in part for path in q.images} for part in (tuning, testing))

@@ -63,6 +63,10 @@ class Log:
         self._append({"trial": told.pop("number"), **told})
         self.trials.append(trial)
 
+    def reread(self) -> None:
+        """Take the trials from the file again: an interruption may have come between writing one and knowing it."""
+        self.trials = self._read()
+
     @property
     def tuning(self) -> list[Trial]:
         return [trial for trial in self.trials if trial.part == "tuning"]
