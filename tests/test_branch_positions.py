@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from fuse.errors import RecipeError
 from fuse.model.config import FusedConfig
 from fuse.model.fused import FusedForConditionalGeneration
 from fuse.model.positions import Shared, positions
-from tests import tiny_fused, tiny_vlm
+from tests import tiny_fused
 from tests.test_fused_continuing import say, suffix_blocks
 from tests.test_fused_model import fused, greedy, own, picture
 
@@ -68,7 +68,7 @@ def rows(draw: Any) -> tuple[list[int], list[tuple[str, int]]]:
 def test_positions_are_those_of_the_rule(row: tuple[list[int], list[tuple[str, int]]]) -> None:
     """Token i of n at the middle of the i-th of n equal stretches of the first block's span, rounded down."""
     mask, parts = row
-    shared, wanted, after, column, first = [], [], 0, 0, (0, 0)
+    shared, wanted, after, column, first, start, span = [], [], 0, 0, (0, 0), 0, 0
     for kind, length in parts:
         real = sum(mask[column : column + length])
         if kind == "first":
@@ -195,6 +195,19 @@ def test_going_on_from_a_cache(mix: str, number: int) -> None:
                      past_key_values=out.past_key_values)  # fmt: skip
     assert (after.logits[0] - whole[:, -1]).abs().max() < 1e-4
     assert (step.logits[:, -1] - whole[:, mask.shape[1] - 1]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_going_on_from_a_static_cache(number: int) -> None:
+    model, ours = made("llama", b=("shared",))
+    batch = batch_of(ours, [number])
+    before = say(model, batch, 3, past_key_values=StaticCache(config=model.get_decoder().config, max_cache_len=80))
+    ids = torch.cat([before.sequences, torch.tensor([[7, 8]])], 1)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    after = say(model, inputs, 2, past_key_values=before.past_key_values)
+    with torch.no_grad():
+        whole = model(**{**batch, **inputs}).logits
+    assert (after.logits[0] - whole[:, -1]).abs().max() < 1e-4
 
 
 def test_shared_is_not_continued() -> None:

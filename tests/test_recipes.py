@@ -26,6 +26,8 @@ KINDS = {
     "visionfuse_llava_pair.yaml": {"base": "llama", "llava": "llava", "next": "llava_next"},
     "visionfuse_mgm_slime.yaml": {"base": "llama3", "mgm": "mgm3", "slime": "slime3"},
     "visionfuse_qwen2.yaml": {"qwen": "qwen2_vl", "onevision": "llava_onevision"},
+    "visionfuse_separator.yaml": {"base": "llama", "llava": "llava", "next": "llava_next"},
+    "visionfuse_shared_positions.yaml": {"base": "llama", "llava": "llava", "next": "llava_next"},
     "visionfuse_three.yaml": {"base": "llama", "mgm": "mgm", "slime": "slime", "llava": "llava"},
     "vlm_all_parts.yaml": {"general": "qwen2_vl", "ocr": "qwen2_vl"},
     "vlm_and_math_llm.yaml": {"base": "llama", "vlm": "llava_next", "math": "llama"},
@@ -40,6 +42,8 @@ TOKENS = {
     "visionfuse_llava_pair.yaml": [4, 14],
     "visionfuse_mgm_slime.yaml": [16, 25],
     "visionfuse_qwen2.yaml": [6, 14],
+    "visionfuse_separator.yaml": [4, 14],
+    "visionfuse_shared_positions.yaml": [4, 14],
     "visionfuse_three.yaml": [16, 25, 3],
     "vlm_with_open_clip_encoder.yaml": [4, 3],
 }

@@ -10,7 +10,7 @@ from transformers import GenerationMixin
 
 from fuse.errors import RecipeError
 from fuse.model.config import FusedConfig
-from fuse.model.continuing import next_positions, whole_mask
+from fuse.model.continuing import next_positions, remember, whole_mask
 from fuse.model.masks import prompt_masks
 from fuse.model.positions import largest
 from fuse.model.visual import split_inputs
@@ -43,9 +43,13 @@ class FusedGenerationMixin(GenerationMixin):
         kwargs.setdefault("position_ids", self._positions(prompt))
         if (block := self._blocks(prompt)) is not None:
             kwargs.setdefault("token_type_ids", block)
-        return super().generate(
+        found = super().generate(
             input_ids=input_ids, inputs_embeds=prompt.embeds, attention_mask=prompt.attention_mask, **kwargs
         )
+        # A step with a static cache has a mask that no longer says how many tokens there were.
+        cache = getattr(found, "past_key_values", None) if cache is None else cache
+        remember(cache, self.config.host_type, kwargs["position_ids"], prompt.attention_mask)
+        return found
 
     def _behind(self, cache: Any, input_ids: torch.Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments of a `generate` that goes on from a cache."""
