@@ -161,6 +161,11 @@ def test_a_question_without_reply() -> None:
         scores([question("7", "exact", "x")], {})
 
 
+def test_a_question_without_answer() -> None:
+    with pytest.raises(RecipeError, match=r"^data\.jsonl:7: answer is missing, so there is nothing to score by$"):
+        scores([question("7", "vqa")], {"7": Reply("7", "x")})
+
+
 def test_cider_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
     assert scores([question("1", "exact", "x")], {"1": Reply("1", "x")}) == [1]

@@ -148,6 +148,14 @@ def test_missing_keys(tmp_path: Path) -> None:
     assert refusal(tmp_path, {"question": "x", "answers": ["y", " "]}) == "data.jsonl:1: answers[1] is empty"
 
 
+def test_lines_without_answer_where_none_is_needed(tmp_path: Path) -> None:
+    rows = [{"question": "x"}, {"question": "x", "choices": ["a", "b"]}, GOOD]
+    found = read_questions(write(tmp_path, *rows), labelled=False)
+    assert [(q.answers, q.metric) for q in found] == [((), "exact"), ((), "choice"), (("cat",), "exact")]
+    with pytest.raises(RecipeError, match=r"data\.jsonl:1: answer is empty$"):
+        read_questions(write(tmp_path, {"question": "x", "answer": ""}), labelled=False)
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_few_answers_are_ambiguous(count: int, tmp_path: Path) -> None:
     row = {"question": "x", "answers": ["sofa", "couch", "settee"][:count]}

@@ -18,12 +18,14 @@ def scores(questions: Sequence[Question], replies: Mapping[str, Reply]) -> np.nd
     """The score of each question by its own metric, float64 [n], in the order of the questions.
 
     exact, vqa and choice lie in [0, 1], cider in [0, 10] (see `fuse.evaluate.captions`; its word weights come from
-    all questions given with that metric). Raises RecipeError when a question has no reply; MachineError when cider is
-    asked for and pycocoevalcap is not installed.
+    all questions given with that metric). Raises RecipeError when a question has no answer or no reply; MachineError
+    when cider is asked for and pycocoevalcap is not installed.
     """
     found = np.zeros(len(questions))
     captions: list[int] = []
     for i, question in enumerate(questions):
+        if not question.answers:
+            raise RecipeError("answer is missing, so there is nothing to score by", where=question.where)
         if question.key not in replies:
             raise RecipeError(f"question {question.key!r} has no reply", where=question.where)
         if question.metric == "cider":
