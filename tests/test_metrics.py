@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fuse.errors import MachineError, RecipeError
 from fuse.evaluate.captions import cider, words
-from fuse.evaluate.metrics import exact, plain, scores
+from fuse.evaluate.metrics import check_metrics, exact, plain, scores
 from fuse.evaluate.questions import Question
 from fuse.evaluate.replies import Reply
 from fuse.evaluate.vqa_rules import CONTRACTIONS, accuracy, normalised
@@ -170,6 +170,12 @@ def test_cider_without_its_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pycocoevalcap.cider.cider", None)
     assert scores([question("1", "exact", "x")], {"1": Reply("1", "x")}) == [1]
     asked = [question(key, "cider", "x") for key in "12"]
-    with pytest.raises(MachineError) as error:
-        scores(asked, {key: Reply(key, "x") for key in "12"})
-    assert str(error.value) == "metric 'cider' needs pycocoevalcap (pip install fuse-mllm[eval])"
+    check_metrics([question("1", "exact", "x")])
+    for ask in (check_metrics, lambda questions: scores(questions, {key: Reply(key, "x") for key in "12"})):
+        with pytest.raises(MachineError) as error:
+            ask(asked)
+        assert str(error.value) == "metric 'cider' needs pycocoevalcap (pip install fuse-mllm[eval])"
+
+
+def test_cider_with_its_library() -> None:
+    check_metrics([question(key, "cider", "x") for key in "12"])

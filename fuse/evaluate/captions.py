@@ -7,6 +7,7 @@ none, so figures differ a little from those of the COCO server.
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +25,22 @@ def words(caption: str) -> list[str]:
     return _WORD.findall(caption.lower().replace("\u2019", "'"))
 
 
-def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """CIDEr-D of each caption against its references, float64 [n], 0..10 (what papers print as 120 is 1.2 here).
-
-    captions: n. references: of each caption one or more with words. An n-gram weighs more the fewer of the n sets of
-    references hold it, so scores depend on the whole set, and one caption alone scores 0. Raises MachineError where
-    pycocoevalcap is not installed.
-    """
+def library() -> Any:
+    """pycocoevalcap's class `Cider`; MachineError where it is not installed."""
     try:
         from pycocoevalcap.cider.cider import Cider
     except ImportError:
         raise MachineError("metric 'cider' needs pycocoevalcap", hint="pip install fuse-mllm[eval]") from None
+    return Cider
+
+
+def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    """CIDEr-D of each caption against its references, float64 [n], 0..10 (what papers print as 120 is 1.2 here).
+
+    captions: n. references: of each caption one or more with words. An n-gram weighs more the fewer of the n sets of
+    references hold it, so scores depend on the whole set, and one caption alone scores 0. Raises what `library` does.
+    """
     said = {i: [" ".join(words(caption))] for i, caption in enumerate(captions)}
     right = {i: [" ".join(words(one)) for one in of_one] for i, of_one in enumerate(references)}
-    _, found = Cider().compute_score(right, said)
+    _, found = library()().compute_score(right, said)
     return np.asarray(found, dtype=np.float64)

@@ -1,13 +1,13 @@
 """Scores of replies, one number a question."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from fuse.errors import RecipeError
 from fuse.evaluate import vqa_rules
-from fuse.evaluate.captions import cider
+from fuse.evaluate.captions import cider, library
 from fuse.evaluate.questions import Question
 from fuse.evaluate.replies import Reply
 
@@ -36,6 +36,12 @@ def scores(questions: Sequence[Question], replies: Mapping[str, Reply]) -> np.nd
         asked = [questions[i] for i in captions]
         found[captions] = cider([replies[q.key].text for q in asked], [q.answers for q in asked])
     return found
+
+
+def check_metrics(questions: Iterable[Question]) -> None:
+    """MachineError, before any model is asked, where a question's metric needs a library that is not installed."""
+    if any(question.metric == "cider" for question in questions):
+        library()
 
 
 def exact(said: str, answers: Sequence[str]) -> float:
