@@ -78,6 +78,8 @@ def test_every_family_is_named() -> None:
 MEMBERS = {
     "README.md": {"base": "llama", "vlm": "llava_next", "math": "llama", "qwen": "qwen2_vl", "onevision": "llava_onevision"},
     "docs/vision.md": {"base": "llama", "llava": "llava", "next": "llava_next", "mgm": "mgm", "slime": "slime"},
+    "docs/evaluation.md": {"llava": "llava", "next": "llava_next"},
+    "docs/search.md": {"base": "llama", "vlm": "llava_next", "math": "llama"},
 }  # fmt: skip
 LIBRARIES = {
     "BitsAndBytesConfig": "bitsandbytes",
@@ -132,9 +134,18 @@ def _furnish(name: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
     for text in recipes:
         title = re.match(r"# (\w+\.yaml)\n", text)
         (folder / (title[1] if title else "recipe.yaml")).write_text(recipe_members.stand_in(text))
+    for language, text in blocks(name):
+        if language == "jsonl":
+            (folder / "questions.jsonl").write_text(text)
     for line in commands(name):
         ran = fuse_here(*shlex.split(line, comments=True)[1:])
         assert ran.code == 0, (line, ran.err)
+        if line.startswith("fuse eval"):
+            assert all(" questions, " in said for said in ran.err.splitlines()), (line, ran.err)
+            continue
+        if line.startswith("fuse search"):
+            assert all(said.startswith("trial ") for said in ran.err.splitlines()), (line, ran.err)
+            continue
         assert ran.err == ("attention: seen.png\n" if "--attention" in line else ""), (line, ran.err)
 
 
