@@ -32,7 +32,7 @@ def execute(
             inside = [inside[i] for i in stored_order(inside)]
             with ShardWriter(folder / name, inside) as writer:
                 for row in inside:
-                    for block in _blocks(row, reader):
+                    for block in blocks(row, reader):
                         data = _bytes(block)
                         writer.write(data)
                         progress(len(data))
@@ -40,8 +40,11 @@ def execute(
     return digests
 
 
-def _blocks(row: Row, reader: Reader) -> Iterator[Tensor]:
-    """The row's values in the output dtype, flat, piece by piece."""
+def blocks(row: Row, reader: Reader) -> Iterator[Tensor]:
+    """The row's values in the output dtype, flat, piece by piece: what `execute` writes.
+
+    Some are parts of the mapped files: do not write to them. Raises CheckpointError as `execute` does.
+    """
     dtype = TORCH[row.dtype]
     if row.action == "copy" and row.host is None:
         source = row.sources[0]
@@ -139,7 +142,7 @@ def _numbers(ranges: Sequence[tuple[int, int]]) -> Tensor:
 def _rows(table: Tensor, numbers: Tensor, source: Source) -> Tensor:
     """Some rows of a table, checked; an error names the element of the stored table."""
     found = table.index_select(0, numbers)
-    if found.is_floating_point() and not torch.isfinite(found).all():
+    if not _is_finite(found):
         for number in numbers.tolist():
             _checked(table[number], source, number * table.shape[1])
     return found
@@ -153,7 +156,7 @@ def _split(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 def _checked(tensor: Tensor, source: Source, start: int) -> Tensor:
     """The tensor, after a check that every stored value is finite."""
-    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+    if not _is_finite(tensor):
         bad = torch.nonzero(~torch.isfinite(tensor.reshape(-1))).flatten()
         value = tensor.reshape(-1)[bad[0]].item()
         raise CheckpointError(
@@ -164,10 +167,22 @@ def _checked(tensor: Tensor, source: Source, start: int) -> Tensor:
     return tensor
 
 
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether every number is finite; always so for integers.
+
+    A finite sum says so at a fraction of the cost, because an infinity or NaN never leaves a sum; an infinite sum may
+    also come from large numbers.
+    """
+    if not tensor.is_floating_point():
+        return True
+    total = tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
+
+
 def _round(block: Tensor, dtype: torch.dtype, row: Row, start: int) -> Tensor:
     """The block in the output dtype, rounded once; an overflow is an error."""
     out = block.to(dtype)
-    if out.is_floating_point() and not torch.isfinite(out).all():
+    if not _is_finite(out):
         first = int(torch.nonzero(~torch.isfinite(out)).flatten()[0])
         raise CheckpointError(
             f"output tensor {row.name!r} is {out[first].item()} in {row.dtype} at element {start + first:,} "
