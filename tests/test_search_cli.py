@@ -237,6 +237,32 @@ def test_without_labels(folder: Path, tmp_path: Path) -> None:
             assert told["tuning"]["table"] and told["testing"]["table"]  # the answers were there to compare with
 
 
+def test_questions_without_answers(folder: Path, tmp_path: Path) -> None:
+    rows = [{"question": f"w{i} w{i + 9}"} for i in range(3, 8)] + [{"question": "w4 w9", "choices": ["w7", "w8 w9"]}]
+    bare, right = tmp_path / "bare.jsonl", tmp_path / "right.jsonl"
+    bare.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    right.write_text((folder / "q.jsonl").read_text())
+    how = ("--over", "language.weights.b=0..1", "--quiet", "--budget", 4)
+    for said, args in (
+        (f"{bare}:1: answer is missing (answer: text, or answers: a list of texts)", ("--objective", "loss")),
+        (f"{bare}: --holdout tests by right answers, and not every question has one (--test FILE with answers, or "
+         "--holdout 0)", ("--objective", "entropy", "--holdout", "0.5")),
+    ):  # fmt: skip
+        found = search(folder, tmp_path / "out", *how, *args, data=str(bare))
+        assert (found.code, found.err) == (2, f"fuse: {said}\n")
+    found = search(folder, tmp_path / "out", *how, "--objective", "entropy", data=str(bare))
+    assert found.code == 0, found.err
+    told = document(tmp_path / "out")
+    assert told["tuning"] == {"questions": 6, "table": None} and told["testing"]["table"] is None
+    assert set(told["best"]) == {"trial", "point", "recipe values", "entropy"}
+    assert "best - start" not in found.out
+    found = search(folder, tmp_path / "too", *how, "--objective", "stability", "--test", right, data=str(bare))
+    assert found.code == 0, found.err
+    told = document(tmp_path / "too")
+    assert told["tuning"]["table"] is None and told["testing"]["questions"] == QUESTIONS
+    assert "testing" in found.out and "tuning" not in found.out
+
+
 def told_by(objective: str) -> str:
     return "changes" if objective == "stability" else objective
 

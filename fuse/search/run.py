@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse.errors import RecipeError
+from fuse.evaluate.metrics import check_metrics
 from fuse.evaluate.questions import Question, check_images, read_questions
 from fuse.plan import Plan
 from fuse.planner import make_plan
@@ -76,6 +77,7 @@ def read_search(recipe: Path, data: Path, out: Path, options: Options) -> Search
         raise RecipeError(f"the grid has {size:,} points and the budget is {options.budget:,}",
                           hint=f"--budget {size}, fewer values or --steps, or another --method")  # fmt: skip
     tuning, testing = _questions(data, options, labelled=objective.labelled)
+    check_metrics(question for question in (*tuning, *testing) if question.answers)
     start = start_point(space, loaded.recipe, options.steps, on_grid=objective.key is None)
     check_values(space, loaded, start, options.steps)
     check_folder(out)
