@@ -26,7 +26,7 @@ MIXES = {
     "llama": ("llava", "llava_next", "idefics3"),
     "prefix host": ("paligemma", "llava", "llava_next"),
     "block host": ("gemma3", "llava", "llava_next"),
-    "tiles first": ("idefics3", "llava", "llava_next"),
+    "short last": ("idefics3", "llava_next", "llava"),  # its last token stands before the end of the span
 }
 
 
@@ -160,12 +160,13 @@ def test_batches_caches_and_padding_change_nothing(mix: str) -> None:
 @pytest.mark.parametrize("number", [0, 2])
 def test_every_step_is_a_forward_pass_without_a_cache(mix: str, number: int) -> None:
     """The logits of each generated word, and of the same words in one pass at positions that go on by one."""
-    model, ours = made(mix, b=("shared",), c=("separator",))
+    model, ours = made(mix, b=("shared", "separator"), c=("shared",))
     batch = batch_of(ours, [number])
     said = say(model, batch, 5)
     ids = said.sequences
     whole = {**batch, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
     prompt, begin = at(model, batch), batch["input_ids"].shape[1]
+    assert (prompt[0, -1] < prompt.max()) == (mix == "short last" and number == 2)
     behind = prompt.amax(-1, keepdim=True) + 1 + torch.arange(5)
     with torch.no_grad():
         logits = model(
