@@ -1,0 +1,173 @@
+"""The table of docs/evidence.md: what each part of a composition gives, on the members of the zoo.
+
+    python tools/evidence.py build/evidence --zoo recipes/zoo --each 100
+
+Writes a recipe for every row, merges it, asks all the same questions, and compares each row with the best parent.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from zoo_questions import SKILLS, write_questions
+
+SCENE = ("count", "presence")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: a parent's folder, a recipe, or parents that answer together."""
+
+    label: str
+    why: str
+    parent: str = ""
+    recipe: str = ""
+    together: tuple[str, ...] = ()
+
+
+def recipe(vision: Sequence[str], weights: dict[str, float], language: str = "method: task_arithmetic") -> str:
+    """A recipe over members of the zoo. vision: entries of the list as YAML, the host first."""
+    hosts = [entry.split("from:")[-1].strip(" {}").split(",")[0] for entry in vision]
+    names = dict.fromkeys([*hosts, *weights])
+    lines = ["base: ZOO/base", "members:", *(f"  {name}: ZOO/{name}" for name in names), "language:", f"  {language}"]
+    lines += [f"  weights: {{{', '.join(f'{name}: {value:g}' for name, value in weights.items())}}}"]
+    lines += ["vision:", *(f"  - {entry}" for entry in vision)]
+    lines += ["output: {model: fuse, host: " + hosts[0] + "}"]
+    return "\n".join(lines) + "\n"
+
+
+def two() -> list[Row]:
+    """Two members: sight of color, and sight of shape."""
+    half, both = {"hue": 0.5, "form": 0.5}, ["hue", "form"]
+    return [
+        Row("hue", "parent", parent="hue"),
+        Row("form", "parent", parent="form"),
+        Row("hue, merged LLM", "merging only", recipe=recipe(["hue"], half)),
+        Row("form, merged LLM", "merging only", recipe=recipe(["form"], half)),
+        Row("hue+form, LLM of hue", "concatenation only", recipe=recipe(both, {"hue": 1.0, "form": 0.0})),
+        Row("hue+form, LLM of form", "concatenation only", recipe=recipe(both, {"hue": 0.0, "form": 1.0})),
+        Row("hue+form, base LLM", "concatenation, no deltas", recipe=recipe(both, {"hue": 0.0, "form": 0.0})),
+        Row("VisionFuse", "hue, form; 0.5 each", recipe=recipe(both, half)),
+        Row("VisionFuse, form first", "order of branches", recipe=recipe(both[::-1], half)),
+        Row("VisionFuse, 1.0 each", "deltas summed", recipe=recipe(both, {"hue": 1.0, "form": 1.0})),
+        Row("+ separator", 'a "." between blocks', recipe=recipe(["hue", '{from: form, separator: "."}'], half)),
+        Row("+ shared positions", "second block on the first's", recipe=recipe(["hue", "{from: form, positions: shared}"], half)),
+        Row("+ norm match", "norms of the first block", recipe=recipe(["hue", "{from: form, norm: match}"], half)),
+        Row("TIES 0.5", "trimmed, signs elected", recipe=recipe(both, {"hue": 1.0, "form": 1.0}, "method: ties\n  density: 0.5")),
+        Row("DARE 0.5", "half of the deltas dropped", recipe=recipe(both, half, "method: dare_linear\n  density: 0.5")),
+        Row("equal budget", "8 + 8 tokens, as form alone has", recipe=recipe(["{from: hue, max_tokens: 8}", "{from: form, max_tokens: 8}"], half)),
+        Row("ensemble of outputs", "no fusion: averaged answers", together=("hue", "form")),
+        Row("hue+stranger", "control: another family", recipe=recipe(["hue", "stranger"], {"hue": 0.5, "stranger": 0.5})),
+    ]  # fmt: skip
+
+
+def three() -> list[Row]:
+    """Three members: color, shape, and letters."""
+    third, all3 = {"hue": 1 / 3, "form": 1 / 3, "sign": 1 / 3}, ["hue", "form", "sign"]
+    one = {"hue": 1.0, "form": 1.0, "sign": 1.0}
+    pair = Row("VisionFuse of hue, form", "two members", recipe=recipe(["hue", "form"], {"hue": 0.5, "form": 0.5}))
+    return [
+        *(Row(name, "parent", parent=name) for name in all3),
+        pair,
+        Row("concatenation, LLM of hue", "no merging", recipe=recipe(all3, {"hue": 1.0, "form": 0.0, "sign": 0.0})),
+        Row("VisionFuse of three", "a third each", recipe=recipe(all3, third)),
+        Row("VisionFuse of three, 1.0 each", "deltas summed", recipe=recipe(all3, one)),
+        Row("VisionFuse of three + separators", 'a "." between blocks', recipe=recipe(["hue", '{from: form, separator: "."}', '{from: sign, separator: "."}'], third)),
+    ]  # fmt: skip
+
+
+TABLES: dict[str, tuple[Callable[[], list[Row]], tuple[str, ...]]] = {
+    "two": (two, (*SCENE, "color", "shape", "color+shape")),
+    "three": (three, SKILLS),
+}
+
+
+@click.command()
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--zoo", type=click.Path(file_okay=False, exists=True, path_type=Path), required=True)
+@click.option("--table", "tables", type=click.Choice(list(TABLES)), multiple=True, default=list(TABLES))
+@click.option("--split", type=click.Choice(["tune", "test"]), default="test", show_default=True)
+@click.option("--each", type=click.IntRange(2, 999), default=100, show_default=True, help="Questions of every skill.")
+@click.option("--only", help="Only rows whose label holds this, and the parents.")
+def main(out: Path, zoo: Path, tables: Sequence[str], split: str, each: int, only: str | None) -> None:
+    """Fill the tables and write them under OUT as JSON."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in tables:
+        rows, skills = TABLES[name]
+        chosen = [row for row in rows() if not only or row.parent or only in row.label]
+        found = fill(chosen, skills, zoo.resolve(), out / name, split, each)
+        (out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def fill(rows: Sequence[Row], skills: Sequence[str], zoo: Path, out: Path, split: str, each: int) -> dict[str, object]:
+    """Answers of every row to the same questions, scored and compared with the best parent, printed and returned."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fuse.evaluate.metrics import scores
+    from fuse.evaluate.questions import read_questions
+    from fuse.evaluate.table import Result, tabulate, to_json
+
+    data = write_questions(out / "questions", split, each, skills)
+    asked = read_questions(data)
+    began = time.monotonic()
+    found = {row.label: scores(asked, answers(row, asked, data, zoo, out)) for row in rows}
+    best = max((row.label for row in rows if row.parent), key=lambda label: found[label].mean())
+    order = [best, *(label for label in found if label != best)]
+    table = tabulate(asked, [Result(label, found[label]) for label in order])
+    whole, joint = table.rows[-1], np.array(["+" in one.skill for one in asked])
+    both = tabulate([one for one, take in zip(asked, joint, strict=True) if take],
+                    [Result(label, found[label][joint]) for label in order]).rows[-1]  # fmt: skip
+    shown = Table("", "", *skills, "all", f"all - {best}", f"both - {best}", title=f"{len(asked)} questions ({split})")
+    for row in rows:
+        per = [found[row.label][[one.skill == skill for one in asked]].mean() for skill in skills]
+        cells = [f"{100 * value:.0f}" for value in (*per, found[row.label].mean())]
+        for line in (whole, both):
+            at = order.index(row.label)
+            gain = line.differences[at - 1] if at else None
+            cells.append(f"{100 * gain.score:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]" if gain else "")
+        shown.add_row(row.label, row.why, *cells)
+    Console(width=150).print(shown)
+    click.echo(f"{time.monotonic() - began:.0f} s")
+    return {"split": split, "table": to_json(table), "rows": {row.label: row.recipe or row.parent for row in rows}}
+
+
+def answers(row: Row, asked, data: Path, zoo: Path, out: Path):
+    """The row's reply to every question."""
+    from fuse.evaluate.run import Options, evaluate
+
+    options = Options(max_tokens=4, shown=False)
+    if row.together:
+        return _together([zoo / name for name in row.together], asked)
+    folder = zoo / row.parent if row.parent else merged(row, zoo, out)
+    return evaluate([folder], data, asked, options)[0].replies
+
+
+def merged(row: Row, zoo: Path, out: Path) -> Path:
+    from fuse.merge import merge
+    from fuse.planner import make_plan
+    from fuse.recipe_yaml import load_recipe
+
+    name = "_".join("".join(c if c.isalnum() else " " for c in row.label).split())
+    file = out / f"{name}.yaml"
+    file.write_text(row.recipe.replace("ZOO", str(zoo)), encoding="utf-8")
+    merge(make_plan(load_recipe(file)), out / name, force=True)
+    return out / name
+
+
+def _together(folders: Sequence[Path], asked):
+    from fuse.ask import load
+    from fuse.ensemble import ensemble_ask
+    from fuse.evaluate.replies import Reply
+
+    answerers = [load(folder) for folder in folders]
+    said = {one.key: ensemble_ask(answerers, one.text, one.images, max_tokens=4) for one in asked}
+    return {key: Reply(key, text, None, None) for key, text in said.items()}
+
+
+if __name__ == "__main__":
+    main()
