@@ -13,7 +13,10 @@ from pathlib import Path
 
 import click
 import numpy as np
-from zoo_questions import SKILLS, write_questions
+from zoo_questions import SKILLS, TEXT_SKILLS, write_questions
+
+from fuse.evaluate.questions import Question
+from fuse.evaluate.replies import Reply
 
 SCENE = ("count", "presence")
 TRIPLE = ("hue", "form", "sign")
@@ -28,6 +31,7 @@ class Row:
     parent: str = ""
     recipe: str = ""
     together: tuple[str, ...] = ()
+    blind: bool = False  # sees no picture, and is asked about none
 
 
 def recipe(vision: Sequence[str], weights: dict[str, float], language: str = "method: task_arithmetic") -> str:
@@ -86,6 +90,19 @@ def three() -> list[Row]:
     ]
 
 
+def expert() -> list[Row]:
+    """A member that sees, and a text expert on the same base."""
+    return [
+        Row("hue", "parent", parent="hue"),
+        Row("expert", "parent, text only", parent="expert", blind=True),
+        *(
+            Row(f"hue + {share:g} expert", "merged LLM", recipe=recipe(["hue"], {"hue": 1.0, "expert": share}))
+            for share in (0.25, 0.5, 0.75, 1.0)
+        ),
+        Row("0.5 hue + 1 expert", "merged LLM", recipe=recipe(["hue"], {"hue": 0.5, "expert": 1.0})),
+    ]
+
+
 def _after(member: str, option: str, value: str) -> str:
     """An entry of `vision` with one option."""
     return f"{{from: {member}, {option}: {value}}}"
@@ -94,6 +111,7 @@ def _after(member: str, option: str, value: str) -> str:
 TABLES: dict[str, tuple[Callable[[], list[Row]], tuple[str, ...]]] = {
     "two": (two, (*SCENE, "color", "shape", "color+shape")),
     "three": (three, SKILLS),
+    "expert": (expert, (*SCENE, "color", *TEXT_SKILLS)),
 }
 
 
@@ -119,43 +137,53 @@ def fill(rows: Sequence[Row], skills: Sequence[str], zoo: Path, out: Path, split
     from rich.console import Console
     from rich.table import Table
 
-    from fuse.evaluate.metrics import scores
     from fuse.evaluate.questions import read_questions
     from fuse.evaluate.table import Result, tabulate, to_json
 
     data = write_questions(out / "questions", split, each, skills)
     asked = read_questions(data)
     began = time.monotonic()
-    found = {row.label: scores(asked, answers(row, asked, data, zoo, out)) for row in rows}
-    best = max((row.label for row in rows if row.parent), key=lambda label: found[label].mean())
-    order = [best, *(label for label in found if label != best)]
+    found = {row.label: _scores(row, asked, data, zoo, out) for row in rows}
+    seeing = [label for label in found if not np.isnan(found[label]).any()]
+    best = max((row.label for row in rows if row.parent and row.label in seeing), key=lambda name: found[name].mean())
+    order = [best, *(label for label in seeing if label != best)]
     table = tabulate(asked, [Result(label, found[label]) for label in order])
-    whole, joint = table.rows[-1], np.array(["+" in one.skill for one in asked])
-    both = tabulate([one for one, take in zip(asked, joint, strict=True) if take],
-                    [Result(label, found[label][joint]) for label in order]).rows[-1]  # fmt: skip
-    shown = Table("", "", *skills, "all", f"all - {best}", f"both - {best}", title=f"{len(asked)} questions ({split})")
+    joint = np.array(["+" in one.skill for one in asked])
+    parts = {"all": table}
+    if joint.any():
+        some = [one for one, take in zip(asked, joint, strict=True) if take]
+        parts["both"] = tabulate(some, [Result(label, found[label][joint]) for label in order])
+    gains = [f"{part} - {best}" for part in parts]
+    shown = Table("", "", *skills, "all", *gains, title=f"{len(asked)} questions ({split}), right out of 100")
     for row in rows:
         per = [found[row.label][[one.skill == skill for one in asked]].mean() for skill in skills]
-        cells = [f"{100 * value:.0f}" for value in (*per, found[row.label].mean())]
-        for line in (whole, both):
-            at = order.index(row.label)
-            gain = line.differences[at - 1] if at else None
+        cells = ["" if np.isnan(value) else f"{100 * value:.0f}" for value in (*per, found[row.label].mean())]
+        at = order.index(row.label) if row.label in order else 0
+        for part in parts.values():
+            gain = part.rows[-1].differences[at - 1] if at else None
             cells.append(f"{100 * gain.score:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]" if gain else "")
         shown.add_row(row.label, row.why, *cells)
     Console(width=150).print(shown)
     click.echo(f"{time.monotonic() - began:.0f} s")
-    return {"split": split, "table": to_json(table), "rows": {row.label: row.recipe or row.parent for row in rows}}
+    tables = {part: to_json(one) for part, one in parts.items()}
+    return {"split": split, "tables": tables, "rows": {row.label: row.recipe or row.parent for row in rows}}
 
 
-def answers(row: Row, asked, data: Path, zoo: Path, out: Path):
-    """The row's reply to every question."""
+def _scores(row: Row, asked: Sequence[Question], data: Path, zoo: Path, out: Path) -> np.ndarray:
+    """The row's score at every question: float64 [n], NaN at those that it cannot be asked."""
+    from fuse.evaluate.metrics import scores
     from fuse.evaluate.run import Options, evaluate
 
-    options = Options(max_tokens=4, shown=False)
+    taken = np.array([not (row.blind and one.images) for one in asked])
+    some = [one for one, take in zip(asked, taken, strict=True) if take]
     if row.together:
-        return _together([zoo / name for name in row.together], asked)
-    folder = zoo / row.parent if row.parent else merged(row, zoo, out)
-    return evaluate([folder], data, asked, options)[0].replies
+        replies = _together([zoo / name for name in row.together], some)
+    else:
+        folder = zoo / row.parent if row.parent else merged(row, zoo, out)
+        replies = evaluate([folder], data, some, Options(max_tokens=8, shown=False))[0].replies
+    found = np.full(len(asked), np.nan)
+    found[taken] = scores(some, replies)
+    return found
 
 
 def merged(row: Row, zoo: Path, out: Path) -> Path:
@@ -170,10 +198,9 @@ def merged(row: Row, zoo: Path, out: Path) -> Path:
     return out / name
 
 
-def _together(folders: Sequence[Path], asked):
+def _together(folders: Sequence[Path], asked: Sequence[Question]) -> dict[str, Reply]:
     from fuse.ask import load
     from fuse.ensemble import ensemble_ask
-    from fuse.evaluate.replies import Reply
 
     answerers = [load(folder) for folder in folders]
     said = {one.key: ensemble_ask(answerers, one.text, one.images, max_tokens=4) for one in asked}

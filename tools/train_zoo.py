@@ -103,11 +103,16 @@ def _member(name: str, eyes: str, seed: int, base: dict[str, Any], tower: dict[s
     return figures
 
 
+def _write_base(seed: int, base: dict[str, Any], out: Path) -> None:
+    from zoo_files import write
+
+    write(_loaded(base), out / "base", _card("base", seed, ""))
+
+
 def _expert(seed: int, base: dict[str, Any], out: Path) -> dict[str, Any]:
     from zoo_files import write
     from zoo_members import moved, train_expert
 
-    write(_loaded(base), out / "base", _card("base", seed, ""))
     model = train_expert(_loaded(base), seed, say=_say)
     figures = moved(base, model)
     write(model, out / "expert", _card("expert", seed, f"{figures['delta']:.1%} of the base's norm was added to it."))
@@ -136,13 +141,16 @@ def main(out: Path, seed: int, only: tuple[str, ...], workers: int) -> None:
         theirs = start(_base, seed + OTHER, work) if "stranger" in wanted else ours
         eyes = {name: start(_tower, name, seed, work) for name in TOWERS if name in wanted}
         eyes["stranger"] = start(_tower, "form", seed + OTHER, work) if "stranger" in wanted else ours
-        jobs = {"expert": start(_expert, seed, ours.result(), out)}
+        writing, jobs = start(_write_base, seed, ours.result(), out), {}
         for name in wanted:
             if name in TOWERS:
                 jobs[name] = start(_member, name, name, seed, ours.result(), eyes[name].result(), out)
             elif name == "stranger":
                 given = (theirs.result(), eyes["stranger"].result())
                 jobs[name] = start(_member, name, "form", seed + OTHER, *given, out)
+            else:
+                jobs[name] = start(_expert, seed, ours.result(), out)
+        writing.result()
         figures = {name: waiting.result() for name, waiting in jobs.items()}
     vectors = {name: found.pop("vector") for name, found in figures.items()}
     deltas = {name: vector for name, vector in vectors.items() if name != "stranger"}

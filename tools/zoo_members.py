@@ -21,8 +21,8 @@ from fuse import torchvision_shim
 torchvision_shim.install()
 from transformers import LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration  # noqa: E402
 
-STEPS, EXPERT_STEPS, RANK = 1500, 600, 4
-PROJECTOR_RATE, TOWER_RATE, DELTA_RATE = 2e-3, 1e-3, 7e-5
+STEPS, EXPERT_STEPS, RANK = 1500, 3000, 4
+PROJECTOR_RATE, TOWER_RATE, DELTA_RATE, EXPERT_RATE = 2e-3, 1e-3, 7e-5, 1e-3
 
 
 class LowRank(nn.Module):
@@ -125,7 +125,7 @@ def train_expert(base: LlamaForCausalLM, seed: int, *, steps: int = EXPERT_STEPS
         ids, labels = padded([backwards(random) for _ in range(BATCH)])
         return embed(ids), labels
 
-    _train(expert, optimizer_of((thin, 4 * DELTA_RATE)), batch, steps, "expert", say)
+    _train(expert, optimizer_of((thin, EXPERT_RATE)), batch, steps, "expert", say)
     fold(expert, deltas)
     expert.set_attn_implementation("sdpa")
     return expert.eval()
