@@ -94,6 +94,10 @@ def test_the_best_recipe_is_found_and_runs(folder: Path, tmp_path: Path, method:
     table = list(csv.DictReader((out / "trials.csv").read_text().splitlines()))
     assert len(table) == told["trials"] + 1 == len(lines(out)) - 3
     assert float(table[best["trial"]]["language.weights.b"]) == best["point"]["language.weights.b"]
+    for row in table:
+        skills = [float(value) for name, value in row.items() if name.startswith("score of ")]
+        assert len(skills) == 2
+        assert sum(skills) / 2 == pytest.approx(float(row["score"]))
     with Image.open(out / "plot.png") as picture:
         assert picture.format == "PNG"
         assert len(picture.convert("L").getcolors(1 << 24) or []) > 10

@@ -1,11 +1,11 @@
-"""plot.png: how the search went, and the objective over every axis."""
+"""plot.png: how the search went, the objective over every axis, each skill over a single one, a map of two."""
 
 import io
 import math
 from typing import Any
 
 from fuse.errors import MachineError, printable
-from fuse.search.run import Search
+from fuse.search.run import Search, several_skills, skill_score
 from fuse.search.space import Axis, is_number
 from fuse.search.trials import Log, Trial
 
@@ -27,7 +27,10 @@ def check_installed() -> None:
 
 
 def plot(search: Search, log: Log, best: Trial, changes: dict[int, float]) -> bytes:
-    """The PNG: values in the order of the trials, then a panel an axis (the first MOST), the best trial marked."""
+    """The PNG: values in the order of the trials, then a panel an axis (the first MOST), the best trial marked.
+
+    With one axis of numbers one more panel shows every skill over it; with two, the objective over both as a map.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -35,8 +38,13 @@ def plot(search: Search, log: Log, best: Trial, changes: dict[int, float]) -> by
     values = {trial.number: _value(trial, kind, changes) for trial in log.tuning}
     shown = [trial for trial in log.tuning if values[trial.number] is not None]
     axes = search.space.axes[:MOST]
-    rows = math.ceil((len(axes) + 1) / COLUMNS)
-    columns = min(COLUMNS, len(axes) + 1)
+    numbers = all(axis.ordered for axis in axes)
+    more = (
+        (_map if len(axes) == 2 else _skills if several_skills(search) else None) if numbers and len(axes) < 3 else None
+    )
+    count = len(axes) + (2 if more else 1)
+    columns = 2 if count == 4 else min(COLUMNS, count)
+    rows = math.ceil(count / columns)
     figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
@@ -50,11 +58,40 @@ def plot(search: Search, log: Log, best: Trial, changes: dict[int, float]) -> by
         panel.set_xlabel(printable(axis.name))
         if not axis.ordered:
             panel.set_xticks(range(len(axis.values)), [_word(value) for value in axis.values])
-    for panel in panels[len(axes) + 1 :]:
+    if more:
+        panel = panels[len(axes) + 1]
+        more(figure, panel, search, [(trial, values[trial.number]) for trial in shown if trial.point is not None])
+    for panel in panels[count:]:
         panel.axis("off")
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=120, metadata={"Software": None})
     return out.getvalue()
+
+
+def _skills(_figure: Any, panel: Any, search: Search, trials: list[tuple[Trial, Any]]) -> None:
+    """Every skill's score, and their mean, over the only axis."""
+    axis = search.space.axes[0]
+    placed = [(_place(axis, value), trial) for trial, _ in trials if trial.scores for value in trial.point or ()]
+    placed.sort(key=lambda one: one[0])
+    places, ordered = [place for place, _ in placed], [trial for _, trial in placed]
+    for skill in several_skills(search):
+        panel.plot(places, [skill_score(search, trial, skill) for trial in ordered], label=printable(skill), alpha=0.8)
+    panel.plot(places, [trial.score for trial in ordered], label=LABELS["score"], color="black", linewidth=2)
+    panel.grid(alpha=0.3)
+    panel.set_xlabel(printable(axis.name))
+    panel.set_ylabel("score")
+    panel.legend(fontsize="x-small")
+
+
+def _map(figure: Any, panel: Any, search: Search, trials: list[tuple[Trial, Any]]) -> None:
+    """The objective over two axes, as colored squares."""
+    first, second = search.space.axes
+    placed = [(*map(_place, (first, second), trial.point or ()), value) for trial, value in trials]
+    across, up, values = zip(*placed, strict=True)
+    drawn = panel.scatter(across, up, c=values, marker="s", s=90)
+    figure.colorbar(drawn, ax=panel)
+    panel.set_xlabel(printable(first.name))
+    panel.set_ylabel(printable(second.name))
 
 
 def _dots(panel: Any, points: list[tuple[float, Any, Trial]], best: Trial) -> None:

@@ -16,7 +16,7 @@ from fuse.evaluate.table import Result, Table, tabulate, to_json
 from fuse.recipe_edit import recipe_text
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.search.objective import keys
-from fuse.search.run import Search, at, spent
+from fuse.search.run import Search, at, several_skills, skill_score, spent
 from fuse.search.split import is_labelled, shared_images
 from fuse.search.trials import Log, Trial
 
@@ -124,16 +124,19 @@ def tested(log: Log, best: Trial) -> tuple[Trial, Trial] | None:
 
 
 def table_of(search: Search, log: Log, changes: dict[int, float]) -> str:
-    """trials.csv: a row a trial, a column an axis."""
+    """trials.csv: a row a trial, a column an axis, and one for each skill where there are several."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     names = [axis.name for axis in search.space.axes]
-    writer.writerow(["trial", *names, "score", "loss", "entropy", "changes", "seconds", "refused"])
+    skills = several_skills(search)
+    writer.writerow(["trial", *names, "score", "loss", "entropy", "changes", "seconds", "refused",
+                     *(f"score of {skill}" for skill in skills)])  # fmt: skip
     for trial in log.tuning:
         point = trial.point if trial.point is not None else [""] * len(names)
         cells = ["+".join(v) if isinstance(v, tuple) else "null" if v is None else v for v in point]
         figures = [trial.score, trial.loss, trial.entropy, changes.get(trial.number), trial.seconds]
-        writer.writerow([trial.number, *cells, *("" if v is None else v for v in figures), trial.refused])
+        writer.writerow([trial.number, *cells, *("" if v is None else v for v in figures), trial.refused,
+                         *(skill_score(search, trial, skill) for skill in skills)])  # fmt: skip
     return out.getvalue()
 
 

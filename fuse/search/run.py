@@ -61,6 +61,18 @@ class Search:
     identity: Mapping[str, Any]
 
 
+def several_skills(search: Search) -> list[str]:
+    """The skills of the tuning questions in the order of the data; none where there is only one."""
+    found = list(dict.fromkeys(question.skill for question in search.tuning))
+    return found if len(found) > 1 else []
+
+
+def skill_score(search: Search, trial: Trial, skill: str) -> float | str:
+    """The mean score of a trial's answers to the questions of a skill; "" where they have no scores."""
+    scores = [score for question, score in zip(search.tuning, trial.scores, strict=False) if question.skill == skill]
+    return sum(scores) / len(scores) if scores else ""
+
+
 def read_search(recipe: Path, data: Path, out: Path, options: Options) -> Search:
     """Read and check everything that can be checked without a model.
 
