@@ -134,7 +134,7 @@ def to_rich(table: Table) -> Any:
     from rich.text import Text
 
     several = len(table.labels) > 1
-    shown = RichTable(box=box.SIMPLE, caption=Text(caption(table)), caption_justify="left")
+    shown = RichTable(box=box.SIMPLE, padding=0, show_edge=False, caption=Text(caption(table)), caption_justify="left")
     for head in ("skill", "metric", "n", "folder", "score", *(("difference",) if several else ())):
         figures = head in {"n", "score", "difference"}
         shown.add_column(head, justify="right" if figures else "left", no_wrap=figures, overflow="fold")
