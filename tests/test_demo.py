@@ -1,40 +1,50 @@
-"""A real pretrained checkpoint of 135M parameters, merged with fine-tunes of itself, through the command line."""
+"""`make demo`, on members of the zoo's shape with random weights."""
 
-import json
-import sys
+import re
 from pathlib import Path
+from random import Random
 
+import pytest
 import torch
+from click.testing import CliRunner
 
-from fuse.ask import ask_many, load
-from tests.cli import fuse_here
+from fuse.ask import load
+from tests import zoo_tools  # noqa: F401 - the path of the tools
+from tests.test_zoo import RECIPES, zoo  # noqa: F401 - a fixture
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "tools"))  # the tools are scripts, which import each other as siblings
+import demo  # isort: skip
+import evidence  # isort: skip
+from zoo_world import new_scene, questions  # isort: skip
 
-from demo_members import write_members  # noqa: E402
 
-
-def test_two_real_fine_tunes_in_one(tmp_path: Path) -> None:
-    write_members(tmp_path)
-    recipe = (ROOT / "recipes/demo/two_skills.yaml").read_text().replace("../../build/demo/", "")
-    (tmp_path / "recipe.yaml").write_text(recipe)
-    ran = fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "merged", "--quiet")
-    assert (ran.code, ran.err) == (0, "")
-    assert ": 272 tensors merged, 0 copied, 0 left out; 269.0 MB in " in ran.out
-
-    rows = [json.loads(line) for line in (ROOT / "recipes/demo/questions.jsonl").read_text().splitlines()]
-    rows = [*rows[:6], *rows[-6:]]  # six of each skill
-    assert [row["skill"] for row in rows] == ["dates"] * 6 + ["extract"] * 6
+def test_demo(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    (zoo / "visionfuse.yaml").write_text((RECIPES / "visionfuse.yaml").read_text())
+    rows = [row for row in evidence.two() if row.parent or row.label == "VisionFuse"]
+    monkeypatch.setattr(evidence, "TABLES", {"two": (lambda: rows, ("color", "color+shape"))})
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
     try:
-        right = {}
-        for name in ("base", "dates", "extract", "merged"):
-            answers = ask_many(load(tmp_path / name), [row["question"] for row in rows], max_tokens=28)
-            matches = [a == row["answer"] for a, row in zip(answers, rows, strict=True)]
-            right[name] = sum(matches[:6]), sum(matches[6:])
+        args = [str(tmp_path / "out"), "--zoo", str(zoo), "--each", "2", "--picture", str(tmp_path / "demo.svg")]
+        ran = CliRunner().invoke(demo.main, args, catch_exceptions=False)
     finally:
         torch.set_num_threads(before)
-    assert sum(right["base"]) <= 3 and right["dates"][1] <= 1 and right["extract"][0] <= 1, right
-    assert right["merged"][0] >= 4 and right["merged"][1] >= 4, right
+    assert ran.exit_code == 0
+    headings = re.findall(r"^(\d)\. ", ran.output, re.MULTILINE)
+    assert headings == list("123456")
+    assert "task_arithmetic of hue + form over base" in ran.output
+    assert "4 questions (test)" in ran.output and "VisionFuse" in ran.output
+    assert "│ hue    │ color and place               │ 24 x 24 pixels    │ 9 " in ran.output
+    assert load(tmp_path / "out" / "fused").model.config.model_type == "fuse"
+    svg = (tmp_path / "demo.svg").read_text()
+    assert svg.startswith("<svg") and "http" not in svg.replace("http://www.w3.org", "").replace(
+        "https://www.textualize.io", ""
+    )
+
+
+def test_the_demo_asks_what_can_be_answered() -> None:
+    for seed in range(50):
+        scene = new_scene(Random(seed), 4, 4)
+        known = {one.text: one for one in questions(scene, Random(0))}
+        for text, answer, needs in demo.asked(scene):
+            assert known[text].answer == answer
+            sight = {"hue": {"color"}, "form": {"shape"}, "either": set(), "both": {"color", "shape"}}
+            assert known[text].needs == sight[needs]

@@ -33,6 +33,9 @@ KINDS = {
     "vlm_and_math_llm.yaml": {"base": "llama", "vlm": "llava_next", "math": "llama"},
     "vlm_language_only.yaml": {"base": "llama", "llava": "llava", "sharegpt": "llava"},
     "vlm_with_open_clip_encoder.yaml": {"llava": "llava"},
+    "zoo/visionfuse.yaml": {"base": "llama", "hue": "llava", "form": "llava"},
+    "zoo/visionfuse_three.yaml": {"base": "llama", "hue": "llava", "form": "llava", "sign": "llava"},
+    "zoo/with_expert.yaml": {"base": "llama", "hue": "llava", "expert": "llama"},
 }
 # recipe -> visual tokens of each branch for an image of 60 x 40 pixels; SliME's are as many as it may choose
 TOKENS = {
@@ -46,6 +49,8 @@ TOKENS = {
     "visionfuse_shared_positions.yaml": [4, 14],
     "visionfuse_three.yaml": [16, 25, 3],
     "vlm_with_open_clip_encoder.yaml": [4, 3],
+    "zoo/visionfuse.yaml": [4, 4],
+    "zoo/visionfuse_three.yaml": [4, 4, 4],
 }
 
 
