@@ -225,6 +225,35 @@ def test_points_that_the_recipe_refuses_are_passed_over(folder: Path, tmp_path: 
     assert told["testing"]["table"] is None
 
 
+def test_a_model_that_says_nothing_finite_is_passed_over(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "recipe.yaml").write_text(
+        f"members: {{a: {folder}/a, b: {folder}/b}}\nlanguage: {{method: linear, normalize: false, weights: 0.5}}\n"
+    )
+    over = ("--over", "language.weights.b=0,1e15", "--method", "grid", "--holdout", 0)
+    found = search(folder, out, *over, recipe=str(tmp_path / "recipe.yaml"))
+    assert found.code == 0, found.err
+    told = document(out)
+    assert (told["trials"], told["refused"]) == (2, 1)
+    assert [line.get("refused") for line in lines(out)[1:]] == [
+        None, None, "its next-token distributions are not finite"
+    ]  # fmt: skip
+
+
+def test_a_map_of_nothing_yet_is_drawn(folder: Path, tmp_path: Path) -> None:
+    """Stopped after the recipe as it stands, which is no point of the space."""
+    from fuse.search.plot import plot
+    from fuse.search.run import Options, read_search
+    from fuse.search.trials import Log, Trial
+
+    over = ("language.weights.a=0,1", "language.weights.b=0,1")
+    out = tmp_path / "out"
+    made = read_search(folder / "recipe.yaml", folder / "q.jsonl", out, Options(over=over, method="grid"))
+    log, first = Log(out, made.identity), Trial(0, None, score=0.5, loss=1.0, entropy=0.1)
+    log.add(first)
+    assert plot(made, log, first, {}).startswith(b"\x89PNG")
+
+
 def test_without_labels(folder: Path, tmp_path: Path) -> None:
     how = ("--over", "language.weights.b=0..1", "--sum", "language.weights=1", "--steps", 6, "--quiet")
     for objective in ("entropy", "stability"):

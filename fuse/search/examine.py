@@ -1,6 +1,5 @@
 """A recipe's model answers the questions of a search: one trial. The model stays in memory and is mixed anew."""
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,8 +17,6 @@ from fuse.recipe_yaml import LoadedRecipe
 from fuse.search.space import Point
 from fuse.search.split import is_labelled
 from fuse.search.trials import Trial
-
-NOT_FINITE = "its model's numbers are not finite"
 
 
 class Examiner:
@@ -47,12 +44,14 @@ class Examiner:
             self.live.remix(loaded)
         except (RecipeError, CheckpointError) as error:
             return Trial(number, point, refused=str(error), part=part)
-        replies = self._replies(questions, loss and labelled)
+        try:
+            replies = self._replies(questions, loss and labelled)
+        except CheckpointError as error:  # the folder in its place is a temporary one
+            seconds = round(time.monotonic() - began, 3)
+            return Trial(number, point, refused=error.problem, seconds=seconds, part=part)
         said = [replies[question.key] for question in questions]
         lost = [one.loss for one in said if one.loss is not None]
         known = [one.entropy for one in said if one.entropy is not None]
-        if not all(map(math.isfinite, (*lost, *known))):
-            return Trial(number, point, refused=NOT_FINITE, seconds=round(time.monotonic() - began, 3), part=part)
         found = scores(questions, replies) if labelled else np.zeros(0)
         return Trial(
             number, point, answers=tuple(one.text for one in said), scores=tuple(map(float, found)),

@@ -86,8 +86,9 @@ def _skills(_figure: Any, panel: Any, search: Search, trials: list[tuple[Trial, 
 def _map(figure: Any, panel: Any, search: Search, trials: list[tuple[Trial, Any]]) -> None:
     """The objective over two axes, as colored squares."""
     first, second = search.space.axes
-    placed = [(*map(_place, (first, second), trial.point or ()), value) for trial, value in trials]
-    across, up, values = zip(*placed, strict=True)
+    points = [trial.point for trial, _ in trials if trial.point is not None]
+    across, up = ([_place(axis, point[number]) for point in points] for number, axis in enumerate((first, second)))
+    values = [value for _, value in trials]
     drawn = panel.scatter(across, up, c=values, marker="s", s=90)
     figure.colorbar(drawn, ax=panel)
     panel.set_xlabel(printable(first.name))
