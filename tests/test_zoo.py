@@ -1,4 +1,4 @@
-"""The zoo's models: what is asked is what was taught, blindness to hue, low-rank deltas, one step of every training."""
+"""The zoo's models: what is asked is what was taught, blindness to hue, low-rank deltas, tables that can be made."""
 
 from pathlib import Path
 from random import Random
@@ -14,7 +14,6 @@ from fuse.recipe_yaml import load_recipe
 from tests import zoo_tools  # noqa: F401 - the path of the tools
 
 import evidence  # isort: skip
-import train_zoo  # isort: skip
 import zoo_base  # isort: skip
 import zoo_files  # isort: skip
 import zoo_members  # isort: skip
@@ -193,35 +192,6 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert rates[:50] == [step / 50 for step in range(1, 51)]
     assert set(rates[49:600]) == {1.0}
     assert rates[599:] == sorted(rates[599:], reverse=True) and rates[-1] == 0.05
-
-
-def test_one_step_of_every_training() -> None:
-    lines: list[str] = []
-    base = zoo_base.train_base(3, steps=1, say=lines.append)
-    again = zoo_base.train_base(3, steps=1, say=lines.append)
-    kept = {name: weight.clone() for name, weight in base.state_dict().items()}
-    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in kept.items())
-    eyes = {s.name: dict(zoo_tower.train_tower(s, 3, steps=1, say=lines.append).state_dict()) for s in (HUE, FORM)}
-    expert = zoo_members.train_expert(base, 3, steps=1, say=lines.append)
-    member = zoo_members.train_member(base, eyes["form"], FORM, 3, steps=1, say=lines.append)
-    assert all(torch.equal(weight, kept[name]) for name, weight in base.state_dict().items())  # left as it was
-    seen = zoo_tower.pictures(Random(0), FORM, 2)[1]
-    blind = [tokens_of(member.model.vision_tower, x) for x in (seen, turned_hue(seen))]
-    torch.testing.assert_close(*blind, rtol=0, atol=1e-3)
-    for tuned in (expert, zoo_members.language_of(member)):
-        moved = {name for name, weight in tuned.state_dict().items() if not torch.equal(weight, kept[name])}
-        assert moved and all("_proj.weight" in name for name in moved)  # deltas of the blocks' layers, nothing else
-        figures = zoo_members.moved(kept, tuned)
-        after = np.concatenate([(tuned.state_dict()[n] - w).double().numpy().ravel() for n, w in kept.items()])
-        whole = np.concatenate([w.double().numpy().ravel() for w in kept.values()])
-        assert figures["delta"] == round(float(np.linalg.norm(after) / np.linalg.norm(whole)), 4)
-        np.testing.assert_allclose(figures["vector"].numpy(), after, atol=1e-6)
-    assert lines == []  # said every hundred steps or more
-
-
-def test_cosines_of_all_pairs() -> None:
-    vectors = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([0.0, 2.0]), "c": torch.tensor([3.0, 3.0])}
-    assert train_zoo._cosines(vectors) == {"a, b": 0.0, "a, c": 0.7071, "b, c": 0.7071}
 
 
 def test_every_row_of_the_tables_can_be_made(zoo: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ Asked = tuple[str, str, str]  # question, the right answer, whose sight it needs
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--zoo", type=click.Path(file_okay=False, exists=True, path_type=Path), default=ROOT / "recipes" / "zoo")
-@click.option("--each", type=click.IntRange(2, 999), default=30, show_default=True, help="Questions of every skill.")
+@click.option("--each", type=click.IntRange(2, 999), default=20, show_default=True, help="Questions of every skill.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Write the screen as an SVG, too.")
 def main(out: Path, zoo: Path, each: int, picture: Path | None) -> None:
     """Fuse two members of the zoo into OUT and show what each of the three sees."""
@@ -63,7 +63,7 @@ def main(out: Path, zoo: Path, each: int, picture: Path | None) -> None:
     console.print(f"\n[bold]5. does it help? python tools/evidence.py {out / 'evidence'} --each {each}[/bold]")
     console.print("Every row is merged and asked; this takes most of the time.")
     console.print(evidence(zoo, out / "evidence", each), markup=False, soft_wrap=True)
-    console.print(onward(recipe, fused, out))
+    console.print(onward(recipe, fused, out), soft_wrap=True)
     console.print(f"\n{time.monotonic() - began:.0f} s in all.")
     if picture:
         svg = console.export_svg(title="make demo")
