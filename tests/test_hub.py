@@ -141,6 +141,21 @@ def test_plan_reads_headers_and_merge_fetches_the_weights(hub: Hub, tmp_path: Pa
     assert fuse("plan", tmp_path / "recipe.yaml", env=offline).code == 0
 
 
+def test_a_search_fetches_the_weights_and_goes_on_from_the_cache(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(ON_HUB)
+    (tmp_path / "data.jsonl").write_text('{"question": "w5 w6", "answer": "w7"}\n')
+    search = (
+        "search", tmp_path / "recipe.yaml", "--data", tmp_path / "data.jsonl", "--out", tmp_path / "out", "--quiet",
+        "--method", "grid", "--holdout", 0, "--max-tokens", 2, "--over",
+    )  # fmt: skip
+    env = hub.env(tmp_path / "home")
+    for _ in range(2):  # the second finds the weights here
+        ran = fuse(*search, "language.weights.two=0,1", env=env)
+        assert ran.code == 0, ran.err
+        assert len((tmp_path / "out" / "trials.jsonl").read_text().splitlines()) == 4
+        env = {**env, "HF_HUB_OFFLINE": "1"}
+
+
 def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None:
     env = hub.env(tmp_path / "home")
     cases = {

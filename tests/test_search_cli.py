@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,32 @@ def test_another_search_does_not_go_into_its_folder(folder: Path, tmp_path: Path
         f"fuse: {out}: holds another search: recipe is not the same (name another folder, or search as then)\n"
     )
     assert before == {file.name: file.read_bytes() for file in out.iterdir()}
+
+
+def test_other_members_and_other_images_are_another_search(folder: Path, tmp_path: Path) -> None:
+    """What `fuse merge` would read is the same but for a small file, or but for one value amid the weights."""
+    from fuse.search.run import Options, read_search
+
+    def identity() -> dict[str, Any]:
+        data = place / "seen.jsonl"
+        return dict(read_search(place / "recipe.yaml", data, tmp_path / "out", Options(holdout=0)).identity)
+
+    place = shutil.copytree(folder, tmp_path / "place")
+    (place / "seen.jsonl").write_text('{"question": "w5", "answer": "w6", "image": "seen.png"}\n')
+    Image.new("RGB", (4, 4)).save(place / "seen.png")
+    before = identity()
+    assert identity() == before
+    Image.new("RGB", (4, 4), (0, 0, 1)).save(place / "seen.png")
+    assert {key for key, value in identity().items() if value != before[key]} == {"images"}
+    before = identity()
+    weights = bytearray((place / "b" / "model.safetensors").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (place / "b" / "model.safetensors").write_bytes(weights)
+    assert {key for key, value in identity().items() if value != before[key]} == {"members"}
+    before = identity()
+    config = place / "b" / "tokenizer_config.json"
+    config.write_text(config.read_text() + "\n")
+    assert {key for key, value in identity().items() if value != before[key]} == {"members"}
 
 
 def test_a_folder_of_something_else_is_left_alone(folder: Path, tmp_path: Path) -> None:

@@ -31,10 +31,11 @@ def data_digests(file: Path, questions: Iterable[Question]) -> dict[str, str]:
 def folder_digests(folder: Path) -> dict[str, str]:
     """A digest of every file of a model folder that is loaded, by its name; the card is none of them."""
     files = [file for pattern in ("*", *INNER) for file in folder.glob(pattern) if file.suffix in LOADED]
-    return {file.relative_to(folder).as_posix(): _digest(file) for file in sorted(files) if file.is_file()}
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in sorted(files) if file.is_file()}
 
 
-def _digest(file: Path) -> str:
+def file_digest(file: Path) -> str:
+    """sha256 of a file, or of a large one that of its first MiB, its size and the time of its last change."""
     found = file.stat()
     with file.open("rb") as handle:
         if found.st_size <= WHOLE:

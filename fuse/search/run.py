@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from fuse.recipe_yaml import LoadedRecipe, load_recipe
 from fuse.search.bayes import bayes, check_installed
 from fuse.search.coordinate import coordinate
 from fuse.search.grid import Key, Strategy, grid
+from fuse.search.identity import identity_of
 from fuse.search.objective import OBJECTIVES, Objective, check_objective, keys
 from fuse.search.over import read_space
 from fuse.search.space import Point, Space
@@ -25,7 +25,6 @@ from fuse.search.trials import Log, Trial, check_folder
 
 METHODS = ("grid", "coordinate", "bayes")
 HOLDOUT = 0.3  # share of the questions that tests, where the options say nothing
-EDGE = 1 << 20  # bytes at each end of a file that tell whether it is the same
 
 
 @dataclass(frozen=True)
@@ -93,13 +92,8 @@ def read_search(recipe: Path, data: Path, out: Path, options: Options) -> Search
     start = start_point(space, loaded.recipe, options.steps, on_grid=objective.key is None)
     check_values(space, loaded, start, options.steps)
     check_folder(out)
-    identity = {
-        "recipe": sha256(loaded.text.encode()).hexdigest(), "data": _digest(data), "members": _members(plan),
-        "over": list(options.over), "sum": list(options.sum), "method": options.method, "objective": options.objective,
-        "steps": options.steps, "seed": options.seed, "max-tokens": options.max_tokens,
-        "holdout": None if options.test else HOLDOUT if options.holdout is None else options.holdout,
-        "test": _digest(options.test) if options.test else None,
-    }  # fmt: skip
+    holdout = HOLDOUT if options.holdout is None else options.holdout
+    identity = identity_of(loaded, plan, data, (*tuning, *testing), options, holdout)
     exact = at(loaded, space, start).recipe == loaded.recipe
     return Search(loaded, options, objective, space, start, exact, tuple(tuning), tuple(testing), identity)
 
@@ -238,19 +232,3 @@ def _questions(data: Path, options: Options, *, labelled: bool) -> tuple[list[Qu
                               hint="--test FILE with answers, or --holdout 0")  # fmt: skip
         share = 0.0
     return split(questions, share, seed=options.seed) if share else (questions, [])
-
-
-def _digest(file: Path) -> str:
-    return sha256(file.read_bytes()).hexdigest()
-
-
-def _members(plan: Plan) -> str:
-    """A digest of the files that the plan reads: names, sizes and both ends of each."""
-    found = sha256()
-    for file in sorted({source.tensor.file for row in plan.rows for source in row.reads}):
-        size = file.stat().st_size
-        with file.open("rb") as opened:
-            found.update(f"{file.name} {size} ".encode() + opened.read(EDGE))
-            opened.seek(max(size - EDGE, 0))
-            found.update(opened.read(EDGE))
-    return found.hexdigest()
