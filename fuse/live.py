@@ -24,6 +24,8 @@ from fuse.plan import Plan, Row
 from fuse.planner import make_plan
 from fuse.recipe_yaml import LoadedRecipe
 
+BLOCK = 1 << 17  # elements at a time, which stay in a core's cache
+
 
 class Live:
     """A recipe's model, loaded, whose recipe may change.
@@ -69,10 +71,12 @@ class Live:
                     continue
                 self._rows.pop(row.name, None)
                 place, start = self._places[row.name].view(-1), 0
-                for block in blocks(row, self._reader):
+                check = not self._finite.issuperset(row.reads)
+                for block in blocks(row, self._reader, check=check, size=BLOCK):
                     place[start : start + len(block)].copy_(block)
                     start += len(block)
                 self._rows[row.name] = row
+                self._finite.update(row.reads if row.host is None else ())  # of a table, only some rows are looked at
 
     def _build(self, plan: Plan) -> None:
         """Merge, then let go of the model that was there, then load."""
@@ -87,6 +91,7 @@ class Live:
             _own_memory(answerer.model)
             self._places = places(answerer.model, [row.name for row in plan.rows], folder)
             check_places(self._places, folder)
+        self._finite = {source for row in plan.rows if row.host is None for source in row.reads}
         self.answerer, self.plan, self._rows = answerer, plan, {row.name: row for row in plan.rows}
 
 

@@ -250,9 +250,9 @@ def test_other_changes_build_the_model_anew(
 def test_only_rows_that_differ_are_computed(llama: Live, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def counted(row: Any, reader: Any) -> Iterator[Tensor]:
+    def counted(row: Any, reader: Any, **how: Any) -> Iterator[Tensor]:
         asked.append(row.name)
-        return blocks(row, reader)
+        return blocks(row, reader, **how)
 
     blocks = live_module.blocks
     first = changed(text_recipe(root), {"language.weights": {"a": {"*.1.mlp.*": 1, "*": 0.5}, "b": 1}})
@@ -294,10 +294,10 @@ def test_an_interrupted_remix_is_mended_by_the_next(
     live = Live(first)
     count = 0
 
-    def interrupted(row: Any, reader: Any) -> Iterator[Tensor]:
+    def interrupted(row: Any, reader: Any, **how: Any) -> Iterator[Tensor]:
         nonlocal count
         count += 1
-        for block in blocks(row, reader):
+        for block in blocks(row, reader, **how):
             yield block[: len(block) // 2]
             if count == 5:
                 raise KeyboardInterrupt

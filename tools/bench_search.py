@@ -5,8 +5,9 @@
     python tools/bench_search.py my.yaml --json my.json    # any recipe
 
 Each method that the recipe's members allow is timed with numbers that are new in every run, so that a step computes
-every merged tensor. Both sides make the plan, neither imports anything, files are in the page cache, and after each run
-the two models are compared: one bit that differs ends the benchmark with exit code 1. Other exit codes are `fuse`'s.
+every merged tensor. Times are on the clock and of processors, since the clock also counts what else a machine does.
+Both sides make the plan, neither imports anything, and files are in the page cache. After each run the two models are
+compared: one bit that differs ends the benchmark with exit code 1. Other exit codes are `fuse`'s.
 """
 
 import gc
@@ -80,16 +81,17 @@ def step(loaded: LoadedRecipe, method: str, number: float) -> LoadedRecipe:
     return changed(loaded, {"language.method": method, **{f"language.{key}": value for key, value in values.items()}})
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def timed(work: Callable[[], Any]) -> tuple[dict[str, float], Any]:
+    """Seconds on the clock and of processors, and what the work gave."""
     gc.collect()
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
     found = work()
-    return time.perf_counter() - began, found
+    return {"clock": time.perf_counter() - began, "cpu": time.process_time() - spent}, found
 
 
 def measure(live: Live, loaded: LoadedRecipe, method: str, runs: int, folder: Path) -> dict[str, Any]:
     """Seconds of each run: to plan, to remix (plan included), and to merge (plan included) and load."""
-    found: dict[str, list[float]] = {"plan": [], "remix": [], "merge": [], "load": []}
+    found: dict[str, list[dict[str, float]]] = {"plan": [], "remix": [], "merge": [], "load": []}
     live.remix(step(loaded, method, 0.9))  # another method, and its first touch of memory
     for run in range(runs):
         one, out = step(loaded, method, 0.1 + 0.7 * run / runs), folder / f"{method}-{run}"
@@ -104,9 +106,12 @@ def measure(live: Live, loaded: LoadedRecipe, method: str, runs: int, folder: Pa
         compare(live.answerer.model, fresh.model, method)
         del fresh
         shutil.rmtree(out)
-    whole = [a + b for a, b in zip(found["merge"], found["load"], strict=True)]
-    ratio = statistics.median(whole) / statistics.median(found["remix"])
-    return {"runs": found, **{f"{k}_median": statistics.median(v) for k, v in found.items()}, "ratio": ratio}
+    told: dict[str, Any] = {"runs": found}
+    for kind in ("clock", "cpu"):
+        median = {what: statistics.median(run[kind] for run in all_runs) for what, all_runs in found.items()}
+        whole = [a[kind] + b[kind] for a, b in zip(found["merge"], found["load"], strict=True)]
+        told[kind] = {**median, "ratio": statistics.median(whole) / median["remix"]}
+    return told
 
 
 def compare(model: Any, fresh: Any, method: str) -> None:
@@ -118,21 +123,27 @@ def compare(model: Any, fresh: Any, method: str) -> None:
 
 def show(console: Console, told: dict[str, Any]) -> None:
     title = "{recipe}: {bytes:,} bytes of {tensors} tensors, {threads} thread(s), median seconds of {runs} runs"
-    table = Table("method", "remix", "of it plan", "merge", "load", "merge + load / remix", title=title.format(**told))
+    heads = ("method", "seconds", "remix", "of it plan", "merge", "load", "merge + load / remix")
+    table = Table(*heads, title=title.format(**told))
     for name, row in told["methods"].items():
-        seconds = [f"{row[f'{key}_median']:.3f}" for key in ("remix", "plan", "merge", "load")]
-        table.add_row(name, *seconds, f"{row['ratio']:.1f}")
+        for kind in ("clock", "cpu"):
+            seconds = [f"{row[kind][key]:.3f}" for key in ("remix", "plan", "merge", "load")]
+            table.add_row(name, kind, *seconds, f"{row[kind]['ratio']:.1f}")
     console.print(table)
-    console.print(f"every model bit-identical; the first one took {told['build']:.2f} s to merge and load")
+    console.print(f"every model bit-identical; the first one took {told['build']['clock']:.2f} s to merge and load")
 
 
 @click.command()
 @click.argument("recipe", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--demo", type=click.Path(file_okay=False, path_type=Path), help="The demo's members, in this folder.")
+@click.option("--method", "methods", multiple=True, type=click.Choice([*METHODS]), help="Else all that are possible.")
 @click.option("--runs", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Of torch; else its own choice.")
 @click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write every number here.")
-def main(recipe: Path | None, demo: Path | None, runs: int, threads: int | None, target: Path | None) -> None:
+def main(
+    recipe: Path | None, demo: Path | None, methods: tuple[str, ...], runs: int, threads: int | None,
+    target: Path | None,
+) -> None:  # fmt: skip
     """Measure one step of a search, beside a merge and a load of the same recipe."""
     import transformers
 
@@ -148,7 +159,7 @@ def main(recipe: Path | None, demo: Path | None, runs: int, threads: int | None,
                 "recipe": loaded.file.name, "bytes": sum(row.nbytes for row in rows), "tensors": len(rows),
                 "threads": torch.get_num_threads(), "torch": torch.__version__, "runs": runs, "build": build,
                 "transformers": transformers.__version__,
-                "methods": {m: measure(live, loaded, m, runs, scratch) for m in methods_for(loaded)},
+                "methods": {m: measure(live, loaded, m, runs, scratch) for m in methods or methods_for(loaded)},
             }  # fmt: skip
     except FuseError as error:
         click.echo(f"bench_search: {error}", err=True)

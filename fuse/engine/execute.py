@@ -1,5 +1,6 @@
 """The streaming loop: row by row, block by block, in the order of the output files."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -40,11 +41,14 @@ def execute(
     return digests
 
 
-def blocks(row: Row, reader: Reader) -> Iterator[Tensor]:
+def blocks(row: Row, reader: Reader, *, check: bool = True, size: int | None = None) -> Iterator[Tensor]:
     """The row's values in the output dtype, flat, piece by piece: what `execute` writes.
 
-    Some are parts of the mapped files: do not write to them. Raises CheckpointError as `execute` does.
+    Some are parts of the mapped files: do not write to them. check: look whether what a merge reads is finite, which a
+    caller may know; results are looked at in any case. size: elements that an elementwise merge takes at a time, BLOCK
+    where left out; any size gives the same bytes. Raises CheckpointError as `execute` does.
     """
+    size = size or BLOCK
     dtype = TORCH[row.dtype]
     if row.action == "copy" and row.host is None:
         source = row.sources[0]
@@ -62,21 +66,24 @@ def blocks(row: Row, reader: Reader) -> Iterator[Tensor]:
     assert merge is not None
     if methods.METHODS[row.method].elementwise:
         count = max(tensors[0].numel(), 1)
-        for start in range(0, count, BLOCK):
-            parts = [t.view(-1)[start : start + BLOCK] for t in tensors]
-            base_part = None if base is None else base.view(-1)[start : start + BLOCK]
-            yield _round(_merge(row, parts, base_part, merge, start), dtype, row, start)
+        for start in range(0, count, size):
+            parts = [t.view(-1)[start : start + size] for t in tensors]
+            base_part = None if base is None else base.view(-1)[start : start + size]
+            yield _round(_merge(row, parts, base_part, merge, start, check), dtype, row, start)
     else:
-        for start, block in _split(_merge(row, tensors, base, merge, 0)):
+        for start, block in _split(_merge(row, tensors, base, merge, 0, check)):
             yield _round(block, dtype, row, start)
 
 
-def _merge(row: Row, tensors: list[Tensor], base: Tensor | None, merge: Callable[..., Tensor], start: int) -> Tensor:
-    """The method over whole tensors or over the blocks that begin at element `start`, checked."""
-    for source, tensor in zip(row.sources, tensors, strict=True):
-        _checked(tensor, source, start)
-    if row.base is not None and base is not None:
-        _checked(base, row.base, start)
+def _merge(
+    row: Row, tensors: list[Tensor], base: Tensor | None, merge: Callable[..., Tensor], start: int, check: bool
+) -> Tensor:
+    """The method over whole tensors or over the blocks that begin at element `start`, checked if asked to."""
+    if check:
+        for source, tensor in zip(row.sources, tensors, strict=True):
+            _checked(tensor, source, start)
+        if row.base is not None and base is not None:
+            _checked(base, row.base, start)
     return _apply(row, tensors, base, merge, start)
 
 
@@ -175,8 +182,8 @@ def _is_finite(tensor: Tensor) -> bool:
     """
     if not tensor.is_floating_point():
         return True
-    total = tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32)
-    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
+    total = tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32).item()
+    return math.isfinite(total) or bool(torch.isfinite(tensor).all())
 
 
 def _round(block: Tensor, dtype: torch.dtype, row: Row, start: int) -> Tensor:
