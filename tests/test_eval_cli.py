@@ -247,7 +247,7 @@ REFUSED = [
     (("native", "recipe.yaml"), "recipe.yaml: is a recipe (merge it first)"),
     (("native", "native"), "native: is named twice"),
     (("native", "./native/../native"), "native/../native: is the same folder as native"),
-    (("native", "text"), "text: no image processor in this folder; ask it without --image"),
+    (("native", "text"), "data.jsonl:1: asks about an image, and text has no image processor"),
     (("native", "paligemma"), "data.jsonl:5: has no image, and paligemma (paligemma) answers only about images"),
     (("native", "--fresh"), "--fresh begins the logs of --out anew (give --out, or leave --fresh out)"),
     (("native", "--out", "a.png"), "a.png: --out exists and is not a folder"),

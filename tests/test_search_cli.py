@@ -281,6 +281,22 @@ def test_a_map_of_nothing_yet_is_drawn(folder: Path, tmp_path: Path) -> None:
     assert plot(made, log, first, {}).startswith(b"\x89PNG")
 
 
+def test_captions_have_a_scale_of_their_own(folder: Path, tmp_path: Path) -> None:
+    rows = [{"question": "w5", "answer": "w6"}]
+    rows += [{"question": f"w{i}", "answer": "w6 w7", "metric": "cider", "skill": "captions"} for i in (8, 9)]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    how = ("--over", "language.weights.b=0,1", "--method", "grid", "--holdout", 0)
+    found = search(folder, tmp_path / "out", *how, data=str(data))
+    assert (found.code, found.err) == (2, (
+        f"fuse: {data}:2: metric 'cider' and that of the questions before have different scales, and --objective score "
+        "has no mean of them (--objective loss, or a search for captions alone)\n"
+    ))  # fmt: skip
+    found = search(folder, tmp_path / "out", *how, "--objective", "loss", data=str(data))
+    assert found.code == 0, found.err
+    assert "score" not in document(tmp_path / "out")["best"]
+
+
 def test_without_labels(folder: Path, tmp_path: Path) -> None:
     how = ("--over", "language.weights.b=0..1", "--sum", "language.weights=1", "--steps", 6, "--quiet")
     for objective in ("entropy", "stability"):

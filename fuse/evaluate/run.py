@@ -58,11 +58,16 @@ def check_folders(folders: Sequence[Path], questions: Sequence[Question]) -> lis
     """
     named: dict[Path, Path] = {}
     blind = next((question for question in questions if not question.images), None)
+    seeing = next((question for question in questions if question.images), None)
     for folder in folders:
         if folder.suffix in RECIPES and folder.is_file():
             raise RecipeError("is a recipe", where=folder, hint="merge it first")
-        seeing = tuple(path for question in questions for path in question.images)
-        config, _ = check_folder(folder, images=seeing[:1])
+        config, _ = check_folder(folder)
+        try:
+            check_folder(folder, images=seeing.images if seeing else ())
+        except RecipeError:
+            told = f"asks about an image, and {folder} has no image processor"
+            raise RecipeError(told, where=seeing.where if seeing else folder) from None
         if (same := named.setdefault(folder.resolve(), folder)) is not folder:
             told = "is named twice" if str(same) == str(folder) else f"is the same folder as {same}"
             raise RecipeError(told, where=folder)

@@ -15,7 +15,7 @@ from fuse.evaluate.questions import Question
 from fuse.evaluate.replies import Reply
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.search.space import Point
-from fuse.search.split import is_labelled
+from fuse.search.split import is_labelled, other_scale
 from fuse.search.trials import Trial
 
 
@@ -55,7 +55,7 @@ class Examiner:
         found = scores(questions, replies) if labelled else np.zeros(0)
         return Trial(
             number, point, answers=tuple(one.text for one in said), scores=tuple(map(float, found)),
-            score=bootstrap.mean(found, skills(questions)) if labelled else None,
+            score=bootstrap.mean(found, skills(questions)) if labelled and not other_scale(questions) else None,
             loss=float(np.mean(lost)) if lost else None, entropy=float(np.mean(known)) if known else None,
             seconds=round(time.monotonic() - began, 3), part=part,
         )  # fmt: skip

@@ -19,7 +19,7 @@ from fuse.search.identity import identity_of
 from fuse.search.objective import OBJECTIVES, Objective, check_objective, keys
 from fuse.search.over import read_space
 from fuse.search.space import Point, Space
-from fuse.search.split import is_labelled, split
+from fuse.search.split import is_labelled, other_scale, split
 from fuse.search.start import start_point
 from fuse.search.trials import Log, Trial, check_folder
 
@@ -88,6 +88,10 @@ def read_search(recipe: Path, data: Path, out: Path, options: Options) -> Search
         raise RecipeError(f"the grid has {size:,} points and the budget is {options.budget:,}",
                           hint=f"--budget {size}, fewer values or --steps, or another --method")  # fmt: skip
     tuning, testing = _questions(data, options, labelled=objective.labelled)
+    if options.objective == "score" and (other := other_scale(tuning)):
+        raise RecipeError(f"metric {other.metric!r} and that of the questions before have different scales, and "
+                          "--objective score has no mean of them", where=other.where,
+                          hint="--objective loss, or a search for captions alone")  # fmt: skip
     check_metrics(question for question in (*tuning, *testing) if question.answers)
     start = start_point(space, loaded.recipe, options.steps, on_grid=objective.key is None)
     check_values(space, loaded, start, options.steps)

@@ -79,5 +79,5 @@ def sentences(search: Search, log: Log, best: Trial, document: dict[str, Any]) -
         found.append("no questions were kept for testing, so the figures of the best recipe are too good")
     values = document["best"]["recipe values"]
     told = ", ".join(f"{path} = {shown(value)}" for path, value in values.items()) or "the recipe as it stands"
-    found.append(f"best of {spent(log)} trials: {best.number}, {told}; {log.folder / BEST}")
+    found.append(f"best of {spent(log)} trial{'s' * (spent(log) != 1)}: {best.number}, {told}; {log.folder / BEST}")
     return found

@@ -31,6 +31,11 @@ def is_labelled(questions: Sequence[Question]) -> bool:
     return bool(questions) and all(question.answers for question in questions)
 
 
+def other_scale(questions: Sequence[Question]) -> Question | None:
+    """The first question whose metric has another scale than that of the first: CIDEr has its own. None if none."""
+    return next((one for one in questions if (one.metric == "cider") != (questions[0].metric == "cider")), None)
+
+
 def shared_images(tuning: Sequence[Question], testing: Sequence[Question]) -> int:
     """How many images both parts ask about."""
     first, second = ({path.resolve() for q in part for path in q.images} for part in (tuning, testing))
