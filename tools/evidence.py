@@ -17,6 +17,7 @@ from zoo_questions import SKILLS, TEXT_SKILLS, write_questions
 
 from fuse.evaluate.questions import Question
 from fuse.evaluate.replies import Reply
+from fuse.evaluate.table import Table as Compared
 
 SCENE = ("count", "presence")
 TRIPLE = ("hue", "form", "sign")
@@ -153,20 +154,32 @@ def fill(rows: Sequence[Row], skills: Sequence[str], zoo: Path, out: Path, split
     if joint.any():
         some = [one for one, take in zip(asked, joint, strict=True) if take]
         parts["both"] = tabulate(some, [Result(label, found[label][joint]) for label in order])
-    gains = [f"{part} - {best}" for part in parts]
-    shown = Table("", "", *skills, "all", *gains, title=f"{len(asked)} questions ({split}), right out of 100")
-    for row in rows:
-        per = [found[row.label][[one.skill == skill for one in asked]].mean() for skill in skills]
-        cells = ["" if np.isnan(value) else f"{100 * value:.0f}" for value in (*per, found[row.label].mean())]
-        at = order.index(row.label) if row.label in order else 0
-        for part in parts.values():
-            gain = part.rows[-1].differences[at - 1] if at else None
-            cells.append(f"{100 * gain.score:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]" if gain else "")
-        shown.add_row(row.label, row.why, *cells)
+    heads = ["", "", *skills, "all", *(f"{part} - {best}" for part in parts)]
+    cells = [_cells(row, found[row.label], asked, skills, order, list(parts.values())) for row in rows]
+    title = f"{len(asked)} questions ({split}), right out of 100"
+    shown = Table(*heads, title=title)
+    for line in cells:
+        shown.add_row(*line)
     Console(width=150).print(shown)
     click.echo(f"{time.monotonic() - began:.0f} s")
+    ruled = ["| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *cells)]
+    out.with_suffix(".md").write_text(f"{title}\n\n" + "\n".join(ruled) + "\n", encoding="utf-8")
     tables = {part: to_json(one) for part, one in parts.items()}
     return {"split": split, "tables": tables, "rows": {row.label: row.recipe or row.parent for row in rows}}
+
+
+def _cells(
+    row: Row, scores: np.ndarray, asked: Sequence[Question], skills: Sequence[str], order: Sequence[str],
+    parts: Sequence[Compared],
+) -> list[str]:  # fmt: skip
+    """A line of the table: shares of right answers, and differences to the best parent with 95% intervals."""
+    per = [scores[[one.skill == skill for one in asked]].mean() for skill in skills]
+    cells = ["" if np.isnan(value) else f"{100 * value:.0f}" for value in (*per, scores.mean())]
+    at = order.index(row.label) if row.label in order else 0
+    for part in parts:
+        gain = part.rows[-1].differences[at - 1] if at else None
+        cells.append(f"{100 * gain.score:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]" if gain else "")
+    return [row.label, row.why, *cells]
 
 
 def _scores(row: Row, asked: Sequence[Question], data: Path, zoo: Path, out: Path) -> np.ndarray:

@@ -10,7 +10,7 @@ run has trained lies in OUT/work, and the same command goes on from there.
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -29,9 +29,9 @@ pipeline_tag: {task}
 
 {what}
 
-One of the models of the zoo of `fuse`, which show what composition without training gives: a few hundred thousand
+One of the models of the zoo of `fuse`, which show what composition without training gives: less than a million
 parameters, trained in minutes by `tools/train_zoo.py --seed {seed}` on drawn scenes (`tools/zoo_world.py`). It knows
-some eighty words, and nothing of the world. {figures}
+sixty words, and nothing of the world.
 """
 WHAT = {
     "base": "A llama that reads scenes in words (`north red south blue .`) and answers questions about them; where a "
@@ -91,37 +91,63 @@ def _loaded(weights: dict[str, Any]) -> Any:
     return model.eval()
 
 
-def _member(name: str, eyes: str, seed: int, base: dict[str, Any], tower: dict[str, Any], out: Path) -> dict[str, Any]:
+def _member(name: str, eyes: str, seed: int, base: dict[str, Any], tower: dict[str, Any], out: Path) -> None:
     import zoo_tower
     from zoo_files import write
-    from zoo_members import language_of, moved, train_member
+    from zoo_members import train_member
 
     sight = getattr(zoo_tower, eyes.upper())
     model = train_member(_loaded(base), tower, sight, seed, say=_say, name=name)
-    figures = moved(base, language_of(model))
-    write(model, out / name, _card(name, seed, f"{figures['delta']:.1%} of the base's norm was added to it."), sight)
-    return figures
+    write(model, out / name, _card(name, seed), sight)
 
 
 def _write_base(seed: int, base: dict[str, Any], out: Path) -> None:
     from zoo_files import write
 
-    write(_loaded(base), out / "base", _card("base", seed, ""))
+    write(_loaded(base), out / "base", _card("base", seed))
 
 
-def _expert(seed: int, base: dict[str, Any], out: Path) -> dict[str, Any]:
+def _expert(seed: int, base: dict[str, Any], out: Path) -> None:
     from zoo_files import write
-    from zoo_members import moved, train_expert
+    from zoo_members import train_expert
 
-    model = train_expert(_loaded(base), seed, say=_say)
-    figures = moved(base, model)
-    write(model, out / "expert", _card("expert", seed, f"{figures['delta']:.1%} of the base's norm was added to it."))
-    return figures
+    write(train_expert(_loaded(base), seed, say=_say), out / "expert", _card("expert", seed))
 
 
-def _card(name: str, seed: int, figures: str) -> str:
+def _card(name: str, seed: int) -> str:
     task = "text-generation" if name in ("base", "expert") else "image-text-to-text"
-    return CARD.format(name=name, what=WHAT[name], seed=seed, figures=figures, task=task)
+    return CARD.format(name=name, what=WHAT[name], seed=seed, task=task)
+
+
+def figures(out: Path, seed: int) -> dict[str, Any]:
+    """What training added to each member's language model, from the files: its norm over the base's, and cosines."""
+    deltas, sizes = {}, {}
+    for name in WHAT:
+        if name == "base" or not (out / name).is_dir():
+            continue
+        base = _base(seed + (OTHER if name == "stranger" else 0), out / "work")
+        after = _language(out / name)
+        delta = _row([after[key].float() - weight for key, weight in sorted(base.items())])
+        sizes[name] = round(float(delta.norm() / _row([weight for _, weight in sorted(base.items())]).norm()), 4)
+        deltas |= {} if name == "stranger" else {name: delta}
+    pairs = [(a, b) for a in deltas for b in deltas if a < b]
+    cosine = {f"{a}, {b}": float(deltas[a] @ deltas[b] / (deltas[a].norm() * deltas[b].norm())) for a, b in pairs}
+    return {"seed": seed, "delta": sizes, "cosine": {pair: round(value, 4) for pair, value in cosine.items()}}
+
+
+def _row(weights: Sequence[Any]) -> Any:
+    import torch
+
+    return torch.cat([weight.flatten() for weight in weights])
+
+
+def _language(folder: Path) -> dict[str, Any]:
+    """The language model's weights of a folder, by their names in a llama."""
+    from safetensors.torch import load_file
+
+    found = load_file(folder / "model.safetensors")
+    mine = {key.removeprefix("language_model."): weight for key, weight in found.items()}
+    return {key: weight for key, weight in mine.items() if key == "lm_head.weight" or key.startswith("model.")}
 
 
 @click.command()
@@ -151,20 +177,11 @@ def main(out: Path, seed: int, only: tuple[str, ...], workers: int) -> None:
             else:
                 jobs[name] = start(_expert, seed, ours.result(), out)
         writing.result()
-        figures = {name: waiting.result() for name, waiting in jobs.items()}
-    vectors = {name: found.pop("vector") for name, found in figures.items()}
-    deltas = {name: vector for name, vector in vectors.items() if name != "stranger"}
-    report = {"seed": seed, "seconds": round(time.monotonic() - began), "members": figures, "cosine": _cosines(deltas)}
+        for job in jobs.values():
+            job.result()
+    report = figures(out, seed)
     (out / "zoo.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    click.echo(json.dumps(report))
-
-
-def _cosines(deltas: dict[str, Any]) -> dict[str, float]:
-    """How alike the members' deltas are, two by two."""
-    names = list(deltas)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    cosine = {f"{a}, {b}": float(deltas[a] @ deltas[b] / (deltas[a].norm() * deltas[b].norm())) for a, b in pairs}
-    return {pair: round(value, 4) for pair, value in cosine.items()}
+    click.echo(f"{json.dumps(report)}\n{time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ torchvision_shim.install()
 from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast  # noqa: E402
 
 TEMPLATE = (
-    "<s>{% for message in messages %}{% if message['role'] == 'assistant' %}{{ message['content'] }}</s>{% else %}<q>"
+    "<s>{% for message in messages %}{% if message['role'] == 'user' %}<q>{% endif %}"
     "{% if message['content'] is string %} {{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image>{% else %} {{ part['text'] }}{% endif %}{% endfor %}{% endif %}<a>"
-    "{% endif %}{% endfor %}"
+    "{% if part['type'] == 'image' %}<image>{% else %} {{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{% if message['role'] == 'user' %}<a>{% else %}</s>{% endif %}{% endfor %}"
 )
 
 
