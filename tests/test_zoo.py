@@ -65,7 +65,6 @@ def test_a_question_about_a_picture_is_the_ids_that_were_taught(zoo: Path, tmp_p
     assert inputs_of(answerer, text, (tmp_path / "picture.png",))["input_ids"].tolist() == [taught[:first]]
 
 
-@pytest.mark.xfail(strict=True, reason="the template writes an assistant's list of parts as Python does")
 @pytest.mark.parametrize("name", list(MEMBERS))
 def test_an_answer_behind_its_question_is_the_ids_that_were_taught(zoo: Path, name: str) -> None:
     """What `fuse eval --loss` and choices by likelihood are taken from."""

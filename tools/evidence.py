@@ -19,6 +19,7 @@ from fuse.evaluate.questions import Question
 from fuse.evaluate.replies import Reply
 from fuse.evaluate.table import Table as Compared
 
+ZOO = Path(__file__).parent.parent / "recipes" / "zoo"
 SCENE = ("count", "presence")
 TRIPLE = ("hue", "form", "sign")
 
@@ -118,7 +119,7 @@ TABLES: dict[str, tuple[Callable[[], list[Row]], tuple[str, ...]]] = {
 
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--zoo", type=click.Path(file_okay=False, exists=True, path_type=Path), required=True)
+@click.option("--zoo", type=click.Path(file_okay=False, exists=True, path_type=Path), default=ZOO, show_default=True)
 @click.option("--table", "tables", type=click.Choice(list(TABLES)), multiple=True, default=list(TABLES))
 @click.option("--split", type=click.Choice(["tune", "test"]), default="test", show_default=True)
 @click.option("--each", type=click.IntRange(2, 999), default=100, show_default=True, help="Questions of every skill.")
