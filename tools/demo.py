@@ -45,7 +45,7 @@ def main(out: Path, zoo: Path, each: int, picture: Path | None) -> None:
 
     torch.set_num_threads(1)  # models this small gain nothing from more
     out.mkdir(parents=True, exist_ok=True)
-    console = Console(record=picture is not None, width=150 if picture else None, highlight=False)
+    console = Console(highlight=False)
     recipe, fused = _short(zoo / "visionfuse.yaml"), out / "fused"
     began = time.monotonic()
     console.print("[bold]1. the parents: two models that look at pictures through encoders of their own[/bold]")
@@ -56,17 +56,22 @@ def main(out: Path, zoo: Path, each: int, picture: Path | None) -> None:
     merge.main([str(recipe), str(fused), "--force"], standalone_mode=False)
     scene, seen = drawn(out / "picture.png")
     console.print(f"\n[bold]4. parents and fused model look at {out / 'picture.png'}[/bold]")
-    if console.is_terminal or picture:
+    if console.is_terminal:
         console.print(blocks(seen))
     console.print("; ".join(f"{t.place}: {t.color} {t.shape} with the letter {t.letter}" for t in scene))
-    console.print(talk(scene, out / "picture.png", [*(zoo / name for name in PARENTS), fused]))
+    answers = talk(scene, out / "picture.png", [*(zoo / name for name in PARENTS), fused])
+    console.print(answers)
     console.print(f"\n[bold]5. does it help? python tools/evidence.py {out / 'evidence'} --each {each}[/bold]")
     console.print("Every row is merged and asked; this takes most of the time.")
-    console.print(evidence(zoo, out / "evidence", each), markup=False, soft_wrap=True)
+    tables = evidence(zoo, out / "evidence", each)
+    console.print("\n".join(tables), markup=False, soft_wrap=True)
     console.print(onward(recipe, fused, out), soft_wrap=True)
     console.print(f"\n{time.monotonic() - began:.0f} s in all.")
     if picture:
-        svg = console.export_svg(title="make demo")
+        shot = Console(record=True, width=150, highlight=False, file=io.StringIO())
+        for part in (members(zoo), blocks(seen), answers, Text(tables[0])):
+            shot.print(part)
+        svg = shot.export_svg(title="make demo")
         picture.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))  # no fonts from elsewhere
 
 
@@ -144,15 +149,16 @@ def talk(scene: Scene, image: Path, folders: list[Path]) -> Table:
     return table
 
 
-def evidence(zoo: Path, out: Path, each: int) -> str:
+def evidence(zoo: Path, out: Path, each: int) -> list[str]:
     """The tables of docs/evidence.md, as they are printed."""
     from evidence import TABLES, fill
 
-    printed = io.StringIO()
+    found = []
     for name, (rows, skills) in TABLES.items():
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
             fill(rows(), skills, zoo.resolve(), out / name, "test", each)
-    return printed.getvalue().rstrip()
+        found.append(printed.getvalue().rstrip())
+    return found
 
 
 def onward(recipe: Path, fused: Path, out: Path) -> str:
