@@ -5,9 +5,11 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from fuse.alone import alone
 from fuse.ask import check_folder
 from fuse.errors import MachineError, RecipeError
 from fuse.evaluate import log
@@ -95,22 +97,25 @@ def evaluate(
     """Every folder's replies to all questions, one model in memory at a time.
 
     out: a folder for logs (made where it is not there), from which the same call goes on. fresh: begin anew. say: gets
-    a line for each folder when it is done. Raises what `check_folders` and `log.begin` raise, before any model is
-    loaded; Interrupted at Ctrl-C.
+    a line for each folder when it is done. Raises what `check_folders`, `alone` and `log.begin` raise, before any model
+    is loaded; Interrupted at Ctrl-C.
     """
     names = check_folders(folders, questions)
-    files = _begin_logs(folders, names, data, questions, options, out, fresh)
-    found = []
-    for folder, name, (file, replies) in zip(folders, names, files, strict=True):
-        started, before = time.monotonic(), len(replies)
-        try:
-            _ask(folder, name, questions, options, file, replies)
-        except KeyboardInterrupt:
-            raise Interrupted(_told(name, len(replies), len(questions), file)) from None
-        kept = f", {before:,} of them before" if before else ""
-        say(f"{name}: {len(questions):,} questions{kept}, {time.monotonic() - started:.1f} s")
-        found.append(Answered(name, folder, replies))
-    return found
+    if out is not None:
+        check_out(out, folders)
+    with alone(out) if out is not None else nullcontext():
+        files = _begin_logs(folders, names, data, questions, options, out, fresh)
+        found = []
+        for folder, name, (file, replies) in zip(folders, names, files, strict=True):
+            started, before = time.monotonic(), len(replies)
+            try:
+                _ask(folder, name, questions, options, file, replies)
+            except KeyboardInterrupt:
+                raise Interrupted(_told(name, len(replies), len(questions), file)) from None
+            kept = f", {before:,} of them before" if before else ""
+            say(f"{name}: {len(questions):,} questions{kept}, {time.monotonic() - started:.1f} s")
+            found.append(Answered(name, folder, replies))
+        return found
 
 
 def _ask(
@@ -154,10 +159,8 @@ def _begin_logs(
     """Each folder's log and the replies that are in it already."""
     if out is None:
         return [(None, {}) for _ in folders]
-    check_out(out, folders)
     digests = log.data_digests(data, questions)
     try:
-        out.mkdir(exist_ok=True)
         files = [out / f"{stem}.jsonl" for stem in stems(names)]
         firsts = [log.header(digests, folder, options.kept()) for folder in folders]
         if not fresh:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fuse.alone import alone
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.search import plot
 from fuse.search.report import BEST, comparison, recipe_of, tested, write_report
@@ -36,6 +37,12 @@ def search_into(recipe: Path, data: Path, out: Path, options: Options, *, say: C
     """
     search = read_search(recipe, data, out, options)
     plot.check_installed()
+    with alone(out):
+        return _searched(search, out, options, say)
+
+
+def _searched(search: Search, out: Path, options: Options, say: Callable[[str], None] | None) -> Found:
+    """The search, in a folder that no other run writes into."""
     log = Log(out, search.identity)
     tell = progress(search, say) if say else lambda trial, best: None
     best: Trial | None = log.tuning[0] if log.tuning else None
