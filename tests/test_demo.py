@@ -21,6 +21,7 @@ def test_demo(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (zoo / "visionfuse.yaml").write_text((RECIPES / "visionfuse.yaml").read_text())
     rows = [row for row in evidence.two() if row.parent or row.label == "VisionFuse"]
     monkeypatch.setattr(evidence, "TABLES", {"two": (lambda: rows, ("color", "color+shape"))})
+    monkeypatch.setenv("COLUMNS", "150")
     before = torch.get_num_threads()
     try:
         args = [str(tmp_path / "out"), "--zoo", str(zoo), "--each", "2", "--picture", str(tmp_path / "demo.svg")]
