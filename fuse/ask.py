@@ -11,6 +11,9 @@ from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.fusable import REFUSED
 from fuse.images import open_image
 
+INNER_SPEAKER = frozenset({"blip-2", "instructblip"})  # their `generate` is that of the language model inside
+WRITE_IMAGES = frozenset({"Blip2Processor", "InstructBlipProcessor"})  # put the image tokens before the text themselves
+
 
 @dataclass(frozen=True)
 class Answerer:
@@ -129,7 +132,7 @@ def ask(
             **inputs, max_new_tokens=max_tokens, do_sample=False, num_beams=1, streamer=answerer.streamer(say),
             pad_token_id=pad_of(answerer.tokenizer),
         )  # fmt: skip
-    start = 0 if answerer.model.config.is_encoder_decoder else start
+    start = 0 if speaker_of(answerer.model).config.is_encoder_decoder else start
     return answerer.tokenizer.decode(out[0, start:], skip_special_tokens=True).strip()
 
 
@@ -162,6 +165,11 @@ def _prompt(tokenizer: Any, question: str) -> str:
     return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
+def speaker_of(model: Any) -> Any:
+    """The module whose `generate` says the words: the model, or the language model inside it."""
+    return model.language_model if model.config.model_type in INNER_SPEAKER else model
+
+
 def pad_of(tokenizer: Any) -> int | None:
     """The token that fills up shorter rows, or None."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -188,7 +196,8 @@ def prompt_of(answerer: Answerer, question: str, images: int, answer: str | None
     """The text of a question about so many images, with an image token for each; with `answer`, its turn is behind."""
     if not has_template(answerer):
         token = getattr(answerer.processor, "image_token", "<image>")
-        return f"{token} " * images + question + (answer or "")
+        written = "" if type(answerer.processor).__name__ in WRITE_IMAGES else f"{token} " * images
+        return written + question + (answer or "")
     said: list[Any] = [question] if answer is None else [question, answer]
     if answerer.processor:
         said = [[{"type": "text", "text": text}] for text in said]

@@ -19,6 +19,7 @@ VERBS = {
     "merge": "Run a recipe into a folder that transformers loads.",
     "ask": "Ask a model folder a question.",
     "search": "Search a recipe's coefficients and options, without training.",
+    "eval": "Score model folders on questions, with intervals; compare them.",
     "schema": "Print the JSON schema of recipes.",
 }
 

@@ -16,6 +16,7 @@ import numpy as np
 from zoo_questions import SKILLS, write_questions
 
 SCENE = ("count", "presence")
+TRIPLE = ("hue", "form", "sign")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,10 @@ def recipe(vision: Sequence[str], weights: dict[str, float], language: str = "me
 
 def two() -> list[Row]:
     """Two members: sight of color, and sight of shape."""
-    half, both = {"hue": 0.5, "form": 0.5}, ["hue", "form"]
+    half, whole, both = {"hue": 0.5, "form": 0.5}, {"hue": 1.0, "form": 1.0}, ["hue", "form"]
+    ties, dare = "method: ties\n  density: 0.5", "method: dare_linear\n  density: 0.5"
+    strange = {"hue": 0.5, "stranger": 0.5}
+    few = ["{from: hue, max_tokens: 8}", "{from: form, max_tokens: 8}"]
     return [
         Row("hue", "parent", parent="hue"),
         Row("form", "parent", parent="form"),
@@ -53,31 +57,38 @@ def two() -> list[Row]:
         Row("hue+form, base LLM", "concatenation, no deltas", recipe=recipe(both, {"hue": 0.0, "form": 0.0})),
         Row("VisionFuse", "hue, form; 0.5 each", recipe=recipe(both, half)),
         Row("VisionFuse, form first", "order of branches", recipe=recipe(both[::-1], half)),
-        Row("VisionFuse, 1.0 each", "deltas summed", recipe=recipe(both, {"hue": 1.0, "form": 1.0})),
-        Row("+ separator", 'a "." between blocks', recipe=recipe(["hue", '{from: form, separator: "."}'], half)),
-        Row("+ shared positions", "second block on the first's", recipe=recipe(["hue", "{from: form, positions: shared}"], half)),
-        Row("+ norm match", "norms of the first block", recipe=recipe(["hue", "{from: form, norm: match}"], half)),
-        Row("TIES 0.5", "trimmed, signs elected", recipe=recipe(both, {"hue": 1.0, "form": 1.0}, "method: ties\n  density: 0.5")),
-        Row("DARE 0.5", "half of the deltas dropped", recipe=recipe(both, half, "method: dare_linear\n  density: 0.5")),
-        Row("equal budget", "8 + 8 tokens, as form alone has", recipe=recipe(["{from: hue, max_tokens: 8}", "{from: form, max_tokens: 8}"], half)),
-        Row("ensemble of outputs", "no fusion: averaged answers", together=("hue", "form")),
-        Row("hue+stranger", "control: another family", recipe=recipe(["hue", "stranger"], {"hue": 0.5, "stranger": 0.5})),
-    ]  # fmt: skip
+        Row("VisionFuse, 1.0 each", "deltas summed", recipe=recipe(both, whole)),
+        Row("+ separator", 'a "." between blocks', recipe=recipe(["hue", _after("form", "separator", '"."')], half)),
+        Row(
+            "+ shared positions", "on the first's", recipe=recipe(["hue", _after("form", "positions", "shared")], half)
+        ),
+        Row("+ norm match", "the first's norm", recipe=recipe(["hue", _after("form", "norm", "match")], half)),
+        Row("TIES 0.5", "trimmed, signs elected", recipe=recipe(both, whole, ties)),
+        Row("DARE 0.5", "half of the deltas dropped", recipe=recipe(both, half, dare)),
+        Row("equal budget", "8 + 8 tokens, as form has", recipe=recipe(few, half)),
+        Row("ensemble of outputs", "answers averaged, no fusion", together=("hue", "form")),
+        Row("hue+stranger", "control: another family", recipe=recipe(["hue", "stranger"], strange)),
+    ]
 
 
 def three() -> list[Row]:
     """Three members: color, shape, and letters."""
-    third, all3 = {"hue": 1 / 3, "form": 1 / 3, "sign": 1 / 3}, ["hue", "form", "sign"]
-    one = {"hue": 1.0, "form": 1.0, "sign": 1.0}
-    pair = Row("VisionFuse of hue, form", "two members", recipe=recipe(["hue", "form"], {"hue": 0.5, "form": 0.5}))
+    third, whole, all3 = dict.fromkeys(TRIPLE, 1 / 3), dict.fromkeys(TRIPLE, 1.0), list(TRIPLE)
+    one = dict.fromkeys(TRIPLE, 0.0) | {"hue": 1.0}
+    apart = ["hue", *(_after(name, "separator", '"."') for name in TRIPLE[1:])]
     return [
-        *(Row(name, "parent", parent=name) for name in all3),
-        pair,
-        Row("concatenation, LLM of hue", "no merging", recipe=recipe(all3, {"hue": 1.0, "form": 0.0, "sign": 0.0})),
+        *(Row(name, "parent", parent=name) for name in TRIPLE),
+        Row("VisionFuse of hue, form", "two members", recipe=recipe(["hue", "form"], {"hue": 0.5, "form": 0.5})),
+        Row("concatenation, LLM of hue", "no merging", recipe=recipe(all3, one)),
         Row("VisionFuse of three", "a third each", recipe=recipe(all3, third)),
-        Row("VisionFuse of three, 1.0 each", "deltas summed", recipe=recipe(all3, one)),
-        Row("VisionFuse of three + separators", 'a "." between blocks', recipe=recipe(["hue", '{from: form, separator: "."}', '{from: sign, separator: "."}'], third)),
-    ]  # fmt: skip
+        Row("VisionFuse of three, 1.0 each", "deltas summed", recipe=recipe(all3, whole)),
+        Row("VisionFuse of three + separators", 'a "." between blocks', recipe=recipe(apart, third)),
+    ]
+
+
+def _after(member: str, option: str, value: str) -> str:
+    """An entry of `vision` with one option."""
+    return f"{{from: {member}, {option}: {value}}}"
 
 
 TABLES: dict[str, tuple[Callable[[], list[Row]], tuple[str, ...]]] = {

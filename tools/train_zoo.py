@@ -3,7 +3,8 @@
     python tools/train_zoo.py build/zoo --seed 0
 
 Two processes with one thread each; the same seed gives the same zoo on the same machine, and one as good on another.
-Nothing is trained on the tokens of two members together. The figures of the run go into zoo.json.
+Nothing is trained on the tokens of two members together. The figures of the run go into zoo.json. What an interrupted
+run has trained lies in OUT/work, and the same command goes on from there.
 """
 
 import json
@@ -54,18 +55,32 @@ def _say(text: str) -> None:
     click.echo(text)
 
 
-def _base(seed: int, _out: Path) -> dict[str, Any]:
+def _kept(file: Path, train: Callable[[], Any]) -> dict[str, Any]:
+    """Weights from a file that an earlier run left, or from training, whose result is left there."""
+    from safetensors.torch import load_file, save_file
+
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        save_file({name: weight.contiguous() for name, weight in train().state_dict().items()}, partial)
+        partial.rename(file)
+    return load_file(file)
+
+
+def _base(seed: int, work: Path) -> dict[str, Any]:
+    """The base's weights as float32, rounded to the bf16 that they are stored in."""
     import torch
     from zoo_base import train_base
 
-    model = train_base(seed, say=_say)
-    return {name: weight.to(torch.bfloat16).float() for name, weight in model.state_dict().items()}
+    weights = _kept(work / f"base_{seed}.safetensors", lambda: train_base(seed, say=_say))
+    return {name: weight.to(torch.bfloat16).float() for name, weight in weights.items()}
 
 
-def _tower(name: str, seed: int) -> dict[str, Any]:
+def _tower(name: str, seed: int, work: Path) -> dict[str, Any]:
     import zoo_tower
 
-    return dict(zoo_tower.train_tower(getattr(zoo_tower, name.upper()), seed, say=_say).state_dict())
+    sight = getattr(zoo_tower, name.upper())
+    return _kept(work / f"tower_{name}_{seed}.safetensors", lambda: zoo_tower.train_tower(sight, seed, say=_say))
 
 
 def _loaded(weights: dict[str, Any]) -> Any:
@@ -107,25 +122,30 @@ def _card(name: str, seed: int, figures: str) -> str:
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--seed", type=click.IntRange(0, OTHER - 1), default=0, show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(list(WHAT)), help="Members to train (default: all).")
 @click.option("--workers", type=click.IntRange(1, 8), default=2, show_default=True)
-def main(out: Path, seed: int, workers: int) -> None:
+def main(out: Path, seed: int, only: tuple[str, ...], workers: int) -> None:
     """Train everything and write a folder for each model under OUT."""
     os.environ["OMP_NUM_THREADS"] = "1"
     out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    began, work = time.monotonic(), out / "work"
+    wanted = [name for name in ("sign", "form", "hue", "stranger", "expert") if name in only or not only]
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_alone) as pool:
         start: Callable[..., Any] = pool.submit
-        bases = [start(_base, seed, out), start(_base, seed + OTHER, out)]
-        towers = {name: start(_tower, name, seed) for name in TOWERS}
-        towers["stranger"] = start(_tower, "form", seed + OTHER)
-        eyes = {name: waiting.result() for name, waiting in towers.items()}
-        ours, theirs = (waiting.result() for waiting in bases)
-        jobs = {name: start(_member, name, name, seed, ours, eyes[name], out) for name in reversed(TOWERS)}
-        jobs["stranger"] = start(_member, "stranger", "form", seed + OTHER, theirs, eyes["stranger"], out)
-        jobs["expert"] = start(_expert, seed, ours, out)
+        ours = start(_base, seed, work)
+        theirs = start(_base, seed + OTHER, work) if "stranger" in wanted else ours
+        eyes = {name: start(_tower, name, seed, work) for name in TOWERS if name in wanted}
+        eyes["stranger"] = start(_tower, "form", seed + OTHER, work) if "stranger" in wanted else ours
+        jobs = {"expert": start(_expert, seed, ours.result(), out)}
+        for name in wanted:
+            if name in TOWERS:
+                jobs[name] = start(_member, name, name, seed, ours.result(), eyes[name].result(), out)
+            elif name == "stranger":
+                given = (theirs.result(), eyes["stranger"].result())
+                jobs[name] = start(_member, name, "form", seed + OTHER, *given, out)
         figures = {name: waiting.result() for name, waiting in jobs.items()}
-    deltas = {name: found.pop("vector") for name, found in figures.items() if name != "stranger"}
-    figures["stranger"].pop("vector")
+    vectors = {name: found.pop("vector") for name, found in figures.items()}
+    deltas = {name: vector for name, vector in vectors.items() if name != "stranger"}
     report = {"seed": seed, "seconds": round(time.monotonic() - began), "members": figures, "cosine": _cosines(deltas)}
     (out / "zoo.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps(report))

@@ -2,7 +2,7 @@
 
 It is taught in stages, each harder than the one before: to repeat, to look a fact up, to look it up backwards, among
 facts of several kinds, and to answer questions. Without the first stage none of the others was learnt (our finding:
-an hour of questions alone gave guesses).
+twelve minutes of questions and facts at once gave guesses).
 """
 
 import math
@@ -80,7 +80,7 @@ def answer_loss(model: LlamaForCausalLM, labels: Tensor, **inputs: Tensor) -> tu
 def plain_attention(
     _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **options: float
 ) -> tuple[Tensor, None]:
-    """Causal attention of [B, heads, L, width], written out: for short rows on a CPU its backward pass is the faster."""
+    """Causal attention of [B, heads, L, width], written out: on a CPU, for short rows, its backward pass is faster."""
     ahead = torch.full((query.shape[2], query.shape[2]), -1e4, dtype=query.dtype).triu(1)
     scores = (query * options["scaling"]) @ key.transpose(-1, -2) + ahead
     return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None

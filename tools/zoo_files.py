@@ -10,7 +10,10 @@ from zoo_text import BEGIN, SPECIAL
 from zoo_tower import Sight
 from zoo_world import UNKNOWN, VOCABULARY
 
-from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
+from fuse import torchvision_shim
+
+torchvision_shim.install()
+from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast  # noqa: E402
 
 TEMPLATE = (
     "<s>{% for message in messages %}{% if message['role'] == 'assistant' %}{{ message['content'] }}</s>{% else %}<q>"

@@ -16,7 +16,10 @@ from zoo_text import IMAGE, Lesson, backwards, beside_words, listed, padded, tal
 from zoo_tower import Sight, grey_only, pictures, tower_config
 from zoo_world import Scene
 
-from transformers import LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
+from fuse import torchvision_shim
+
+torchvision_shim.install()
+from transformers import LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration  # noqa: E402
 
 STEPS, EXPERT_STEPS, RANK = 1500, 600, 4
 PROJECTOR_RATE, TOWER_RATE, DELTA_RATE = 2e-3, 1e-3, 7e-5

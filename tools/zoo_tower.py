@@ -24,7 +24,7 @@ WIDTH = 96
 
 @dataclass(frozen=True)
 class Sight:
-    """What a member can see: side of its picture and of a patch in pixels, whether hue reaches it, and what it is taught."""
+    """What a member can see: side of its picture and of a patch in pixels, if hue reaches it, what it is taught."""
 
     name: str
     side: int
@@ -79,7 +79,7 @@ def _values(scenes: Sequence[Scene], kind: str) -> Tensor:
 
 
 class PlaceHead(nn.Module):
-    """Looks each place up among the patches, as the language model will: patches [B, N, WIDTH] to logits [B, 9, values]."""
+    """Looks each place up among the patches [B, N, WIDTH], as a language model will: logits [B, 9, values]."""
 
     def __init__(self, sight: Sight) -> None:
         super().__init__()

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fuse.ask import Answerer, pad_of
-from fuse.errors import RecipeError
+from fuse.ask import Answerer, pad_of, speaker_of
+from fuse.errors import CheckpointError, RecipeError
 from fuse.evaluate.batches import Batch
-from fuse.evaluate.likelihood import answer_logs, scored, speaker_of, to_device
+from fuse.evaluate.likelihood import answer_logs, scored, to_device
 from fuse.evaluate.replies import Reply
 
 MAX_TOKENS = 32
@@ -27,14 +27,16 @@ def reply(
     """
     if batch.questions[0].choices:
         return _choose(answerer, batch, loss=loss, norm=norm)
-    said = _said(answerer, batch, max_tokens)
-    losses: list[float | None] = [None] * len(said)
+    losses: list[float | None] = [None] * len(batch.questions)
     if loss:
-        for question, (ids,) in zip(batch.questions, batch.answers, strict=True):
-            if not ids:
+        for question, answers in zip(batch.questions, batch.answers, strict=True):
+            if not answers:
+                raise RecipeError("answer is missing, so there is no loss", where=question.where)
+            if not answers[0]:
                 told = f"answer {question.answers[0]!r} has no tokens for {answerer.folder}"
                 raise RecipeError(told, where=question.where)
-        losses = [-float(logs.mean()) for (logs,) in answer_logs(answerer, batch)]
+        losses = [-float(_finite(logs, answerer).mean()) for (logs,) in answer_logs(answerer, batch)]
+    said = _said(answerer, batch, max_tokens)
     return [
         Reply(question.key, text, entropy, lost)
         for question, (text, entropy), lost in zip(batch.questions, said, losses, strict=True)
@@ -44,7 +46,7 @@ def reply(
 def _choose(answerer: Answerer, batch: Batch, *, loss: bool, norm: str) -> list[Reply]:
     replies = []
     for question, logs in zip(batch.questions, answer_logs(answerer, batch), strict=True):
-        scores = torch.tensor([scored(one, norm) for one in logs], dtype=torch.float64)
+        scores = _finite(torch.tensor([scored(one, norm) for one in logs], dtype=torch.float64), answerer)
         entropy = float(torch.special.entr(scores.softmax(0)).sum())
         choice = question.choices[int((scores == scores.max()).nonzero()[0])]
         lost = -float(logs[question.choices.index(question.answers[0])].mean()) if loss else None
@@ -68,9 +70,9 @@ def _said(answerer: Answerer, batch: Batch, max_tokens: int) -> list[tuple[str, 
         **inputs, max_new_tokens=max_tokens, do_sample=False, num_beams=1, pad_token_id=pad_of(answerer.tokenizer),
         logits_processor=LogitsProcessorList([watch]),  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
-    start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+    start = 1 if speaker_of(model).config.is_encoder_decoder else inputs["input_ids"].shape[1]
     words = out[:, start:].cpu()
-    entropies = torch.stack(steps[: words.shape[1]], 1).double().cpu()
+    entropies = _finite(torch.stack(steps[: words.shape[1]], 1).double().cpu(), answerer)
     lengths = _lengths(words, _ends(model))
     texts = answerer.tokenizer.batch_decode(
         [row[:length] for row, length in zip(words, lengths, strict=True)], skip_special_tokens=True
@@ -78,6 +80,12 @@ def _said(answerer: Answerer, batch: Batch, max_tokens: int) -> list[tuple[str, 
     return [
         (text.strip(), float(row[:length].mean())) for text, row, length in zip(texts, entropies, lengths, strict=True)
     ]
+
+
+def _finite(values: Tensor, answerer: Answerer) -> Tensor:
+    if not values.isfinite().all():
+        raise CheckpointError("its next-token distributions are not finite", where=answerer.folder)
+    return values
 
 
 def _ends(model: Any) -> Tensor:

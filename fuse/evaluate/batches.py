@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fuse.ask import Answerer, inputs_of, pad_of, prompt_of
+from fuse.ask import Answerer, inputs_of, pad_of, prompt_of, speaker_of
 from fuse.errors import FuseError, RecipeError
 from fuse.evaluate.continuation import border_of, continuation
 from fuse.evaluate.questions import Question
@@ -81,10 +81,10 @@ def joined(rows: Sequence[Row], fill: int) -> dict[str, Any]:
     """Rows of like shape as one batch; `fill` before shorter prompts, with attention_mask 0."""
     length = max(row["input_ids"].shape[1] for row in rows)
     inputs: dict[str, Any] = {}
-    for key in rows[0]:
-        parts = [row[key] for row in rows]
-        if isinstance(parts[0], list):  # a fused model takes one tensor for each image
+    for key, first in rows[0].items():
+        if isinstance(first, list):  # of a fused model, one tensor for each image; rows without images have none
             continue
+        parts = [row[key] for row in rows]
         if key in BY_TOKEN:
             value = BY_TOKEN[key]
             parts = [_longer(part, length, fill if value is None else value, left=True) for part in parts]
@@ -152,7 +152,7 @@ def _shape(row: Row) -> tuple[Any, ...]:
 
 
 def _looks_back(answerer: Answerer) -> bool:
-    config = answerer.model.generation_config
+    config = speaker_of(answerer.model).generation_config
     return any(getattr(config, name, None) not in (None, default) for name, default in LOOKS_BACK.items())
 
 

@@ -11,7 +11,7 @@ tokenised alone.
 
 from typing import Any
 
-from fuse.ask import Answerer, has_template, prompt_of
+from fuse.ask import Answerer, has_template, prompt_of, speaker_of
 
 _PROBE = "Red"
 
@@ -39,7 +39,7 @@ def continuation(
     prompt: the text given to the processor. read: the ids that it made of it. border: of `border_of`.
     """
     tokenizer = answerer.tokenizer
-    if answerer.model.config.is_encoder_decoder:
+    if speaker_of(answerer.model).config.is_encoder_decoder:
         return tuple(_ids(tokenizer, answer))
     before = _ids(tokenizer, prompt)
     if before[-1:] != read[-1:]:  # the processor ended the prompt in its own way, as PaliGemma's does

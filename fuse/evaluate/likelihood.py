@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fuse.ask import Answerer, pad_of
+from fuse.ask import Answerer, pad_of, speaker_of
 from fuse.evaluate.batches import Batch, Row, beginnings, joined
 
-INNER_SPEAKER = frozenset({"blip-2", "instructblip"})  # their generate is that of the language model inside
 PREFIX = frozenset({"paligemma"})  # the prompt attends in both directions, the answer does not
 NORMS = ("token", "sum")
 
@@ -49,18 +48,13 @@ def answer_logs(answerer: Answerer, batch: Batch) -> list[list[Tensor]]:
     return found
 
 
-def speaker_of(model: Any) -> Any:
-    """The module whose `generate` says the words: the model, or the language model inside it."""
-    return model.language_model if model.config.model_type in INNER_SPEAKER else model
-
-
 def _logits(answerer: Answerer, rows: list[Row], tails: list[tuple[int, ...]], ends: list[int], fill: int) -> Tensor:
     """The logits [R, T + 1, V] at the prompt's last token and at each of the T tokens of the longest tail."""
     model, most = answerer.model, max(map(len, tails))
     words = torch.tensor([[*tail, *[end] * (most - len(tail))] for tail, end in zip(tails, ends, strict=True)])
     words = words.reshape(len(rows), most).long()
     inputs = joined(rows, fill)
-    if model.config.is_encoder_decoder:
+    if speaker_of(model).config.is_encoder_decoder:
         first = speaker_of(model).generation_config.decoder_start_token_id
         start = speaker_of(model).config.decoder_start_token_id if first is None else first
         inputs["decoder_input_ids"] = torch.cat([torch.full((len(rows), 1), start), words], 1)
