@@ -72,7 +72,11 @@ def asked(emoji: Sequence[Emoji], split: str, each: int) -> list[dict[str, objec
     rows: list[dict[str, object]] = []
     for skill, pool in zip(SKILLS, (old, old, new, new), strict=True):
         for one in random.sample(pool, min(each, len(pool))):
-            row: dict[str, object] = {"id": f"{skill} {one.number}", "image": one.picture(OTHER_ARTWORK), "skill": skill}
+            row: dict[str, object] = {
+                "id": f"{skill} {one.number}",
+                "image": one.picture(OTHER_ARTWORK),
+                "skill": skill,
+            }
             row |= {"question": NAME_ASK, "answer": one.name}
             if skill.startswith("kind"):
                 wrong = random.sample([kind for kind in kinds if kind != one.kind], 3)

@@ -88,7 +88,9 @@ def _write(folder: Path, weights: Mapping[str, Tensor], config: Any, processor: 
     with TemporaryDirectory(dir=folder.parent, suffix=".partial") as temporary:
         new = Path(temporary) / folder.name
         new.mkdir()
-        save_file({n: t.bfloat16().contiguous() for n, t in weights.items()}, new / "model.safetensors", {"format": "pt"})
+        save_file(
+            {n: t.bfloat16().contiguous() for n, t in weights.items()}, new / "model.safetensors", {"format": "pt"}
+        )
         config(new)
         processor(new)
         ends = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}

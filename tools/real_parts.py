@@ -154,7 +154,6 @@ def write_images(packages: Path, out: Path) -> None:
     (out / "emoji.json").write_text(json.dumps(told, indent=0) + "\n", encoding="utf-8")
 
 
-
 def _member(package: tarfile.TarFile, name: str) -> Any:
     found = package.extractfile(name)
     if found is None:
@@ -165,7 +164,9 @@ def _member(package: tarfile.TarFile, name: str) -> Any:
 def _one(packages: Path, pattern: str) -> Path:
     found = sorted(packages.glob(pattern))
     if len(found) != 1:
-        raise click.ClickException(f"{packages} holds {len(found)} files {pattern}; the top of this file says how to get one")
+        raise click.ClickException(
+            f"{packages} holds {len(found)} files {pattern}; the top of this file says how to get one"
+        )
     return found[0]
 
 

@@ -50,7 +50,10 @@ def eyes_of(name: str, parts: Path) -> Any:
     if name == "dino":
         from transformers import AutoImageProcessor, Dinov2Model
 
-        tower, prepare = Dinov2Model.from_pretrained(parts / name).eval(), AutoImageProcessor.from_pretrained(parts / name)
+        tower, prepare = (
+            Dinov2Model.from_pretrained(parts / name).eval(),
+            AutoImageProcessor.from_pretrained(parts / name),
+        )
 
         def look(images: Sequence[Image.Image]) -> Tensor:
             pixels = prepare(images=list(images), return_tensors="pt")["pixel_values"]
