@@ -43,7 +43,7 @@ class Emoji:
 
 def plain(name: str) -> str:
     """A name in lower case without marks: "Egypt Flag" -> "egypt flag", "E-MAIL SYMBOL" -> "e-mail symbol"."""
-    return " ".join(re.sub(r"[^\w&-]+", " ", name.lower().replace("’", "").replace("'", "")).split())
+    return " ".join(re.sub(r"[^\w&-]+", " ", re.sub("['\u2019]", "", name.lower())).split())
 
 
 def read_emoji(folder: Path) -> list[Emoji]:

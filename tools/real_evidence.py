@@ -2,7 +2,7 @@
 
     python tools/real_evidence.py build/real build/real_evidence --each 60
 
-As tools/evidence.py does: a recipe for every row, merged, all asked the same questions, compared with the better parent.
+As tools/evidence.py does: a recipe for every row, merged, asked the same questions, compared with the better parent.
 """
 
 import json
@@ -14,8 +14,8 @@ from typing import Any
 import click
 from real_emoji import SKILLS, write_questions
 
-LITE = "name: lite, timm: tf_efficientnet_lite0, weights: PARTS/lite/model.safetensors, projector: PARTS/lite/projector.safetensors"
-DINO, LITE_ENTRY = "dino", f"{{{LITE}}}"
+FILES = "weights: PARTS/lite/model.safetensors, projector: PARTS/lite/projector.safetensors"
+DINO, LITE_ENTRY = "dino", f"{{name: lite, timm: tf_efficientnet_lite0, {FILES}}}"
 SPOKEN = SKILLS[1]  # the skill whose replies are said, and scored as captions too
 
 

@@ -180,8 +180,12 @@ def main(packages: Path, out: Path) -> None:
     torchvision_shim.install()
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
-    writers = {"base": lambda: write_base(out / "base"), "dino": lambda: write_dino(packages, out / "dino"),
-               "lite": lambda: write_lite(packages, out / "lite"), "emoji.json": lambda: write_images(packages, out)}  # fmt: skip
+    writers = {
+        "base": lambda: write_base(out / "base"),
+        "dino": lambda: write_dino(packages, out / "dino"),
+        "lite": lambda: write_lite(packages, out / "lite"),
+        "emoji.json": lambda: write_images(packages, out),
+    }
     for name, write in writers.items():
         if not (out / name).exists():
             write()

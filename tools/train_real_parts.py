@@ -46,12 +46,15 @@ def view(image: Image.Image, number: int, random: Random) -> Image.Image:
 
 
 def eyes_of(name: str, parts: Path) -> Any:
-    """A function from RGB images to an encoder's patch tokens [B, n, width] in float32."""
+    """A function from RGB images to an encoder's patch tokens [B, n, width] in float32.
+
+    The weights are rounded to bf16, as members hold them: that moves EfficientNet's tokens by 8%.
+    """
     if name == "dino":
         from transformers import AutoImageProcessor, Dinov2Model
 
         tower, prepare = (
-            Dinov2Model.from_pretrained(parts / name).eval(),
+            Dinov2Model.from_pretrained(parts / name, dtype=torch.bfloat16).float().eval(),
             AutoImageProcessor.from_pretrained(parts / name),
         )
 
@@ -66,6 +69,7 @@ def eyes_of(name: str, parts: Path) -> Any:
 
     model = create_model("tf_efficientnet_lite0").eval()
     model.load_state_dict(load_file(parts / name / "model.safetensors"))
+    model.bfloat16().float()
     told = json.loads((parts / name / "config.json").read_text(encoding="utf-8"))["pretrained_cfg"]
     transform: Any = create_transform(**resolve_data_config(pretrained_cfg=told))
     return lambda images: model.forward_features(torch.stack([transform(i) for i in images])).flatten(2).mT
@@ -195,9 +199,8 @@ def answer_loss(model: Any, before: Tensor, visual: Tensor, told: Sequence[tuple
     inputs = torch.cat([before, visual, model.get_input_embeddings()(ids)], 1)
     mask = torch.ones(inputs.shape[:2], dtype=torch.long)  # what stands behind an answer is seen by no label
     hidden = model.model(inputs_embeds=inputs, attention_mask=mask, use_cache=False).last_hidden_state
-    hidden, labels = hidden[:, -width - 1 : -1], labels
     counted = labels != UNSEEN
-    return nn.functional.cross_entropy(model.lm_head(hidden[counted]).float(), labels[counted])
+    return nn.functional.cross_entropy(model.lm_head(hidden[:, -width - 1 : -1][counted]).float(), labels[counted])
 
 
 @click.command()
