@@ -49,6 +49,7 @@ ROWS = (
     Row("lite, merged LLM", "merging only", (LITE_ENTRY,), 0.5, 0.5),
     Row("both, LLM of dino", "concatenation only", BOTH, 1, 0),
     Row("both, LLM of lite", "concatenation only", BOTH, 0, 1),
+    Row("both, base LLM", "concatenation, no deltas", BOTH, 0, 0),
     Row("VisionFuse", "dino, lite; 0.5 each", BOTH, 0.5, 0.5),
     Row("VisionFuse, lite first", "order of branches", BOTH[::-1], 0.5, 0.5),
     Row("VisionFuse, 1.0 each", "deltas summed", BOTH, 1, 1),
