@@ -60,7 +60,7 @@ class Graft(nn.Module):
     it before every pass. `rows_of` gives a tensor of it for the rows of a pass, which beams may have multiplied.
     """
 
-    ASKED: Mapping[str, Callable[[Any], bool]] = {}  # noqa: RUF012 - options that a caller may give -> whether a value is one
+    ASKED: Mapping[str, Callable[[Any], bool]] = {}
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         """config: the graft's JSON in config.json: the donor's `config` with what the recipe asked for."""

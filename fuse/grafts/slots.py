@@ -10,7 +10,7 @@ Linear = Literal["q", "k", "v", "o", "gate", "up", "down"]
 Change = Callable[[torch.Tensor], torch.Tensor]  # x -> x'
 Beside = Callable[
     [torch.Tensor, torch.Tensor], torch.Tensor
-]  # (what goes in, what comes out) -> what comes out instead
+]  # (what goes in, comes out) -> what comes out instead
 KeyValue = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 Prefix = Callable[[torch.Tensor, KeyValue, float], torch.Tensor]
 
