@@ -7,7 +7,7 @@ from fuse.branches.class_token import without_class_token
 from fuse.branches.encoder_files import LIBRARIES, EncoderFiles, Row, read_encoder
 from fuse.errors import CheckpointError, RecipeError
 from fuse.fused import FusedBranch, Lender
-from fuse.recipe import Branch
+from fuse.recipe_vision import Branch
 from fuse.recipe_yaml import LoadedRecipe
 
 

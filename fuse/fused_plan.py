@@ -13,7 +13,7 @@ from fuse.fusable import kind_of
 from fuse.fused import FusedBranch, Lender
 from fuse.parameters import Parameters, stack_depths
 from fuse.plan import Drop, Row, Source
-from fuse.recipe import Branch
+from fuse.recipe_vision import Branch
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.safetensors_header import FLOAT_BYTES
 from fuse.tensor_rows import TensorRows, check_method

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from fuse.methods.table import METHODS, REQUIRED, Param
-from fuse.recipe import Merge
+from fuse.recipe_merge import Merge
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.suggest import did_you_mean
 

@@ -16,7 +16,8 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from fuse.errors import RecipeError
-from fuse.recipe import PARAMETERS, Recipe
+from fuse.recipe import Recipe
+from fuse.recipe_merge import PARAMETERS
 from fuse.recipe_yaml import LoadedRecipe, parse_recipe
 from fuse.suggest import did_you_mean
 

@@ -180,8 +180,6 @@ def _sentence(file: Path, positions: dict[Path_, tuple[int, int]], data: Any, er
         problem = f"unknown key ({did_you_mean(path[-1], known)})"
     elif error["type"] == "missing":
         problem = "is missing"
-    elif error["type"] == "too_long" and path == ("grafts",):
-        problem = "this version inserts no grafts"
     elif "Input should be" in problem:
         problem = f"{problem.replace('Input should', 'should')}, not {_short(error['input'])}"
     return f"{_where(file, positions, path)}: {_dotted(path)}: {problem}"

@@ -10,7 +10,7 @@ from fuse.families.family import Part
 from fuse.methods.table import METHODS
 from fuse.parameters import Parameters
 from fuse.plan import Row, Source
-from fuse.recipe import Merge
+from fuse.recipe_merge import Merge
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
 

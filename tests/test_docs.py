@@ -15,7 +15,7 @@ from fuse.cli import VERBS
 from fuse.families.registry import FAMILIES, ORIGINALS
 from fuse.fusable import NATIVE, REFUSED
 from fuse.methods.table import METHODS, REQUIRED
-from fuse.recipe import Branch
+from fuse.recipe_vision import Branch
 from fuse.recipe_yaml import load_recipe
 from tests import recipe_members
 from tests.cli import fuse_here

@@ -64,7 +64,7 @@ CASES = {
         "recipe.yaml:1:11: members.1a: a member cannot be called '1a': a name is a letter followed by letters, digits, - or _",
     "members: {base: x}\n" + LINEAR:
         "recipe.yaml:1:11: members.base: a member cannot be called 'base': the word has a meaning in recipes",
-    HEAD + LINEAR + "grafts: [{kind: mks2}]\n": "recipe.yaml:5:1: grafts: this version inserts no grafts",
+    HEAD + LINEAR + "grafts: [{kind: mks2}]\n": "recipe.yaml:5:10: grafts.0.from: is missing",
     HEAD + LINEAR + "output: {shard_size: 5 potatoes}\n":
         "recipe.yaml:5:10: output.shard_size: '5 potatoes' is not a size (such as 5GB or 500MB)",
     HEAD + LINEAR + "output: {dtype: bf16}\n":

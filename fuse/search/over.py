@@ -7,7 +7,8 @@ from typing import Any
 
 from fuse.errors import RecipeError
 from fuse.methods.table import METHODS, REQUIRED
-from fuse.recipe import PARAMETERS, Merge, Recipe
+from fuse.recipe import Recipe
+from fuse.recipe_merge import PARAMETERS, Merge
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.search.parts import PARTS, part_patterns
 from fuse.search.space import Axis, Knob, Space, Sum, Value, is_number

@@ -1,0 +1,55 @@
+"""How a recipe says that tensors are mixed: a method and its parameters."""
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, model_validator
+
+from fuse.methods.table import METHODS, REQUIRED
+from fuse.recipe_types import Strict, Value, mistake
+from fuse.suggest import did_you_mean
+
+
+def _method(name: str) -> str:
+    if name not in METHODS:
+        raise mistake("method", f"unknown method {name!r} ({did_you_mean(name, METHODS)})")
+    return name
+
+
+class Merge(Strict):
+    """How tensors are mixed: a method and its parameters.
+
+    A parameter is a number, a list over depth (interpolated from the first layer to the last), a table of name patterns
+    (the first that fits wins), or, where the method takes one per member, any of these by member.
+    """
+
+    method: Annotated[str, AfterValidator(_method)] = Field(
+        description="Merge method.", json_schema_extra={"enum": [*sorted(METHODS)]}
+    )
+    weights: Value | None = Field(None, description="Coefficient of each member's weights or task vector.")
+    density: Value | None = Field(None, description="Share of a task vector's elements that is kept, 0 to 1.")
+    t: Value | None = Field(None, description="slerp: position between the first member (0) and the second (1).")
+    lambda_: Value | None = Field(None, alias="lambda", description="Factor of the merged task vector.")
+    epsilon: Value | None = Field(None, description="Half width of the range of drop probabilities (della).")
+    gamma: Value | None = Field(None, description="Share of largest elements that is dropped (breadcrumbs).")
+    normalize: bool | None = Field(None, description="Divide by the sum of the weights.")
+    rescale: bool | None = Field(None, description="Divide kept elements by the density.")
+    seed: int | None = Field(None, ge=0, lt=1 << 63, description="Seed of the methods that draw at random.")
+
+    @model_validator(mode="after")
+    def _belongs(self) -> "Merge":
+        row = METHODS[self.method]
+        for field in PARAMETERS:
+            given = getattr(self, "lambda_" if field == "lambda" else field) is not None
+            if given and field not in row.params:
+                told = f"{self.method} has no {field} (it takes: {', '.join(row.params)})"
+                raise mistake("parameter", told, field)
+            if not given and field in row.params and row.params[field].default is REQUIRED:
+                raise mistake("parameter", f"{self.method} needs {field}", field)
+        return self
+
+    def given(self, field: str) -> Any:
+        """The value that the recipe gives for a parameter, by its recipe name, or None."""
+        return getattr(self, "lambda_" if field == "lambda" else field)
+
+
+PARAMETERS = ("weights", "density", "t", "lambda", "epsilon", "gamma", "normalize", "rescale", "seed")

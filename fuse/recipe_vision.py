@@ -1,0 +1,88 @@
+"""What a recipe says about one branch of `vision`."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from fuse.names import mistake_in
+from fuse.recipe_merge import Merge
+from fuse.recipe_types import Strict, Text, mistake
+
+ENCODERS = ("open_clip", "timm", "encoder")
+
+
+class Branch(Strict):
+    """What the output sees with: a member's encoder and projector, or an encoder and a projector from files."""
+
+    from_: str | None = Field(
+        None, alias="from", description="The member whose encoder, projector and preprocessing are used."
+    )
+    merge: Merge | None = Field(None, description="Mix encoder, projector and extra tensors of members alike in shape.")
+    name: str | None = Field(None, description="Name of an encoder branch.")
+    open_clip: Text | None = Field(None, description="Architecture of open_clip, such as ViT-B-32.")
+    timm: Text | None = Field(None, description="Architecture of timm.")
+    encoder: Text | None = Field(None, description="Folder of an encoder that transformers' AutoModel loads.")
+    weights: Text | None = Field(None, description="The encoder's safetensors file.")
+    projector: Text | None = Field(None, description="safetensors file of the projector into the language model.")
+    layer: int = Field(
+        -1, ge=-1000, le=-1, description="The encoder's layer that is read: -1 its end, -2 the last block but one."
+    )
+    max_tokens: int | None = Field(None, ge=1, lt=1 << 31, description="Most visual tokens of one image.")
+    prune: Literal["pool", "norm", "cls", "similarity"] = Field(
+        "pool",
+        description="How max_tokens is reached: mean of neighbours, largest norm, attention of the class token, or "
+        "what earlier branches do not say already.",
+    )
+    separator: str | None = Field(
+        None, max_length=4096, description="Text between the tokens of the branch before this one and its own."
+    )
+    positions: Literal["continued", "shared"] = Field(
+        "continued",
+        description="Where its tokens stand: behind those of the branch before, or spread over the positions of the "
+        "first branch's.",
+    )
+    norm: Literal["none", "match", "embeddings"] = Field(
+        "none",
+        description="Scale its tokens of an image so that their mean norm is that of the first branch's tokens, or of "
+        "the language model's words.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"from": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Branch":
+        """Either a member's branch or an encoder's, each with what belongs to it."""
+        kinds = [kind for kind in ENCODERS if getattr(self, kind) is not None]
+        if self.from_ is not None:
+            for field in ("name", *ENCODERS, "weights", "projector", "layer"):
+                if field in self.model_fields_set and getattr(self, field) is not None:
+                    raise mistake("branch", "is for encoder branches, and this branch is a member's", field)
+        elif len(kinds) > 1:
+            raise mistake("branch", f"names {' and '.join(kinds)}, and a branch has one encoder")
+        elif not kinds:
+            raise mistake("branch", "a branch is a member (from) or one encoder (open_clip, timm or encoder)")
+        else:
+            self._encoder(kinds[0])
+        if self.max_tokens is None and "prune" in self.model_fields_set:
+            raise mistake("branch", "prune needs max_tokens beside it", "prune")
+        return self
+
+    def _encoder(self, kind: str) -> None:
+        wanted = ("name", "projector") if kind == "encoder" else ("name", "weights", "projector")
+        for field in wanted:
+            if getattr(self, field) is None:
+                raise mistake("parameter", f"is missing, and a branch with {kind} needs it", field)
+        if kind == "encoder" and self.weights is not None:
+            raise mistake("branch", "encoder is a folder, which holds its weights", "weights")
+        if self.merge is not None:
+            raise mistake("branch", "mixes encoders of members, and this one is from a file", "merge")
+        if wrong := mistake_in(self.name):
+            raise mistake("branch", f"a branch cannot be called {self.name!r}: {wrong}", "name")
+
+    @property
+    def title(self) -> str:
+        """The branch's name: the member's, or the encoder branch's own."""
+        return self.from_ or str(self.name)
