@@ -58,6 +58,8 @@ class Graft(nn.Module):
 
     scale: how much of it is heard, never 0 here. state: of the prompts that are being read or continued; the model sets
     it before every pass. `rows_of` gives a tensor of it for the rows of a pass, which beams may have multiplied.
+    begins: whether a pass reads prompts from their first token (words that were generated may stand behind them) or
+    goes on from a cache with what follows; the model sets it before every pass.
     """
 
     ASKED: Mapping[str, Callable[[Any], bool]] = {}
@@ -68,6 +70,7 @@ class Graft(nn.Module):
         self.config = dict(config)
         self.scale = 1.0
         self.state: State = {}
+        self.begins = True
 
     def attach(self, slots: Mapping[str, Slots]) -> None:
         """Give functions to slots. slots: by stack: `language`, or `encoder` and `decoder` of an encoder-decoder; and
