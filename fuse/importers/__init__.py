@@ -88,7 +88,7 @@ IMPORTERS: dict[str, Importer] = {
     "lmeye": Importer("lmeye", r"(^|\.)(imgdLinear|llm2clip|promptMlp|instruction_(blip22clip|imgdLinear))\."),
     "clipcap": Importer("clipcap", r"^clip_project\."),
     "llama_adapter": Importer("llama_adapter", r"^(adapter_query\.weight|visual_query\.weight|visual_blocks\.)"),
-    "lavin": Importer("lavin", r"(^|\.)(adapter_attn\.|adapter_mlp\.|adapter_modality_embedding\.|adapter_proj\.conv_)"),
+    "lavin": Importer("lavin", r"(^|\.)adapter_(attn|mlp|modality_embedding|proj\.conv_[AB])\."),
     "llava_lora": Importer(
         "llava_lora", r"\.lora_[AB]\.",
         ("adapter_model.safetensors", "adapter_model.bin", "non_lora_trainables.bin"),
