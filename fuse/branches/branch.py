@@ -49,12 +49,14 @@ class Seen:
 
     tokens: [n, D], in the order of the layout's runs. attention: [n], the attention that the encoder's class token pays
     to each visual token, where the encoder has one and was asked for it. chosen: [n], of a branch that gives fewer
-    tokens than its layout holds (`Prepared.variable`), which of those each is.
+    tokens than its layout holds (`Prepared.variable`), which of those each is. features: what the projector was given,
+    where it is not the patch tokens that `tokens` was made of one by one; for grafts to look at.
     """
 
     tokens: torch.Tensor
     attention: torch.Tensor | None = None
     chosen: torch.Tensor | None = None
+    features: torch.Tensor | None = None
 
 
 class Eyes(Protocol):
