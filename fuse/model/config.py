@@ -28,7 +28,10 @@ class FusedConfig(PretrainedConfig):
     positions and attention work. branches: for each, in the order of their tokens, its `name`, its `kind` (a key of
     `fuse.branches.kinds.KINDS`), its placeholder `token` and `token_id`, its own `config`, and its budget (`max_tokens`
     or None, and how tokens are chosen: `prune`); where the recipe gave them, its `separator` (`text`, and the `ids` of
-    its tokens), `positions` and `norm`. image_token: what a chat template writes for one image.
+    its tokens), `positions` and `norm`. grafts: for each, in the order of the recipe, its `name`, `kind` (a key of
+    `fuse.grafts.kinds.KINDS`), own `config` and `scale`, the branches that it is about (`tower`, `image`), and its
+    placeholders: `tokens`, name -> how many follow an image, and their `token_ids`. image_token: what a chat template
+    writes for one image.
     """
 
     model_type = "fuse"
@@ -41,6 +44,7 @@ class FusedConfig(PretrainedConfig):
         branches: list[dict[str, Any]] | None = None,
         image_token: str = "<image>",
         image_token_id: int | None = None,
+        grafts: list[dict[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         if text_config is None:  # transformers builds every config class once without arguments
@@ -51,9 +55,12 @@ class FusedConfig(PretrainedConfig):
             text_config = AutoConfig.for_model(**_without_kernels(text_config))
         if branches is not None and not (isinstance(branches, list) and all(isinstance(b, dict) for b in branches)):
             raise CheckpointError("config.json: branches is not a list of objects")
+        if grafts is not None and not (isinstance(grafts, list) and all(isinstance(g, dict) for g in grafts)):
+            raise CheckpointError("config.json: grafts is not a list of objects")
         self.text_config = text_config
         self.host_type = host_type
         self.branches = [_without_kernels(branch) for branch in branches or []]
+        self.grafts = [_without_kernels(graft) for graft in grafts or []]
         self.image_token = image_token
         self.image_token_id = image_token_id
         kwargs["tie_word_embeddings"] = bool(getattr(text_config, "tie_word_embeddings", False))
@@ -64,6 +71,11 @@ class FusedConfig(PretrainedConfig):
     def placeholder_ids(self) -> list[int]:
         """The placeholder token of each branch, in the order of the branches."""
         return [branch["token_id"] for branch in self.branches]
+
+    @property
+    def slot_ids(self) -> list[int]:
+        """The placeholder tokens of grafts."""
+        return [row for graft in self.grafts for row in (graft.get("token_ids") or {}).values()]
 
 
 def _without_kernels(value: Any) -> Any:
@@ -118,6 +130,10 @@ def _check(config: FusedConfig) -> None:
             raise CheckpointError(f"config.json: {key} is {getattr(config, key)!r}")
     for branch in config.branches:
         _check_options(config, branch)
+    if config.grafts:
+        from fuse.model.graft_config import check_grafts
+
+        check_grafts(config)
 
 
 def _check_options(config: FusedConfig, branch: dict[str, Any]) -> None:

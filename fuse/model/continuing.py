@@ -5,7 +5,8 @@ not know how far its positions ran ahead of its tokens (M-RoPE hosts), or how fa
 another's positions), nor which placeholders stayed empty.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,14 +22,18 @@ class Behind:
     """The prompt behind a cache.
 
     ahead: [B, 1] how far its positions ran ahead of its tokens, None where they count them. mask: [B, L], None for all
-    ones.
+    ones. states: by graft, what it keeps of the prompt.
     """
 
     ahead: torch.Tensor | None
     mask: torch.Tensor | None
+    states: Mapping[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
 
-def remember(cache: Any, host_type: str, position_ids: torch.Tensor | None, mask: torch.Tensor | None) -> None:
+def remember(
+    cache: Any, host_type: str, position_ids: torch.Tensor | None, mask: torch.Tensor | None,
+    states: Mapping[str, dict[str, torch.Tensor]],
+) -> None:  # fmt: skip
     """Keep with the cache what its prompt was. position_ids: [B, L], [4, B, L] of an M-RoPE host, None for counted."""
     if cache is None:
         return
@@ -36,7 +41,13 @@ def remember(cache: Any, host_type: str, position_ids: torch.Tensor | None, mask
     if position_ids is not None:
         last = largest(position_ids) + (host_type not in ONE_INDEXED_HOSTS)
         ahead = last - (position_ids.shape[-1] if mask is None else mask.sum(-1, keepdim=True))
-    setattr(cache, _NAME, Behind(ahead, mask))
+    setattr(cache, _NAME, Behind(ahead, mask, states))
+
+
+def states_behind(cache: Any) -> Mapping[str, dict[str, torch.Tensor]]:
+    """What grafts keep of the prompt behind a cache."""
+    behind: Behind | None = getattr(cache, _NAME, None)
+    return behind.states if behind is not None else {}
 
 
 def whole_mask(cache: Any, mask: torch.Tensor | None) -> torch.Tensor | None:

@@ -7,7 +7,7 @@ images happens before the language model runs, so generation is ordinary text ge
 # transformers' mixins are typed against a protocol that none of its own classes meets.
 # pyright: reportAttributeAccessIssue=false, reportIncompatibleMethodOverride=false
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,9 +18,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from fuse.branches.kinds import build_branch
 from fuse.branches.options import is_shared
 from fuse.errors import RecipeError
+from fuse.grafts.kinds import build_graft
 from fuse.model.config import FusedConfig
-from fuse.model.continuing import next_positions, remember, whole_mask
+from fuse.model.continuing import next_positions, remember, states_behind, whole_mask
 from fuse.model.generation import FusedGenerationMixin, is_empty, text_positions
+from fuse.model.grafting import States, attach, heard, need_words, read_grafts, remembering
 from fuse.model.language import build_language_model
 from fuse.model.masks import BLOCK_HOSTS, PREFIX_HOSTS, blocks, prompt_masks
 from fuse.model.positions import positions
@@ -61,6 +63,8 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
         attention = config._attn_implementation
         self.language_model = build_language_model(config.text_config, config.host_type, attention)
         self.branches = nn.ModuleDict({b["name"]: build_branch(b, attention) for b in config.branches})
+        self.grafts = nn.ModuleDict({g["name"]: build_graft(g) for g in config.grafts})
+        self._attached: list[Any] | None = None
         config.text_config = self.get_decoder().config  # masks made from outside must suit its attention
         self._no_split_modules = sorted(
             {
@@ -95,18 +99,72 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
     def get_decoder(self) -> Any:
         return self.language_model.get_decoder()
 
-    def read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **inputs: Any) -> Prompt:
+    def attach(self) -> None:
+        """Attach the grafts to their slots, where they are not; the first pass does it.
+
+        Not before: quantisation puts other modules into the places of those that the model is built with. Raises
+        CheckpointError where the host has no such slot.
+        """
+        if self._attached is None:
+            branches = dict(self.branches.items())
+            self._attached = attach(self.config.grafts, dict(self.grafts.items()), self.language_model, branches)
+
+    def set_scale(self, name: str, scale: float) -> None:
+        """How much of a graft is heard from now on. Its placeholders follow the folder's own config.
+
+        Raises RecipeError for a graft that is not there, and where a scale of 0 and another change places for a graft
+        that has placeholders in the prompt.
+        """
+        entry = next((graft for graft in self.config.grafts if graft["name"] == name), None)
+        if entry is None:
+            raise RecipeError(f"there is no graft {name!r}", hint=", ".join(g["name"] for g in self.config.grafts))
+        if any((entry.get("tokens") or {}).values()) and (scale == 0) != (entry["scale"] == 0):
+            raise RecipeError(f"graft {name!r} writes into the prompt", hint="change its scale in config.json")
+        for slots in self._attached or ():
+            slots.remove()
+        entry["scale"], self._attached = scale, None
+
+    def read(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
+        grafts: Mapping[str, Mapping[str, Any]] | None = None, **inputs: Any,
+    ) -> Prompt:  # fmt: skip
         """The prompt as the language model will read it: embeddings with every branch's tokens in place.
 
-        Raises RecipeError when images and placeholders do not agree, and for inputs of a branch that is not there.
+        grafts: by graft, what is asked of it (`{"lion": {"task": "region"}}`). Raises RecipeError when images and
+        placeholders do not agree, for inputs of a branch that is not there, and for an option that a graft has not.
         """
-        return self._read(input_ids, attention_mask, split_inputs(inputs))
+        return self._read(input_ids, attention_mask, split_inputs(inputs), grafts)
 
-    def _read(self, input_ids: torch.Tensor, mask: torch.Tensor | None, given: Mapping[str, Any]) -> Prompt:
+    def _read(
+        self, input_ids: torch.Tensor, mask: torch.Tensor | None, given: Mapping[str, Any],
+        asked: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Prompt:  # fmt: skip
+        self.attach()
         mask = torch.ones_like(input_ids) if mask is None else mask
         modules = dict(self.branches.items())
         embed, rows = self.get_input_embeddings(), self.config.text_config.vocab_size
-        return read_prompt(input_ids, mask, given, self.config.branches, modules, embed, rows)
+        prompt = read_prompt(input_ids, mask, given, self.config.branches, modules, embed, rows)
+        if not self.config.grafts:
+            return prompt
+        grafts = dict(self.grafts.items())
+        return read_grafts(self.config.grafts, grafts, prompt, input_ids, asked or {}, embed, self._runner)
+
+    def _runner(self, prompt: Prompt) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """One pass over a prompt without a cache: (embeds, mask) -> its last hidden state [B, L, D]."""
+
+        def run(embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            at = self._positions(prompt) if embeds.shape[:2] == prompt.numbers.shape else None
+            decoder, block = self.get_decoder(), self._blocks(prompt) if at is not None else None
+            if block is not None:
+                mask = prompt_masks(
+                    self.config.host_type, decoder.config, block, inputs_embeds=embeds, attention_mask=mask,
+                    past_key_values=None, position_ids=text_positions(at),
+                )  # fmt: skip
+            return decoder(
+                inputs_embeds=embeds, attention_mask=mask, position_ids=at, use_cache=False, return_dict=True
+            ).last_hidden_state
+
+        return run
 
     def get_image_features(self, input_ids: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """The visual tokens [n, D] of all images, in the order of the prompt: what the language model sees of them."""
@@ -124,13 +182,16 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        grafts: Mapping[str, Mapping[str, Any]] | None = None,
+        graft_states: States | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """One pass of the language model, over a whole prompt with its images or over the tokens that follow it.
 
         token_type_ids: [B, L], for hosts that attend in both directions inside a block (PaliGemma, Gemma 3): the number
         of each token's block, -1 where attention is causal. Where left out, a PaliGemma host's block ends before the
-        first label. labels: [B, L], -100 where there is no loss.
+        first label. labels: [B, L], -100 where there is no loss. grafts: by graft, what is asked of it. graft_states:
+        `Prompt.states` of the prompt whose embeddings are given.
         """
         images, as_dict = split_inputs(kwargs), kwargs.pop("return_dict", None)
         items = kwargs.pop("num_items_in_batch", None)
@@ -143,8 +204,8 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
             raise RecipeError("images belong to a prompt; this call continues one")
         if inputs_embeds is None and begins:
             assert input_ids is not None
-            prompt = self._read(input_ids, attention_mask if _is_2d(attention_mask) else None, images)
-            inputs_embeds = prompt.embeds
+            prompt = self._read(input_ids, attention_mask if _is_2d(attention_mask) else None, images, grafts)
+            inputs_embeds, graft_states = prompt.embeds, prompt.states
             if _is_2d(attention_mask) or attention_mask is None:
                 attention_mask = prompt.attention_mask
                 position_ids = self._positions(prompt) if position_ids is None else position_ids
@@ -153,6 +214,9 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
         elif inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         assert inputs_embeds is not None
+        if graft_states is None:
+            graft_states = {} if begins else states_behind(past_key_values)
+            self._check_states(graft_states)
         host, plain = self.config.host_type, attention_mask is None or _is_2d(attention_mask)
         if not begins and plain:
             attention_mask = whole_mask(past_key_values, attention_mask)
@@ -167,18 +231,29 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
                 attention_mask=attention_mask, past_key_values=past_key_values,
                 position_ids=text_positions(position_ids),
             )  # fmt: skip
-        out = self.language_model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
-            past_key_values=past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep, return_dict=True,
-            **kwargs,
-        )  # fmt: skip
+        self.attach()
+        with remembering(self.grafts, graft_states, begins):  # pyright: ignore[reportArgumentType]
+            out = self.language_model(
+                inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
+                past_key_values=past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep, return_dict=True,
+                **kwargs,
+            )  # fmt: skip
         if begins and plain:
-            remember(out.past_key_values, host, position_ids, remembered)
+            remember(out.past_key_values, host, position_ids, remembered, graft_states)
         if labels is not None:
             rows = self.config.text_config.vocab_size
             loss = self.loss_function(out.logits, labels, vocab_size=rows, num_items_in_batch=items)
             out = type(out)(**{**out, "loss": loss})
         return out if as_dict is not False else out.to_tuple()
+
+    def _check_states(self, states: States) -> None:
+        """Embeddings that a caller made, or a cache of another model, do not tell grafts what they must know."""
+        mine = {graft["name"] for graft in heard(self.config.grafts)}
+        if lost := [name for name in need_words(self.grafts) if name in mine - states.keys()]:  # pyright: ignore
+            raise RecipeError(
+                f"graft {lost[0]!r} must see the prompt's tokens, and this call gives embeddings or a foreign cache",
+                hint="give input_ids, or graft_states of `read`",
+            )
 
     def _positions(self, prompt: Prompt) -> torch.Tensor:
         return positions(self.config.host_type, prompt.attention_mask, prompt.patches, prompt.shared)

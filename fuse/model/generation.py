@@ -24,7 +24,8 @@ class FusedGenerationMixin(GenerationMixin):
         """As transformers' `generate`; images are encoded once, before the first token, whatever the beams.
 
         With the cache of an earlier turn (`past_key_values`), input_ids are the whole conversation, as everywhere in
-        transformers; its new part holds words only. Raises RecipeError for images there, and for prefill_chunk_size.
+        transformers; its new part holds words only. grafts: by graft, what is asked of it. Raises RecipeError for
+        images there, and for prefill_chunk_size.
         """
         kwargs["generation_config"] = generation_config
         input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
@@ -36,10 +37,12 @@ class FusedGenerationMixin(GenerationMixin):
         asked = kwargs.get(
             "suppress_tokens", getattr(generation_config or self.generation_config, "suppress_tokens", None)
         )
-        kwargs["suppress_tokens"] = sorted({*(asked or ()), *self.config.placeholder_ids}) or None
+        silent = {*self.config.placeholder_ids, *self.config.slot_ids}
+        kwargs["suppress_tokens"] = sorted({*(asked or ()), *silent}) or None
         if not is_empty(cache, input_ids.shape[1]):
             return super().generate(input_ids=input_ids, **self._behind(cache, input_ids, kwargs))
-        prompt = self._read(input_ids, kwargs.pop("attention_mask", None), given)
+        prompt = self._read(input_ids, kwargs.pop("attention_mask", None), given, kwargs.pop("grafts", None))
+        kwargs["graft_states"] = prompt.states
         kwargs.setdefault("position_ids", self._positions(prompt))
         if (block := self._blocks(prompt)) is not None:
             kwargs.setdefault("token_type_ids", block)
@@ -48,7 +51,7 @@ class FusedGenerationMixin(GenerationMixin):
         )
         # A step with a static cache has a mask that no longer says how many tokens there were.
         cache = getattr(found, "past_key_values", None) if cache is None else cache
-        remember(cache, self.config.host_type, kwargs["position_ids"], prompt.attention_mask)
+        remember(cache, self.config.host_type, kwargs["position_ids"], prompt.attention_mask, prompt.states)
         return found
 
     def _behind(self, cache: Any, input_ids: torch.Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:

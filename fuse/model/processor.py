@@ -17,7 +17,7 @@ from fuse.images import open_image
 from fuse.model.batches import deal, padded
 from fuse.model.config import FusedConfig
 from fuse.model.messages import images_in, takes_lists, with_images, with_plain_text
-from fuse.model.writing import Layout, branch_inputs, write
+from fuse.model.writing import Layout, branch_inputs, graft_slots, write
 from fuse.sidecars import COPIED, write_json
 
 BRANCH_FILES = "branches"
@@ -109,7 +109,8 @@ class FusedProcessor(ProcessorMixin):
         rows = [self._ids(prompt, special) for prompt in prompts]
         prepared = [[self._prepare(image) for image in some] for some in by_prompt]
         branches = self.fused.branches
-        rows = [write(ids, some, branches, self._marker) for ids, some in zip(rows, prepared, strict=True)]
+        behind = graft_slots(self.fused.grafts)
+        rows = [write(ids, some, branches, self._marker, behind) for ids, some in zip(rows, prepared, strict=True)]
         self._check_context(rows)
         return BatchFeature(
             {

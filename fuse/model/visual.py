@@ -1,7 +1,7 @@
 """From prepared images to visual tokens in their places: all that happens before the language model reads a prompt."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ class Visual:
     tokens: [n, D], scaled where the branch has a `norm`. index: [n] where each stood among all the tokens that the
     branch saw. places: its placeholders in the prompt, of which the first n are used. runs, shares: the lengths of the
     image's runs, and what was kept of each. grid: (t, h, w) where all the branch's tokens are the cells of one grid.
-    chosen: `Seen.chosen`.
+    chosen: `Seen.chosen`. features: `Seen.features`. row, columns: where in the batch and in its prompt.
     """
 
     tokens: torch.Tensor
@@ -38,6 +38,9 @@ class Visual:
     shares: tuple[int, ...]
     grid: tuple[int, int, int] | None
     chosen: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+    row: int = 0
+    columns: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Prompt:
 
     embeds: [B, L, D]. attention_mask: [B, L], 0 also where a branch gave fewer tokens than it has placeholders.
     numbers: [B, L], 0 at words, at visual tokens the number of their image and branch, from 1. seen: by branch, what it
-    gave for each image. shared: the blocks that stand at the positions of another.
+    gave for each image. shared: the blocks that stand at the positions of another. states: by graft, what it keeps of
+    the prompt.
     """
 
     embeds: torch.Tensor
@@ -55,6 +59,7 @@ class Prompt:
     patches: tuple[Patch, ...]
     seen: Mapping[str, list[Visual]]
     shared: tuple[Shared, ...] = ()
+    states: Mapping[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
     @property
     def visual(self) -> torch.Tensor:
@@ -174,7 +179,12 @@ def _see(
             prune, one.tokens, runs, shares, attention=one.attention, said=_joined(said[image]), grid=look.grid,
             name=branch["name"],
         )  # fmt: skip
-        found.append(Visual(tokens, index, len(look.columns), runs, shares, look.grid, one.chosen))
+        columns = look.columns[: len(tokens)].to(tokens.device)
+        found.append(
+            Visual(
+                tokens, index, len(look.columns), runs, shares, look.grid, one.chosen, one.features, look.row, columns
+            )
+        )
     return found
 
 

@@ -16,11 +16,13 @@ Branches = Sequence[Mapping[str, Any]]
 
 
 def write(
-    ids: list[int], images: Sequence[Image], branches: Branches, marker: Callable[[str, Mapping[str, Any]], int]
-) -> list[int]:
+    ids: list[int], images: Sequence[Image], branches: Branches, marker: Callable[[str, Mapping[str, Any]], int],
+    behind: Sequence[int] = (),
+) -> list[int]:  # fmt: skip
     """Ids with every branch's block in place of each image's first placeholder.
 
     A block is the branch's separator, and then its layout. marker: the id of a marker token that a branch writes.
+    behind: the placeholders of grafts, which follow every image.
     """
     if not branches:
         return ids
@@ -35,7 +37,17 @@ def write(
             out += separator_ids(branch)
             for item in layout:
                 out += [branch["token_id"]] * item if isinstance(item, int) else [marker(item, branch)]
+        out += behind
     return out
+
+
+def graft_slots(grafts: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The placeholders that follow every image, for grafts that are heard."""
+    return [
+        graft["token_ids"][name]
+        for graft in grafts if graft["scale"] != 0
+        for name, count in (graft.get("tokens") or {}).items() for _ in range(count)
+    ]  # fmt: skip
 
 
 def branch_inputs(images: Sequence[Image], branches: Branches) -> dict[str, list[torch.Tensor]]:
