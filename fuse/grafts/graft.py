@@ -40,6 +40,7 @@ class Reading:
     ids: the graft's own placeholders, name -> token id. options: what the caller asked of this graft (`task`, ...).
     embed: token ids -> rows of the host's embedding. run: (embeds, attention_mask) -> the last hidden state [B, L, D]
     of one pass without a cache, after the final norm, with the grafts attached; an encoder-decoder's encoder alone.
+    image: the branch that the recipe says it looks at.
     """
 
     input_ids: torch.Tensor
@@ -51,6 +52,7 @@ class Reading:
     run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     ids: Mapping[str, int] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    image: str | None = None
 
 
 class Graft(nn.Module):

@@ -79,7 +79,7 @@ def read_grafts(
         graft: Any = grafts[entry["name"]]
         reading = Reading(
             input_ids, prompt.attention_mask, prompt.numbers, prompt.embeds, sights, embed, run(prompt),
-            entry.get("token_ids") or {}, options.get(entry["name"], {}),
+            entry.get("token_ids") or {}, options.get(entry["name"], {}), entry.get("image"),
         )  # fmt: skip
         with remembering(grafts, states):
             states[entry["name"]] = graft.read(reading)
