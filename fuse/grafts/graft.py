@@ -74,6 +74,11 @@ class Graft(nn.Module):
         self.state: State = {}
         self.begins = True
 
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at prompts at all, so that it cannot do without what `read` returns."""
+        return type(self).read is not Graft.read
+
     def attach(self, slots: Mapping[str, Slots]) -> None:
         """Give functions to slots. slots: by stack: `language`, or `encoder` and `decoder` of an encoder-decoder; and
         `tower` where the recipe names a branch whose vision tower is meant.

@@ -10,7 +10,7 @@ from torch import nn
 
 from fuse.branches.branch import Embed
 from fuse.errors import RecipeError
-from fuse.grafts.graft import Graft, Reading, Sight, State
+from fuse.grafts.graft import Reading, Sight, State
 from fuse.grafts.slots import slots_of
 from fuse.model.visual import Prompt
 from fuse.suggest import did_you_mean
@@ -58,7 +58,7 @@ def remembering(grafts: Mapping[str, Any], states: States, begins: bool = True) 
 
 def need_words(grafts: Mapping[str, Any]) -> list[str]:
     """The grafts that look at a prompt before it is read."""
-    return [name for name, graft in grafts.items() if type(graft).read is not Graft.read]
+    return [name for name, graft in grafts.items() if graft.looks]
 
 
 def read_grafts(
