@@ -15,7 +15,7 @@ from torch.nn import functional
 from fuse.errors import CheckpointError
 from fuse.grafts.graft import Graft, Reading, State
 from fuse.grafts.low_rank import LowRank
-from fuse.grafts.mks2_files import checked, has_router, matrices
+from fuse.grafts.mks2_files import checked, matrices, scores_of
 from fuse.grafts.mks2_routers import blended, share_of
 from fuse.grafts.slots import Slots
 
@@ -57,7 +57,9 @@ class Memory(nn.Module):
         for name, sizes in mine.items():
             setattr(self, name, nn.Linear(*sizes, bias=config["bias"]))
         self.norm = None if config["norm"] == "host" else OwnNorm(config["norm"], d, config["norm_eps"])
-        self.router = nn.Linear(d, 2, bias=self.router_kind != "arrow") if has_router(config) else None
+        self.scores = scores_of(config)
+        if self.scores:
+            setattr(self, self.scores, nn.Linear(d, 2, bias=self.router_kind != "arrow"))
         theirs = matrices(d, lora["mlp_size"], lora["mlp_gated"]) if lora else {}
         self.lora_scaling = {name: lora["alpha"] / lora[name] for name in ("memory", "mlp") if lora and lora[name]}
         self.memory_lora = _low_rank(mine, lora.get("memory", 0))
@@ -71,7 +73,8 @@ class Memory(nn.Module):
         x = x if self.norm is None else self.norm(x)
         up = self._given("up", x)
         inner = self.act(self._given("gate", x)) * up if self.gated else self.act(up)
-        share = None if self.router is None else share_of(self.router(x), self.router_kind, self.temperature)
+        scores = getattr(self, self.scores)(x) if self.scores else None
+        share = None if scores is None else share_of(scores, self.router_kind, self.temperature)
         return self._given("down", inner), share
 
     def _given(self, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -99,6 +102,10 @@ class Mks2Graft(Graft):
             raise CheckpointError(f"config.json: grafts: {error}") from None
         super().__init__(config)
         self.layers = nn.ModuleDict({str(number): Memory(config) for number in config["layers"]})
+
+    @property
+    def looks(self) -> bool:
+        return self.config["router"] == "token_type"
 
     def attach(self, slots: Mapping[str, Slots]) -> None:
         """Slots `ffn`, or `ffn_residual` for a norm of its own, and `linear` for the low-rank change of the MLP."""

@@ -14,6 +14,7 @@ authors published neither code nor weights, so this format is ours. `config` of 
                                 router, on the memory and on the host's MLP of `mlp_size`; alpha as in PEFT
 
     layers.{l}.up.weight [h, d]  .gate.weight [h, d]  .down.weight [d, h]  .norm.weight [d]  .router.weight [2, d]
+    layers.{l}.rows.weight [2, d]  (made at merge time)
     layers.{l}.memory_lora.{up,gate,down}.{down,up}  layers.{l}.mlp_lora.{up,gate,down}.{down,up}
 
 and biases. The first row of a router is the memory's, the second the MLP's.
@@ -83,10 +84,10 @@ def _of_block(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]
         yield "norm.weight", (d,)
     if config["norm"] == "layer":
         yield "norm.bias", (d,)
-    if has_router(config):
-        yield "router.weight", (2, d)
-    if has_router(config) and config["router"] != "arrow":
-        yield "router.bias", (2,)
+    if scores := scores_of(config):
+        yield f"{scores}.weight", (2, d)
+    if scores and config["router"] != "arrow":
+        yield f"{scores}.bias", (2,)
     if config["router"] == "softmax" and lora:
         sizes = {"memory": (h, config["gated"]), "mlp": (lora["mlp_size"], lora["mlp_gated"])}
         for expert, (inner, gated) in sizes.items():
@@ -100,9 +101,9 @@ def matrices(d: int, h: int, gated: bool) -> dict[str, tuple[int, int]]:
     return {"up": (d, h), **({"gate": (d, h)} if gated else {}), "down": (h, d)}
 
 
-def has_router(config: Mapping[str, Any]) -> bool:
-    """Whether the memory's share is computed from what a token holds."""
-    return config["router"] in ("softmax", *MADE)
+def scores_of(config: Mapping[str, Any]) -> str:
+    """The tensors that a token's shares are computed with: `router` (trained), `rows` (made at merge time) or ""."""
+    return "router" if config["router"] == "softmax" else "rows" * (config["router"] in MADE)
 
 
 def configured(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,6 +117,8 @@ def configured(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
     router = asked.get("router", made["router"])
     if router not in ROUTERS:
         raise ValueError(f"router is {router!r}, not one of {', '.join(ROUTERS)}")
+    if made["router"] in MADE:
+        raise ValueError(f"router {made['router']} is a recipe's and not a donor's: its rows are made of a host")
     if router == "softmax" and made["router"] != "softmax":
         raise ValueError("router softmax needs the trained w_s and b_s of its donor, and this donor has none")
     if "place" in asked and router in FIXED:
@@ -133,13 +136,7 @@ def configured(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
 
 def made(config: Mapping[str, Any]) -> list[str]:
     """Names of the output's tensors that no donor brings: a router's rows, which `mks2_rows.make_rows` makes."""
-    return [name for name in shapes(config) if ".router." in name and config["router"] in MADE]
-
-
-def why_left(name: str) -> str:
-    """Why the output has no such tensor of its donor."""
-    what = "router" if ".router." in name else "low-rank change that was trained with the router"
-    return f"{what}, and the recipe names another router"
+    return [name for name in shapes(config) if ".rows." in name]
 
 
 def check_prompts(prompts: Any) -> None:

@@ -36,14 +36,14 @@ def make_rows(
     if config["router"] == "arrow":
         blocks = blocks_of(host)
         rows = [arrow_rows(memory_matrix(tensors, n), host_matrix(host, read, *blocks[n])) for n in layers]
-        return {f"layers.{n}.router.weight": row.float() for n, row in zip(layers, rows, strict=True)}
+        return {f"layers.{n}.rows.weight": row.float() for n, row in zip(layers, rows, strict=True)}
     check_prompts(options.get("prompts"))
     positive, negative = options["prompts"]["positive"], options["prompts"]["negative"]
     model, tokenizer = load()
     norms = {n: _own_norm(config, tensors, n) for n in layers} if config["norm"] != "host" else {}
     weight, bias = prompt_rows(model, tokenizer, positive, negative, layers, norms)
-    found = {f"layers.{n}.router.weight": weight[i].float() for i, n in enumerate(layers)}
-    return found | {f"layers.{n}.router.bias": bias[i].float() for i, n in enumerate(layers)}
+    found = {f"layers.{n}.rows.weight": weight[i].float() for i, n in enumerate(layers)}
+    return found | {f"layers.{n}.rows.bias": bias[i].float() for i, n in enumerate(layers)}
 
 
 def prompt_rows(
