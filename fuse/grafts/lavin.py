@@ -10,7 +10,7 @@ learned positions counts words from 0 here: our choice.) The authors' cached dec
 forward: generated words get the position of the word before them, and routes of `block` come from the layer's input.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,10 +28,11 @@ class LavinGraft(Graft):
     """Adapters `layers.{l}.adapter_attn`, with `adapter_type: block` also `adapter_mlp`; `tower.{l}.*` likewise.
 
     scale multiplies what an adapter adds; one of `visual_adapter_type: normal`, which adds to nothing, is mixed with
-    its input: x + scale * (adapter(x) - x).
+    its input: x + scale * (adapter(x) - x). A pass whose prompt was not read is the host's own: so are those that
+    another LaVIN graft asks for first (our choice for two of them in one model).
     """
 
-    RUNS = 1  # reads the language model, and every graft that runs it must know the routes by then
+    RUNS = 1  # it asks for a pass of the language model with a token of its own
     ASKED: Mapping[str, Callable[[Any], bool]] = {"modality": lambda value: value in lavin_files.MODALITIES}
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -58,17 +59,15 @@ class LavinGraft(Graft):
             if "language" not in slots:
                 raise CheckpointError("LaVIN's adapters belong to one stack of blocks, and the host has two")
             _same_size(slots["language"], self.layers, self.config["hidden_size"], "the language model")
-            for layer, block in enumerate(self.layers):
-                for place, name in enumerate(block):
-                    change = partial(self._by_modality, layer, place, block[name])
-                    slots["language"].norm_output(layer, lavin_files.NORMS[name], change)
+            for layer, place, name, adapter in _each(self.layers):
+                change = partial(self._by_modality, layer, place, adapter)
+                slots["language"].norm_output(layer, lavin_files.NORMS[name], change)
         if tower := lavin_files.tower_of(self.config):
             if "tower" not in slots:
                 raise CheckpointError("the graft has adapters for a vision tower, and no branch is named as its tower")
             _same_size(slots["tower"], self.tower, tower["width"], "the vision tower")
-            for layer, block in enumerate(self.tower):
-                for name, adapter in block.items():
-                    slots["tower"].norm_output(layer, lavin_files.NORMS[name], partial(self._by_token, adapter))
+            for layer, _, name, adapter in _each(self.tower):
+                slots["tower"].norm_output(layer, lavin_files.NORMS[name], partial(self._by_token, adapter))
 
     def read(self, reading: Reading) -> State:
         """`routes` [B, layers, places, 2]: the weights of both paths for every prompt, from its modality's token alone.
@@ -85,11 +84,8 @@ class LavinGraft(Graft):
             found = self._found
         finally:
             self._found = None
-        routes = [
-            torch.stack([found[layer, place].to(token.device) for place in range(len(block))], 1)
-            for layer, block in enumerate(self.layers)
-        ]
-        return {"routes": torch.stack(routes, 1)}
+        routes = [found[layer, place].to(token.device) for layer, place, *_ in _each(self.layers)]
+        return {"routes": torch.stack(routes, 1).unflatten(1, (len(self.layers), -1))}
 
     def _modality(self, reading: Reading) -> torch.Tensor:
         """[B] 1 where a prompt has an image, or as the caller or the recipe says."""
@@ -107,7 +103,7 @@ class LavinGraft(Graft):
         elif "routes" in self.state:
             route = self.rows_of("routes", x)[:, layer, place]
         else:
-            raise RuntimeError("a pass of the language model whose prompt LaVIN's router has not read")
+            return x
         return adapter(x, route[:, None], self.scale * self.config["adapter_scale"])
 
     def _by_token(self, adapter: "RepAdapter", x: torch.Tensor) -> torch.Tensor:
@@ -194,6 +190,14 @@ def _stack(config: Mapping[str, Any], width: int, places: Sequence[str], routed:
         nn.ModuleDict({place: RepAdapter(width, dim, groups, routed) for place in places})
         for _ in range(config["layers"])
     )
+
+
+def _each(stack: nn.ModuleList) -> Iterator[tuple[int, int, str, RepAdapter]]:
+    """(layer, number within the layer, name, adapter) of every adapter."""
+    for layer, block in enumerate(stack):
+        for place, (name, adapter) in enumerate(block.named_children()):
+            assert isinstance(adapter, RepAdapter)
+            yield layer, place, name, adapter
 
 
 def _same_size(slots: Slots, adapters: nn.ModuleList, width: int, what: str) -> None:

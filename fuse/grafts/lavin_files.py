@@ -21,7 +21,7 @@ authors' code does for a batch, since CLIP holds tokens first and images second;
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from fuse.families import Basis
 
@@ -33,7 +33,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {"attn": ("adapter_attn",), "block": ("a
 TOWER_PLACES: Mapping[str, tuple[str, ...]] = {
     "normal": ("adapter_attn",), "router": ("adapter_attn",), "router_block": ("adapter_attn", "adapter_mlp"),
 }  # fmt: skip
-NORMS: Mapping[str, str] = {
+NORMS: Mapping[str, Literal["attention", "ffn"]] = {
     "adapter_attn": "attention",
     "adapter_mlp": "ffn",
 }  # adapter -> the norm that it stands behind
