@@ -67,12 +67,12 @@ def read_grafts(
 ) -> Prompt:  # fmt: skip
     """The prompt as every graft leaves it, in the order of the recipe, with their states.
 
-    Grafts that run the language model (`Graft.RUNS`) come last, so that all others are known by then. options: by
-    graft, what the caller asks of it. run: makes the pass that a graft may ask for. Raises RecipeError for an option
-    that is none.
+    Grafts that run the language model (`RUNS`) come last, so that all others are known by then: first those that run a
+    token of their own (1), then those that run the prompt (2). options: by graft, what the caller asks of it. run:
+    makes the pass that a graft may ask for. Raises RecipeError for an option that is none.
     """
     check_options(entries, grafts, options)
-    order = sorted(heard(entries), key=lambda entry: bool(getattr(grafts[entry["name"]], "RUNS", False)))
+    order = sorted(heard(entries), key=lambda entry: int(getattr(grafts[entry["name"]], "RUNS", 0)))
     states: dict[str, State] = {}
     sights = _sights(prompt)
     for entry in order:
