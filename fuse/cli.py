@@ -17,6 +17,7 @@ from fuse.suggest import did_you_mean
 VERBS = {
     "plan": "Show what a recipe will do to every tensor; reads no weights.",
     "merge": "Run a recipe into a folder that transformers loads.",
+    "import": "Turn an official checkpoint into parts that recipes name.",
     "ask": "Ask a model folder a question.",
     "search": "Search a recipe's coefficients and options, without training.",
     "eval": "Score model folders on questions, with intervals; compare them.",
@@ -31,7 +32,8 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return import_module(f"fuse.commands.{cmd_name}").command if cmd_name in VERBS else None
+        module = "import_" if cmd_name == "import" else cmd_name  # a word of Python
+        return import_module(f"fuse.commands.{module}").command if cmd_name in VERBS else None
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         if args and args[0] not in VERBS:

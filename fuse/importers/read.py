@@ -68,7 +68,7 @@ def open_source(path: Path, names: tuple[str, ...] = ()) -> Opened:
     if not state:
         raise CheckpointError("holds no tensors", where=path)
     folder = path if path.is_dir() else path.parent
-    beside = {
+    beside: dict[str, Mapping[str, Any]] = {
         name: strict_json.read_object(folder / name, max_bytes=1 << 20)
         for name in BESIDE if (folder / name).is_file()
     }  # fmt: skip
