@@ -122,7 +122,8 @@ def configured(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
     if router == "softmax" and made["router"] != "softmax":
         raise ValueError("router softmax needs the trained w_s and b_s of its donor, and this donor has none")
     if "place" in asked and router in FIXED:
-        raise ValueError(f"router {router} puts the memory {FIXED[router]} the MLP, so `place` does not go with it")
+        where = {"beside": "beside", "instead": "instead of"}[FIXED[router]]
+        raise ValueError(f"router {router} puts the memory {where} the MLP, so `place` does not go with it")
     if "temperature" in asked and router not in MADE:
         raise ValueError(f"`temperature` divides the scores of prompts and arrow, and the router is {router}")
     if router == "prompts":
