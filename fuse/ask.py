@@ -87,7 +87,8 @@ def check_folder(folder: Path, *, images: Sequence[Path] = ()) -> tuple[dict[str
         raise RecipeError("there is no such folder", where=folder)
     config = strict_json.read_object(folder / "config.json")
     sees = config.get("model_type") == "fuse" or _native_sees(config, folder)
-    if images and not (sees and _has_processor(folder)):
+    eyes = config.get("branches") if config.get("model_type") == "fuse" else _has_processor(folder)
+    if images and not (sees and eyes):
         raise _blind(folder)
     return config, sees
 

@@ -1,4 +1,4 @@
-"""What a plan knows of a fused folder: its branches, their placeholders, and what lends tensors besides the members."""
+"""What a plan knows of a fused folder: branches, grafts, placeholders, and what lends tensors besides the members."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,9 +7,10 @@ from typing import Any
 
 from fuse.anatomy import Member
 from fuse.checkpoint import Checkpoint, fetch
+from fuse.grafts.donor import Donor
 from fuse.safetensors_header import TensorEntry
 
-LANGUAGE, BRANCHES = "language_model.", "branches."
+LANGUAGE, BRANCHES, GRAFTS = "language_model.", "branches.", "grafts."
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,55 @@ class FusedBranch:
 
 
 @dataclass(frozen=True)
+class FusedGraft:
+    """One graft of the output.
+
+    config: what its module is built from. tokens: its placeholders, name -> how many follow every image. made: tensors
+    that no donor holds and the merge computes, with their shapes.
+    """
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    scale: float
+    tower: str | None
+    image: str | None
+    tokens: Mapping[str, int]
+    donor: Donor
+    lender: Lender
+    made: Mapping[str, tuple[int, ...]]
+
+    @property
+    def prefix(self) -> str:
+        return f"{GRAFTS}{self.name}."
+
+    def token(self, name: str) -> str:
+        """The placeholder of that name as the tokenizer knows it."""
+        return f"<|fuse:{self.name}.{name}|>"
+
+    @property
+    def placeholders(self) -> tuple[str, ...]:
+        return tuple(self.token(name) for name in self.tokens)
+
+
+@dataclass(frozen=True)
 class Fused:
     """The fused side of a plan.
 
-    image_token: what the chat template writes for one image. ids: the row of each placeholder, by token.
+    image_token: what the chat template writes for one image; its id is None where there is no branch. ids: the row of
+    each placeholder, by token.
     silent: ids that generation never samples. separators: the ids of each separator, by branch.
     """
 
     branches: tuple[FusedBranch, ...]
     host_type: str
     image_token: str
-    image_token_id: int
+    image_token_id: int | None
     ids: Mapping[str, int] = field(default_factory=dict)
     silent: tuple[int, ...] = ()
     separators: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    grafts: tuple[FusedGraft, ...] = ()
 
     @property
     def lenders(self) -> tuple[Lender, ...]:
-        return tuple(lender for branch in self.branches for lender in branch.lenders)
+        return (*(lender for branch in self.branches for lender in branch.lenders), *(g.lender for g in self.grafts))

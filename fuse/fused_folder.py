@@ -9,6 +9,7 @@ from fuse import families, strict_json
 from fuse.anatomy import Member
 from fuse.families.registry import TEXTS
 from fuse.fused import LANGUAGE, Fused, FusedBranch
+from fuse.fused_grafts import graft_json
 from fuse.fused_plan import branch_json, options_json
 from fuse.plan import Plan
 from fuse.small_files import COPIED, FOLDERS, copy_small, set_dtype, without_code, write_json
@@ -58,6 +59,7 @@ def fused_config(plan: Plan, fused: Fused) -> dict[str, Any]:
             branch_json(b, fused.ids[b.token], _branch_config(b, plan.dtype), fused.separators.get(b.name, ()))
             for b in fused.branches
         ],
+        **({"grafts": [graft_json(graft, fused.ids) for graft in fused.grafts]} if fused.grafts else {}),
     }  # fmt: skip
 
 

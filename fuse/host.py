@@ -22,6 +22,8 @@ def open_named(loaded: LoadedRecipe, path: tuple[str, ...], name: str) -> Member
 def why_fused(recipe: Recipe) -> str:
     """What in the recipe needs the fused class, or "" where a class of transformers may do."""
     vision = recipe.vision or []
+    if recipe.grafts:
+        return "a graft"
     if len(vision) > 1:
         return f"{len(vision)} branches"
     if any(branch.from_ is None for branch in vision):
@@ -77,8 +79,8 @@ def _check_class(loaded: LoadedRecipe) -> None:
     why = why_fused(recipe)
     if recipe.output.model == "native" and why:
         raise loaded.error(("output", "model"), f"native has no place for {why}", "leave it out, or write fuse")
-    if recipe.output.model == "fuse" and not recipe.vision:
-        raise loaded.error(("output", "model"), "fuse needs a branch in vision")
+    if recipe.output.model == "fuse" and not recipe.vision and not recipe.grafts:
+        raise loaded.error(("output", "model"), "fuse needs a branch in vision, or a graft")
 
 
 def _check_branches(loaded: LoadedRecipe, members: dict[str, Member]) -> None:

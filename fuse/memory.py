@@ -16,6 +16,6 @@ def row_memory(row: "Row") -> int:
     """Bytes of float32 tensors alive at once while the row runs: its inputs, the result and two temporaries."""
     inputs = len(row.sources) + (row.base is not None)
     elements = prod(row.shape)
-    if row.action == "copy" or METHODS[row.method].elementwise:
+    if row.action in ("copy", "make") or METHODS[row.method].elementwise:
         elements = min(elements, BLOCK)
     return elements * WORK * (inputs + 3)

@@ -26,7 +26,12 @@ def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[
     for lender in plan.lenders:
         lender.fetch()
     with new_folder(target, force=force) as folder:
-        digests = execute(plan.rows, plan.shards, folder, progress)
+        copied = [shard for shard in plan.shards if plan.rows[shard[1][0]].action != "make"]
+        digests = execute(plan.rows, copied, folder, progress)
+        if len(copied) < len(plan.shards):
+            from fuse.grafts.make import make
+
+            digests |= make(plan, folder, progress)
         files = {m.name: m.checkpoint.weight_files for m in plan.members} | {m.name: m.files for m in plan.lenders}
         sources = {name: {f.name: file_sha256(f) for f in of} for name, of in files.items()}
         write_sidecars(plan, folder, digests, sources)

@@ -10,7 +10,7 @@ from pathlib import Path
 from fuse import families, strict_json
 from fuse.checkpoint import free_bytes, read_tensors
 from fuse.errors import CheckpointError, MachineError, RecipeError
-from fuse.fused import BRANCHES, LANGUAGE
+from fuse.fused import BRANCHES, GRAFTS, LANGUAGE
 from fuse.plan import Plan
 from fuse.safetensors_header import TensorEntry
 
@@ -122,6 +122,7 @@ def _fused_tensors(plan: Plan, folder: Path) -> Mapping[str, TensorEntry]:
         raise CheckpointError(f"tensor {alien[0]!r} is not named as the language model names it", where=folder)
     families.check_language(config["text_config"], {name: tensors[key].shape for key, name in names.items()}, where)
     known = (LANGUAGE, *(f"{BRANCHES}{branch['name']}." for branch in config["branches"]))
+    known += tuple(f"{GRAFTS}{graft['name']}." for graft in config.get("grafts", ()))
     if strange := [key for key in tensors if not key.startswith(known)]:
-        raise CheckpointError(f"tensor {strange[0]!r} belongs to no branch of config.json", where=folder)
+        raise CheckpointError(f"tensor {strange[0]!r} belongs to no branch and no graft of config.json", where=folder)
     return tensors

@@ -31,15 +31,16 @@ def image_token_of(member: Member, template: str) -> str:
 
 
 def fused_tokens(
-    host: Member, guests: Sequence[Member], branches: Sequence[FusedBranch], image_token: str
+    host: Member, guests: Sequence[Member], branches: Sequence[FusedBranch], empty: Sequence[str]
 ) -> tuple[NewToken, ...]:
     """Every token of the fused prompt that the host lacks.
 
     guests: members whose added tokens come because the recipe says union. Members with a branch always lend theirs.
-    Raises CheckpointError as `new_tokens` does.
+    empty: placeholders, which take no row. Raises CheckpointError as `new_tokens` does.
     """
     lending = [branch.member for branch in branches if branch.member is not None and branch.member is not host]
-    empty = [image_token, *(branch.token for branch in branches)]
+    if not (guests or lending or empty):
+        return ()
     return new_tokens(host, guests, branches=lending, empty=empty, hint=_SLOW)
 
 

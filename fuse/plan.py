@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fuse.anatomy import Member
 from fuse.fused import Fused, Lender
 from fuse.new_tokens import NewToken
+from fuse.recipe_graft import Graft
 from fuse.rows import Added, Run
 from fuse.safetensors_header import DTYPE_BYTES, TensorEntry
 from fuse.verdicts import Verdict
@@ -25,7 +26,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor of the output.
+    """One tensor of the output. A row to `make` is computed after the others, from what they wrote.
 
     sources are in the order of the method's inputs; `base` stands apart. `host` and `runs` are set where only the rows
     of shared tokens are merged: the output is the host's tensor with those rows replaced, and rows of new tokens added.
@@ -33,7 +34,7 @@ class Row:
     """
 
     name: str
-    action: Literal["merge", "copy"]
+    action: Literal["merge", "copy", "make"]
     canonical: str
     part: str
     shape: tuple[int, ...]
@@ -86,6 +87,7 @@ class Plan:
     new_tokens: tuple[NewToken, ...] = ()
     template_text: str = ""  # set where the template is not the file that the member has
     fused: Fused | None = None  # set where the output is a fused folder
+    grafts: tuple[Graft, ...] = ()  # the recipe's entries, in the order of `fused.grafts`
 
     @property
     def lenders(self) -> tuple[Lender, ...]:
@@ -136,11 +138,15 @@ def unaccounted(
 
 
 def shard(rows: Sequence[Row], limit: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Rows into files of at most `limit` bytes (a larger tensor has a file of its own), in row order."""
+    """Rows into files of at most `limit` bytes (a larger tensor has a file of its own), in row order.
+
+    Rows to make stand behind all others, in files of their own.
+    """
     files: list[list[int]] = [[]]
-    size = 0
+    size, before = 0, ""
     for number, row in enumerate(rows):
-        if files[-1] and size + row.nbytes > limit:
+        apart, before = row.action == "make" != before, row.action
+        if files[-1] and (size + row.nbytes > limit or apart):
             files.append([])
             size = 0
         files[-1].append(number)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fuse.checkpoint import free_bytes
 from fuse.errors import printable
+from fuse.fused_grafts import graft_json
 from fuse.plan import Plan, Row, Source
 from fuse.sizes import counted, size_text
 from fuse.visual_tokens import Cost
@@ -95,6 +96,8 @@ def _common(names: list[list[str]]) -> str:
 
 
 def _treatment(row: Row, every: bool) -> str:
+    if row.action == "make":
+        return row.note
     if row.action == "copy":
         return f"copy from {row.sources[0].member}" + (f" ({row.note})" if row.note else "")
     text = f"{row.method} of {_sources(row.sources)}" + (" over base" if row.base else "")
@@ -169,6 +172,7 @@ def plan_json(plan: Plan, cost: Cost | None = None) -> dict[str, Any]:
         found["fused"] = {
             "host_type": plan.fused.host_type, "image_token": plan.fused.image_token,
             "image_token_id": plan.fused.image_token_id, "tokens": dict(plan.fused.ids),
+            "grafts": [graft_json(graft, plan.fused.ids) for graft in plan.fused.grafts],
             **(cost_json(cost) if cost else {}),
         }  # fmt: skip
     return found

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from fuse.anatomy import Member
 from fuse.dropped import Uses, drops
 from fuse.fusable import host_type
-from fuse.fused import LANGUAGE, Fused, FusedBranch
+from fuse.fused import LANGUAGE, Fused, FusedBranch, FusedGraft
+from fuse.fused_grafts import graft_rows, open_grafts
 from fuse.fused_options import separators
 from fuse.fused_plan import branch_rows, eye_parameters, lender_drops, open_branches
 from fuse.host import host_of, member_of, open_named, why_fused
@@ -50,9 +51,10 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     verdicts = judge(host, concerned, recipe.language.accept)
     _check_towers(loaded, members)
     branches = open_branches(loaded, members, host) if why_fused(recipe) else ()
+    grafts = open_grafts(loaded, host, branches) if recipe.grafts else ()
     guests = [members[n] for n in language.members if members[n] is not host and recipe.language.embeddings == "union"]
-    if branches:
-        output = _fused_output(loaded, members, host, branches, guests)
+    if branches or grafts:
+        output = _fused_output(loaded, members, host, branches, grafts, guests)
     else:
         output = _native_output(loaded, members, host, concerned, guests)
     rows, mixed = _rows(loaded, members, base, host, language, output)
@@ -68,7 +70,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
         rows=tuple(rows), drops=tuple(dropped), verdicts=(*verdicts, output.verdict), members=tuple(everyone),
         host=host, shards=shard(rows, recipe.output.shard_size), recipe_text=loaded.text, template=output.template,
         template_text=output.template_text, recipe_file=loaded.file, dtype=recipe.output.dtype,
-        new_tokens=output.new_tokens, fused=output.fused,
+        new_tokens=output.new_tokens, fused=output.fused, grafts=tuple(recipe.grafts),
     )  # fmt: skip
 
 
@@ -95,18 +97,20 @@ def _native_output(
 
 def _fused_output(
     loaded: LoadedRecipe, members: dict[str, Member], host: Member, branches: tuple[FusedBranch, ...],
-    guests: Sequence[Member],
+    grafts: tuple[FusedGraft, ...], guests: Sequence[Member],
 ) -> _Output:  # fmt: skip
     member_of(loaded, ("prompt", "template"), loaded.recipe.prompt.template, members, host)
     seeing = [branch.member for branch in branches if branch.member is not None]
     lent = [token for m in (*guests, *seeing) if m.vocabulary for token in m.vocabulary.added]
     template, text, verdict = fused_template(loaded, host, members, seeing, lent)
     image = image_token_of(template, text)
-    tokens = fused_tokens(host, guests, branches, image)
-    ids = token_ids(host, tokens, [image, *(branch.token for branch in branches)])
-    silent = {ids[branch.token] for branch in branches} | {token.row for token in tokens if not token.member}
-    between = separators(loaded, host, tokens, members, [image, *(branch.token for branch in branches)])
-    fused = Fused(branches, host_type(host), image, ids[image], ids, tuple(sorted(silent)), between)
+    own = [*(branch.token for branch in branches), *(token for graft in grafts for token in graft.placeholders)]
+    empty = [*([image] if branches else []), *own]
+    tokens = fused_tokens(host, guests, branches, empty)
+    ids = token_ids(host, tokens, empty)
+    silent = {ids[token] for token in own} | {token.row for token in tokens if not token.member}
+    between = separators(loaded, host, tokens, members, empty)
+    fused = Fused(branches, host_type(host), image, ids.get(image), ids, tuple(sorted(silent)), between, grafts)
     return _Output(template, text, verdict, tokens, fused)
 
 
@@ -125,7 +129,7 @@ def _rows(
     language.check_patterns()
     if output.fused:
         seen = branch_rows(loaded, output.fused.branches, members, base, dtype)
-        return [*spoken.values(), *seen.rows], seen.mixed
+        return [*spoken.values(), *seen.rows, *graft_rows(output.fused.grafts, dtype)], seen.mixed
     eyes = eye_parameters(loaded, 0, members, base, host) if loaded.recipe.vision else None
     made = {**spoken, **maker.eyes(eyes, depths)}
     if eyes:

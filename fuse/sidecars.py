@@ -137,6 +137,9 @@ def provenance(plan: Plan, digests: Mapping[str, str], sources: Mapping[str, Map
     }
     if plan.fused:
         from fuse.fused_folder import branches_json
+        from fuse.fused_grafts import grafts_json
 
         found["branches"] = branches_json(plan.fused, sources)
+        if plan.fused.grafts:
+            found["grafts"] = grafts_json(plan.fused.grafts, sources)
     return found

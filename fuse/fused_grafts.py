@@ -1,0 +1,138 @@
+"""The grafts of a plan: donors opened and held against the host, and a row for each of their tensors."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fuse.anatomy import Member
+from fuse.errors import CheckpointError
+from fuse.fused import GRAFTS, FusedBranch, FusedGraft, Lender
+from fuse.grafts.donor import WEIGHTS, Donor, open_donor
+from fuse.grafts.kinds import KINDS
+from fuse.names import mistake_in
+from fuse.plan import Row, Source
+from fuse.recipe_graft import Graft
+from fuse.recipe_yaml import LoadedRecipe
+from fuse.safetensors_header import FLOAT_BYTES
+from fuse.suggest import did_you_mean
+
+
+def open_grafts(loaded: LoadedRecipe, host: Member, branches: Sequence[FusedBranch]) -> tuple[FusedGraft, ...]:
+    """Every graft of the recipe, in order.
+
+    Raises RecipeError where an entry is wrong or two grafts cannot be together, CheckpointError where a donor is broken
+    or does not fit the host.
+    """
+    found: list[FusedGraft] = []
+    for number, entry in enumerate(loaded.recipe.grafts):
+        found.append(_open(loaded, number, entry, host, branches))
+        _check_together(loaded, number, found)
+    return tuple(found)
+
+
+def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branches: Sequence[FusedBranch]) -> FusedGraft:
+    at = ("grafts", number)
+    donor = open_donor(entry.from_, loaded.folder)
+    name = entry.name or donor.kind
+    _check_place(loaded, number, name, branches)
+    for key in ("tower", "image"):
+        given = getattr(entry, key)
+        if given is not None and given not in {branch.name for branch in branches}:
+            near = did_you_mean(given, [branch.name for branch in branches]) if branches else "vision has none"
+            raise loaded.error((*at, key), f"{given!r} is no branch ({near})")
+    config = _configured(loaded, number, entry, donor)
+    if why := donor.files.why_not(config, host.basis):
+        raise CheckpointError(f"{name} cannot be grafted into {host.name}: {why}", where=donor.folder)
+    tokens = donor.files.tokens(config)
+    if any(tokens.values()) and not branches:
+        raise loaded.error(at, f"{name} works on images, and vision has no branch")
+    image = entry.image or _seen_by(donor, branches)
+    wanted = donor.files.shapes(config)
+    places = {key: key for key in wanted if key in donor.tensors}
+    dropped = {key: "not of the parts that the recipe asks for" for key in donor.tensors if key not in wanted}
+    lender = Lender(GRAFTS + name, entry.from_, donor.tensors, places, dropped)
+    made = {key: tuple(shape) for key, shape in wanted.items() if key not in donor.tensors}
+    if not math.isfinite(entry.scale):
+        raise loaded.error((*at, "scale"), "is not finite")
+    return FusedGraft(name, donor.kind, config, entry.scale, entry.tower, image, tokens, donor, lender, made)
+
+
+def _check_place(loaded: LoadedRecipe, number: int, name: str, branches: Sequence[FusedBranch]) -> None:
+    """The name is one that may stand in paths, and no other graft or branch has it."""
+    at: tuple[str | int, ...] = ("grafts", number)
+    if wrong := mistake_in(name):
+        raise loaded.error(at, f"a graft cannot be called {name!r}: {wrong}")
+    if name in {branch.name for branch in branches}:
+        raise loaded.error(at, f"{name!r} is the name of a branch", "give the graft a name")
+    before = [entry.name or open_donor(entry.from_, loaded.folder).kind for entry in loaded.recipe.grafts[:number]]
+    if name in before:
+        raise loaded.error(at, f"{name!r} is the name of another graft", "give it a name of its own")
+
+
+def _configured(loaded: LoadedRecipe, number: int, entry: Graft, donor: Donor) -> Mapping[str, Any]:
+    """The donor's config with the recipe's options, checked against those of its kind."""
+    known: Mapping[str, tuple[Any, ...]] = donor.files.OPTIONS
+    for key, value in entry.options.items():
+        at = ("grafts", number, key)
+        if key not in known:
+            near = f"it takes: {', '.join([*known, 'name', 'scale', 'tower', 'image', 'fold', 'bridge'])}"
+            raise loaded.error(at, f"a graft of kind {donor.kind} has no {key} ({near})")
+        if known[key] and value not in known[key]:
+            raise loaded.error(at, f"{value!r} is not one of {', '.join(map(str, known[key]))}")
+    try:
+        return donor.files.configured(donor.config, entry.options)
+    except ValueError as error:
+        raise loaded.error(("grafts", number), str(error)) from None
+
+
+def _seen_by(donor: Donor, branches: Sequence[FusedBranch]) -> str | None:
+    """The branch whose features a graft looks at: the first whose projector is of the donor's kind, else the first."""
+    mine = [b for b in branches if str(b.config.get("projector_kind") or "").startswith(donor.kind)]
+    return (mine or list(branches))[0].name if branches else None
+
+
+def _check_together(loaded: LoadedRecipe, number: int, grafts: Sequence[FusedGraft]) -> None:
+    """No graft excludes one before it, by its kind or by a slot that both use."""
+    new = grafts[-1]
+    for other in grafts[:-1]:
+        for one, two in ((new, other), (other, new)):
+            for what, why in one.donor.files.EXCLUDES.items():
+                if what == two.kind or (what not in KINDS and what in two.donor.files.SLOTS):
+                    told = f"{one.name} ({one.kind}) and {two.name} ({two.kind}) exclude each other: {why}"
+                    raise loaded.error(("grafts", number), told)
+
+
+def graft_rows(grafts: Sequence[FusedGraft], dtype: str) -> list[Row]:
+    """A row for every tensor of every graft, under `grafts.<name>.`; those that are made come last."""
+    copied, made = [], []
+    for graft in grafts:
+        for key in graft.lender.places:
+            entry = graft.donor.tensors[key]
+            kept = dtype if dtype and entry.dtype in FLOAT_BYTES else entry.dtype
+            source = Source(graft.lender.name, entry)
+            copied.append(Row(graft.prefix + key, "copy", key, "graft", entry.shape, kept, (source,)))
+        for key, shape in graft.made.items():
+            kept = dtype or next(iter(graft.donor.tensors.values())).dtype
+            made.append(Row(graft.prefix + key, "make", key, "graft", shape, kept, (), note="made from the host"))
+    return [*copied, *made]
+
+
+def graft_json(graft: FusedGraft, ids: Mapping[str, int]) -> dict[str, Any]:
+    """The graft's entry in config.json. ids: the row of every placeholder, by token."""
+    return {
+        "name": graft.name, "kind": graft.kind, "config": dict(graft.config), "scale": graft.scale,
+        "tower": graft.tower, "image": graft.image, "tokens": dict(graft.tokens),
+        "token_ids": {name: ids[graft.token(name)] for name in graft.tokens},
+    }  # fmt: skip
+
+
+def grafts_json(grafts: Sequence[FusedGraft], sources: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+    """The grafts as fuse.json states them: what each was cut from, and the sha256 of its file."""
+    return [
+        {
+            "name": graft.name, "kind": graft.kind, "scale": graft.scale, "origin": graft.lender.origin,
+            "host": {key: value for key, value in graft.donor.host.items() if key != "embedding"},
+            "sha256": sources[graft.lender.name].get(WEIGHTS, ""),
+        }
+        for graft in grafts
+    ]  # fmt: skip
