@@ -33,7 +33,7 @@ KINDS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 def test_folded_is_what_grafted_was(name: str, router: str, scale: float) -> None:
     """One block has no memory: it gets units of zeros."""
     changes, key, settings = KINDS[name]
-    kind = "t5" if name == "gated t5" else name.split()[0]
+    kind = "t5" if name == "gated t5" else name.partition(" ")[0]
     model = host(kind, **settings)
     for key_, weight in model.named_parameters():  # biases of fresh models are zeros
         if key_.endswith("bias"):
@@ -65,7 +65,7 @@ def test_a_router_that_does_not_look_folds_too() -> None:
     torch.testing.assert_close(logits(made), with_graft, rtol=0, atol=1e-11)
     tensors["layers.1.router.weight"][0, 3] = 1e-3
     wide = folds(config, basis(model), 0.7, state)["model.layers.1.mlp.down_proj.weight"]
-    with pytest.raises(ValueError, match="^the router of block 1 looks at the token, so that its share is not const"):
+    with pytest.raises(ValueError, match=r"^the router of block 1 looks at the token, so that its share is not const"):
         fold(model.state_dict()["model.layers.1.mlp.down_proj.weight"], wide, tensors)
 
 

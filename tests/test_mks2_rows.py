@@ -75,9 +75,9 @@ def test_rows_of_prompts_behind_a_norm_of_its_own() -> None:
 
 
 def test_prompts_that_tell_nothing() -> None:
-    with pytest.raises(ValueError, match="^positive and negative prompts look the same to the host$"):
+    with pytest.raises(ValueError, match=r"^positive and negative prompts look the same to the host$"):
         prompt_rows(host("llama"), Words(), ["w5 w6"], ["w5 w6"], [0])
-    with pytest.raises(ValueError, match="^prompt '-' has no tokens$"):
+    with pytest.raises(ValueError, match=r"^prompt '-' has no tokens$"):
         prompt_rows(host("llama"), Words(), ["-"], ["w5"], [0])
 
 
