@@ -53,9 +53,14 @@ class LavinGraft(Graft):
             places = lavin_files.TOWER_PLACES[tower["visual_adapter_type"]]
             self.tower = _stack(tower, tower["width"], places, lavin_files.is_routed(tower))
 
+    @property
+    def looks(self) -> bool:
+        """Whether there are adapters for the language model, whose routes follow the prompt."""
+        return lavin_files.has_language(self.config)
+
     def attach(self, slots: Mapping[str, Slots]) -> None:
         """To `language` and, where there are adapters for one, to `tower`. Raises CheckpointError for another size."""
-        if lavin_files.has_language(self.config):
+        if self.looks:
             if "language" not in slots:
                 raise CheckpointError("LaVIN's adapters belong to one stack of blocks, and the host has two")
             _same_size(slots["language"], self.layers, self.config["hidden_size"], "the language model")
@@ -74,7 +79,7 @@ class LavinGraft(Graft):
 
         The pass has a row for every prompt and one token in it, so that the states of other grafts fit its rows.
         """
-        if not lavin_files.has_language(self.config):
+        if not self.looks:
             return {}
         modality = self._modality(reading)
         token = self.adapter_modality_embedding(modality)[:, None].to(reading.embeds)

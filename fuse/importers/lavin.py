@@ -13,8 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fuse.branches import lavin_projector_files
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, RecipeError
 from fuse.grafts import lavin_files
 from fuse.importers import About, Imported, Piece
 
@@ -27,13 +26,15 @@ OPTIONS: Mapping[str, tuple[Any, ...]] = {"temperature": (), "adapter_scale": ()
 _TOWER = "backbone.visual.transformer.resblocks."
 _PROJECTOR = "adapter_proj."
 _EVERY = 4  # blocks of the tower between two that the projector reads (clip/model.py of the authors)
+_HOST = {"model_type": "llama", "norm": "rms"}
 _DEEP = 24  # blocks of ViT-L/14, the tower of all published checkpoints
 
 
 def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
     """Adapters, routers and the modality token into a graft, `adapter_proj` into a projector.
 
-    Raises CheckpointError for layers that are missing or differ, and for numbers of options that are none.
+    Raises CheckpointError for a file without adapters, tensors that say no sizes, and options that are no numbers. That
+    all layers are there and alike is for the framework to see, from the sizes of the first.
     """
     names: dict[str, str] = {}
     projector: dict[str, str] = {}
@@ -49,14 +50,12 @@ def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
             dropped[key] = "no adapter: language model and encoder come from their own folders"
     if not names:
         raise CheckpointError("holds no adapters of a language model", hint="LaVIN saves them as checkpoint-*.pth")
-    named = {new: state[old] for old, new in names.items()}
-    graft = Piece.renamed("lavin", _graft_config(named, about), state, names)
-    _compare(named, lavin_files.shapes(graft.config), names)
+    config = _graft_config({new: state[old] for old, new in names.items()}, about)
+    graft = Piece.renamed("lavin", config, state, names, _HOST)
     if not projector:
         return Imported(graft, dropped=dropped)
-    parts = {new: state[old] for old, new in projector.items()}
-    piece = Piece.renamed("lavin", _projector_config(parts, graft.config), state, projector)
-    _compare(parts, lavin_projector_files.shapes(piece.config), projector)
+    told = _projector_config({new: state[old] for old, new in projector.items()}, config)
+    piece = Piece.renamed("lavin", told, state, projector, _HOST)
     return Imported(graft, piece, dropped=dropped)
 
 
@@ -120,27 +119,15 @@ def _matrix(named: Mapping[str, Tensor], name: str, prefix: str = "") -> Tensor:
     return named[name]
 
 
-def _compare(named: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], keys: Mapping[str, str]) -> None:
-    """Every tensor that the config promises, in its shape, and no other. keys: key of the file -> new name."""
-    old = {new: key for key, new in keys.items()}
-    for name, shape in wanted.items():
-        if name not in named:
-            prefix = _PROJECTOR if name.startswith("conv_") else ""
-            raise CheckpointError(f"tensor {_official(prefix + name)!r} is missing")
-        if tuple(named[name].shape) != shape:
-            told = f"tensor {old[name]!r} has shape {list(named[name].shape)}, and the others make it {list(shape)}"
-            raise CheckpointError(told)
-    if extra := sorted(old[name] for name in named if name not in wanted):
-        raise CheckpointError(f"tensor {extra[0]!r} is no part of LaVIN's adapters as the others describe them")
-
-
 def _official(name: str) -> str:
     return _TOWER + name.removeprefix("tower.") if name.startswith("tower.") else name
 
 
 def _number(about: About, key: str, default: float) -> float:
+    """What `--set` says of a number. Raises RecipeError for what is none, and where scores cannot be divided by it."""
     value = about.options.get(key, default)
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise CheckpointError(f"{key} is {value!r}, not a number") from None
+    if not isinstance(value, int | float):
+        raise RecipeError(f"{key} is {value!r}, not a number", where="--set")
+    if key == "temperature" and value <= 0:
+        raise RecipeError(f"temperature is {value}, and scores are divided by it: it is above 0", where="--set")
+    return float(value)
