@@ -9,6 +9,7 @@ from fuse import families, strict_json, torchvision_shim
 from fuse.branches.library_names import check_names
 from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.fusable import REFUSED
+from fuse.grafts.asking import Options, phrased
 from fuse.images import open_image
 
 INNER_SPEAKER = frozenset({"blip-2", "instructblip"})  # their `generate` is that of the language model inside
@@ -116,21 +117,26 @@ def _blind(folder: Path) -> RecipeError:
 
 def ask(
     answerer: Answerer, question: str, *, images: tuple[Path, ...] = (), max_tokens: int = 128,
-    say: Callable[[str], None] | None = None,
+    say: Callable[[str], None] | None = None, grafts: Options | None = None,
 ) -> str:  # fmt: skip
-    """The greedy answer to one question; `say` gets the words as they come.
+    """The greedy answer to one question; `say` gets the words as they come. grafts: what is asked of grafts, by graft.
 
     Raises RecipeError when images are given to a model that does not see, or do not open.
     """
     import torch
 
+    asked: dict[str, Any] = {}
+    if grafts:
+        config = strict_json.read_object(answerer.folder / "config.json")
+        question, left = phrased(question, grafts, config)
+        asked = {"grafts": left} if left else {}
     inputs = inputs_of(answerer, question, images).to(answerer.model.device)
     start = inputs["input_ids"].shape[1]
     if start == 0:
         raise RecipeError(f"the question {question!r} has no tokens", where=answerer.folder)
     with torch.no_grad():
         out = answerer.model.generate(
-            **inputs, max_new_tokens=max_tokens, do_sample=False, num_beams=1, streamer=answerer.streamer(say),
+            **inputs, **asked, max_new_tokens=max_tokens, do_sample=False, num_beams=1, streamer=answerer.streamer(say),
             pad_token_id=pad_of(answerer.tokenizer),
         )  # fmt: skip
     start = 0 if speaker_of(answerer.model).config.is_encoder_decoder else start

@@ -77,6 +77,10 @@ def text_config(plan: Plan, dtype: str) -> dict[str, Any]:
         if key not in text and host.checkpoint.config.get(key) is not None:
             text[key] = host.checkpoint.config[key]
     embedding = next(row for row in plan.rows if row.name == LANGUAGE + host.text.embedding)
+    for graft in plan.fused.grafts if plan.fused else ():
+        settings = getattr(graft.donor.files, "host_settings", None)
+        if settings and graft.scale != 0:
+            text |= settings(graft.config, host.basis)
     return text | {
         "model_type": _text_type(host), "dtype": dtype, "vocab_size": embedding.shape[0],
         "tie_word_embeddings": host.is_tied,

@@ -6,6 +6,7 @@ import click
 
 RECIPES = {".yaml", ".yml"}
 ATTENTION = "Draw where the answer looked, as a PNG (one picture for each image; fused folders only)."
+SET = "What is asked of a graft, such as lion.task=region; may be repeated."
 DEVICE = "cpu, cuda, cuda:1, mps, or auto, which spreads the model over the GPUs and the CPU."
 
 
@@ -15,12 +16,13 @@ DEVICE = "cpu, cuda, cuda:1, mps, or auto, which spreads the model over the GPUs
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="An image; may be repeated.")
 @click.option("--max-tokens", default=128, show_default=True, type=click.IntRange(1, 8192))
 @click.option("--attention", type=click.Path(path_type=Path), help=ATTENTION)
+@click.option("--set", "settings", multiple=True, metavar="GRAFT.KEY=VALUE", help=SET)
 @click.option("--ensemble", is_flag=True, help="FOLDER is a recipe: its members answer together, for comparison.")
 @click.option("--device", default="cpu", show_default=True, help=DEVICE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
-    folder: Path, question: str, images: tuple[Path, ...], max_tokens: int, attention: Path | None, ensemble: bool,
-    device: str, as_json: bool,
+    folder: Path, question: str, images: tuple[Path, ...], max_tokens: int, attention: Path | None,
+    settings: tuple[str, ...], ensemble: bool, device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Ask the model in FOLDER a QUESTION, greedily, and print the answer as it comes."""
     import json
@@ -31,6 +33,8 @@ def command(
         raise RecipeError("is a recipe", where=folder, hint="merge it first, or --ensemble to ask its members together")
     if ensemble and attention:
         raise RecipeError("--attention draws one model", hint="leave --ensemble out")
+    if settings and (ensemble or attention):
+        raise RecipeError(f"--set and {'--ensemble' if ensemble else '--attention'} do not go together")
     _check(folder, images, attention)
     say = None if as_json else (lambda text: click.echo(text, nl=False))
     told: dict[str, object] = {"question": question}
@@ -41,9 +45,10 @@ def command(
     else:
         from fuse.ask import ask, load
 
+        asked = _settings(folder, settings)
         answerer = load(folder, device=device, images=images)
         if attention is None:
-            told["answer"] = ask(answerer, question, images=images, max_tokens=max_tokens, say=say)
+            told["answer"] = ask(answerer, question, images=images, max_tokens=max_tokens, say=say, grafts=asked)
         else:
             from fuse.attend import attended_answer
 
@@ -55,6 +60,16 @@ def command(
     click.echo("")
     for file in told.get("attention", ()):  # pyright: ignore[reportGeneralTypeIssues]
         click.echo(f"attention: {file}", err=True)
+
+
+def _settings(folder: Path, settings: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """What is asked of grafts, by graft; before a model is loaded."""
+    if not settings:
+        return {}
+    from fuse.ask import check_folder
+    from fuse.grafts.asking import options_of
+
+    return options_of(settings, check_folder(folder)[0])
 
 
 def _check(folder: Path, images: tuple[Path, ...], attention: Path | None) -> None:

@@ -20,7 +20,7 @@ def check_loads(folder: Path) -> None:
     before = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        _, report = FusedForConditionalGeneration.from_pretrained(
+        model, report = FusedForConditionalGeneration.from_pretrained(
             folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
         )
     finally:
@@ -35,6 +35,7 @@ def check_loads(folder: Path) -> None:
         if found := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(what) or ()):
             more = f" ({len(found)} such tensors)" if len(found) > 1 else ""
             raise CheckpointError(sentence.format(repr(found[0])) + more, where=folder)
+    model.attach()
     _check_eyes(folder)
 
 
