@@ -40,6 +40,7 @@ PROJECTORS: dict[str, Kind] = {
     "lion_aggregator": Kind("lion_aggregator_files", "lion_aggregator.LionAggregator"),
     "llama_adapter": Kind("llama_adapter_projector_files", "llama_adapter_projector.LlamaAdapterProjector"),
     "lmeye": Kind("lmeye_projector_files", "lmeye_projector.LmeyeProjector"),
+    "lmeye_blip2": Kind("lmeye_blip2_projector_files", "lmeye_blip2_projector.LmeyeBlip2Projector"),
 }
 
 

@@ -21,6 +21,7 @@ KINDS: dict[str, Kind] = {
     "lion": Kind("lion_files", "lion.LionGraft"),
     "llama_adapter": Kind("llama_adapter_files", "llama_adapter.LlamaAdapterGraft"),
     "lmeye": Kind("lmeye_files", "lmeye.LmeyeGraft"),
+    "lmeye_blip2": Kind("lmeye_blip2_files", "lmeye_blip2.LmeyeBlip2Graft"),
     "lora": Kind("lora_files", "lora.LoraGraft"),
     "mks2": Kind("mks2_files", "mks2.Mks2Graft"),
 }
