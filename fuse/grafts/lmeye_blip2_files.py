@@ -1,0 +1,47 @@
+"""What is known of LMEye's second generation from its config alone: the network that looks through a Q-Former
+(arXiv 2305.03701 version 6; Lmeye/lmeye_model.py).
+
+config: `hidden_size` (d), `width` (of the CLIP's text tower, c), `features` (width of the Q-Former's output, w),
+`requests` (r, as many as there are slots), `place` and `clip` as in the first generation.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fuse.grafts import lmeye_files as first
+from fuse.grafts.lmeye_files import EXCLUDES, OPTIONS, SLOTS, configured, why_not
+
+__all__ = ["EXCLUDES", "OPTIONS", "SLOTS", "configured", "needs_image", "phrase", "shapes", "tokens", "why_not"]
+
+NUMBERS = ("hidden_size", "width", "features", "requests")
+
+
+def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every tensor of graft.safetensors. Raises KeyError and ValueError for a config that is none."""
+    d, c, w, r = first.numbers(config, NUMBERS)
+    return {
+        "instruction_embedding_imgd.weight": (1, d),
+        "instruction_embedding_imgq.weight": (1, d),
+        **first.linear("instruction_blip22clip", d, r * c),
+        **first.linear("instruction_linear", w, c),
+        **first.linear("instruction_imgdLinear", c, d),
+        **first.clip_shapes(config["clip"], c),
+    }
+
+
+def tokens(config: Mapping[str, Any]) -> dict[str, int]:
+    """One request and its slots behind every image; none where they stand behind the question."""
+    counts = {"imgq": 1, "imgd": config["requests"]}
+    return counts if config["place"] == "image" else dict.fromkeys(counts, 0)
+
+
+def phrase(config: Mapping[str, Any], question: str, images: int, written: Mapping[str, str]) -> str:
+    """As in the first generation; the request stands before its slots."""
+    if config["place"] != "question" or not images:
+        return question
+    return f"{question} {(written['imgq'] + written['imgd'] * config['requests']) * images}"
+
+
+def needs_image(config: Mapping[str, Any]) -> tuple[str, int]:
+    """The output of a Q-Former, of that width."""
+    return "qformer", config["features"]
