@@ -31,9 +31,7 @@ def built(found: Imported, **options: Any) -> LlamaAdapterGraft:
     return graft
 
 
-@pytest.mark.parametrize(
-    ("gate", "output"), [("tanh", "with_adapter"), ("tanh_float16", "with_adapter_fp16gate")]
-)
+@pytest.mark.parametrize(("gate", "output"), [("tanh", "with_adapter"), ("tanh_float16", "with_adapter_fp16gate")])
 def test_version_1_in_the_training_file(gate: str, output: str) -> None:
     tensors, facts = golden("llama_adapter_v1_block_tanh")
     block = parameters(tensors, "layers.0.")
