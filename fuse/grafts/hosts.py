@@ -57,23 +57,27 @@ QWEN3 = replace(LLAMA, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm
 
 PHI3 = replace(
     LLAMA,
-    linears=dict.fromkeys(("q", "k", "v"), "self_attn.qkv_proj")
-    | {"o": "self_attn.o_proj", "gate": "mlp.gate_up_proj", "up": "mlp.gate_up_proj", "down": "mlp.down_proj"},
+    linears={
+        "q": "self_attn.qkv_proj", "k": "self_attn.qkv_proj", "v": "self_attn.qkv_proj", "o": "self_attn.o_proj",
+        "gate": "mlp.gate_up_proj", "up": "mlp.gate_up_proj", "down": "mlp.down_proj",
+    },
     fused={"self_attn.qkv_proj": ("q", "k", "v"), "mlp.gate_up_proj": ("gate", "up")},
-)
+)  # fmt: skip
 
 GPT2 = Stack(
     blocks="transformer.h",
     final="transformer.ln_f",
     norms={"attention": "ln_1", "ffn": "ln_2"},
-    linears=dict.fromkeys(("q", "k", "v"), "attn.c_attn")
-    | {"o": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"},
+    linears={
+        "q": "attn.c_attn", "k": "attn.c_attn", "v": "attn.c_attn", "o": "attn.c_proj",
+        "up": "mlp.c_fc", "down": "mlp.c_proj",
+    },
     fused={"attn.c_attn": ("q", "k", "v")},
     reads="mlp",
     gives="mlp",
     attention="attn",
     rotary=False,
-)
+)  # fmt: skip
 
 OPT = Stack(
     blocks="model.decoder.layers",
@@ -94,7 +98,7 @@ OPT = Stack(
 def _t5(stack: str, ffn: str, gated: bool) -> Stack:
     """A stack of T5; `attention` is self-attention in the decoder too, `ffn` the number of the block's last layer."""
     own, dense = "layer.0.SelfAttention", f"{ffn}.DenseReluDense"
-    wide = {"gate": f"{dense}.wi_0", "up": f"{dense}.wi_1"} if gated else {"up": f"{dense}.wi"}
+    wide: dict[Linear, str] = {"gate": f"{dense}.wi_0", "up": f"{dense}.wi_1"} if gated else {"up": f"{dense}.wi"}
     return Stack(
         blocks=f"{stack}.block",
         final=f"{stack}.final_layer_norm",
@@ -203,6 +207,6 @@ def why_no_slots(config: Mapping[str, Any], slots: Iterable[str] = ()) -> str:
         return "opt with do_layer_norm_before: false has no table of slots: its MLP reads no norm"
     if not stacks:
         reason = f": {REFUSED[kind]}" if kind in REFUSED else ""
-        return f"{kind} has no table of slots, so that no graft attaches to it{reason}"
+        return f"{kind} has no table of slots, so no graft attaches to it{reason}"
     lacking = (slot for stack in stacks.values() for slot in slots if slot not in slots_in(stack))
     return next((f"{kind} has no slot {slot}" for slot in lacking), "")

@@ -215,7 +215,7 @@ def slots_of(model: Any) -> dict[str, Slots]:
     that holds one vision tower, such as a branch. Raises CheckpointError for an architecture without a table. What is
     attached through one result is removed without touching what was attached through another.
     """
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", "")
     if found := _tower(model) if kind not in HOSTS else None:
         return {"tower": found}
@@ -234,11 +234,11 @@ def _tower(model: Any) -> Slots | None:
     for module in model.modules():
         library = type(module).__module__.partition(".")[0]
         name, stack = TOWERS.get(f"{library}.{type(module).__name__}", ("", None))
-        blocks = getattr(module, stack.blocks, None) if stack else None
-        if stack and isinstance(blocks, nn.Module) and _is_whole(blocks, stack):
+        blocks: Any = getattr(module, stack.blocks, None) if stack else None
+        if stack and blocks is not None and _is_whole(blocks, stack):
             found.append(Slots(name, stack, nn.ModuleList(blocks), None, getattr(module, "config", None)))
     if len(found) > 1:
-        raise CheckpointError(f"{type(model).__name__} has {len(found)} vision towers, so a graft cannot tell which")
+        raise CheckpointError(f"{type(model).__name__} has {len(found)} towers, so a graft cannot tell which is meant")
     return found[0] if found else None
 
 
