@@ -3,8 +3,8 @@
 import json
 import re
 
-from fuse.fused import FusedBranch
-from fuse.fused_view import CODE, NORMS
+from fuse.fused import Fused, FusedBranch
+from fuse.fused_view import CODE, NORMS, graft_text
 from fuse.plan import Plan
 from fuse.sizes import counted
 from fuse.visual_tokens import encoder_name
@@ -16,7 +16,7 @@ def model_card(plan: Plan) -> str:
     """README.md: front matter for the hub, what was merged, the recipe, how to load it."""
     from huggingface_hub import ModelCardData
 
-    sees = plan.host.sees or plan.fused is not None
+    sees = bool(plan.fused.branches) if plan.fused else plan.host.sees
     licences = {m.licence for m in plan.members}
     hub_ids = [m.checkpoint.origin.removeprefix("hf://") for m in plan.members if m.checkpoint.revision]
     data = ModelCardData(
@@ -59,16 +59,25 @@ def _body(plan: Plan) -> str:
 
 
 def _branches(plan: Plan) -> str:
-    """The table of branches of a fused folder, in the order of their visual tokens."""
+    """The tables of a fused folder: branches in the order of their visual tokens, and grafts."""
     if plan.fused is None:
         return ""
+    return (_branch_table(plan.fused) if plan.fused.branches else "") + _graft_table(plan.fused)
+
+
+def _graft_table(fused: Fused) -> str:
+    rows = "\n".join(f"| {g.name} | {_cell(g.lender.origin)} | {_cell(graft_text(g))} |" for g in fused.grafts)
+    return f"## Grafts\n\n| graft | from | what it is |\n|---|---|---|\n{rows}\n\n" if rows else ""
+
+
+def _branch_table(fused: Fused) -> str:
     rows = "\n".join(
         f"| {b.name} | {_cell(_kind(b))} | {_cell(encoder_name(b))} | "
         f"{'all' if b.max_tokens is None else f'at most {b.max_tokens:,} ({b.prune})'}{_options(b)} |"
-        for b in plan.fused.branches
+        for b in fused.branches
     )
     return (
-        f"## Branches\n\nOne language model, in the layout of `{plan.host.name}`, reads the visual tokens of every "
+        "## Branches\n\nOne language model, in the layout of the host, reads the visual tokens of every "
         f"branch, one after another.\n\n| branch | kind | encoder | visual tokens |\n|---|---|---|---|\n{rows}\n\n"
     )
 

@@ -1,7 +1,9 @@
 """The fused part of a plan for people and for programs: branches, visual tokens, context, memory at inference."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from fuse.fused import FusedGraft
 from fuse.plan import Plan
 from fuse.sizes import counted, size_text
 from fuse.visual_tokens import Cost, Seeing
@@ -9,6 +11,25 @@ from fuse.visual_tokens import Cost, Seeing
 WORDS = 1000  # text tokens whose keys and values are shown
 NORMS = {"match": "norm of the first branch", "embeddings": "norm of the embeddings"}
 CODE = {"llava_original": "original LLaVA", "mgm": "MGM", "slime": "SliME"}  # whose authors' code a branch follows
+
+
+def graft_lines(grafts: Sequence[FusedGraft]) -> list[str]:
+    """A line per graft: what it is, how much of it is heard, what it was cut from, what it adds to a prompt."""
+    return [f"  {graft.name}: {graft_text(graft)}" for graft in grafts]
+
+
+def graft_text(graft: FusedGraft) -> str:
+    """`mks2 (ffn), scale 0.5, cut from llama of 4 layers`."""
+    host = graft.donor.host
+    text = f"{graft.kind} ({', '.join(graft.donor.files.SLOTS)}), scale {graft.scale:g}, cut from "
+    text += str(host.get("model") or host.get("model_type"))
+    text += f" of {counted(host['layers'], 'layer')}" if isinstance(host.get("layers"), int) else ""
+    if graft.scale == 0:
+        return text + "; not heard"
+    written = sum(graft.tokens.values())
+    text += f", {counted(written, 'token')} behind every image" if written else ""
+    text += f", on the tower of {graft.tower}" if graft.tower else ""
+    return text
 
 
 def cost_lines(plan: Plan, cost: Cost) -> list[str]:

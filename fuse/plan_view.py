@@ -37,6 +37,10 @@ def plan_text(plan: Plan, *, every: bool = False, cost: Cost | None = None) -> s
     if plan.drops:
         lines.append(f"left out ({len(plan.drops)})")
         lines += [f"  {line}" for line in _drop_lines(plan, every)]
+    if plan.fused and plan.fused.grafts:
+        from fuse.fused_view import graft_lines
+
+        lines += ["grafts", *graft_lines(plan.fused.grafts)]
     lines.append("cost")
     lines.append(f"  read {size_text(plan.bytes_read)}, write {size_text(plan.bytes_written)} in "
                  f"{counted(len(plan.shards), 'file')}, tensors in memory up to {size_text(plan.memory)}; "
