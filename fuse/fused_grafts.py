@@ -41,6 +41,7 @@ def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branche
             near = did_you_mean(given, [branch.name for branch in branches]) if branches else "vision has none"
             raise loaded.error((*at, key), f"{given!r} is no branch ({near})")
     config = _configured(loaded, number, entry, donor)
+    _check_tower(loaded, number, name, donor, config, branches)
     if why := donor.files.why_not(config, host.basis):
         raise CheckpointError(f"{name} cannot be grafted into {host.name}: {why}", where=donor.folder)
     tokens = donor.files.tokens(config)
@@ -83,6 +84,32 @@ def _configured(loaded: LoadedRecipe, number: int, entry: Graft, donor: Donor) -
         return donor.files.configured(donor.config, entry.options)
     except ValueError as error:
         raise loaded.error(("grafts", number), str(error)) from None
+
+
+def _check_tower(
+    loaded: LoadedRecipe, number: int, name: str, donor: Donor, config: Mapping[str, Any],
+    branches: Sequence[FusedBranch],
+) -> None:  # fmt: skip
+    """A graft with a part for a vision tower (`tower_of` of its kind) names a branch whose tower has its size."""
+    entry, part = loaded.recipe.grafts[number], getattr(donor.files, "tower_of", lambda config: None)(config)
+    if entry.tower is None:
+        if part:
+            hint = "`tower: BRANCH`" + ", or `parts: language` to leave it out" * ("parts" in donor.files.OPTIONS)
+            raise loaded.error(("grafts", number), f"{name} has a part for a vision tower, and names no branch", hint)
+        return
+    if not part:
+        raise loaded.error(("grafts", number, "tower"), f"{name} has no part for a vision tower")
+    size = tower_size(next(branch.config for branch in branches if branch.name == entry.tower))
+    if size and (why := donor.files.why_not_tower(config, *size)):
+        raise CheckpointError(f"{name} cannot be grafted into the tower of {entry.tower}: it {why}", where=donor.folder)
+
+
+def tower_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and layers of an encoder branch's vision transformer, where its JSON tells them."""
+    tower = config.get("tower") or {}
+    told = tower.get("vision_cfg") or tower
+    width, layers = told.get("hidden_size", told.get("width")), told.get("num_hidden_layers", told.get("layers"))
+    return (width, layers) if type(width) is int and type(layers) is int else None
 
 
 def _seen_by(donor: Donor, branches: Sequence[FusedBranch]) -> str | None:

@@ -38,7 +38,7 @@ def attach(
         graft.scale = entry["scale"]
         slots = dict(slots_of(language))
         if entry.get("tower"):
-            slots |= slots_of(branches[entry["tower"]].encoder)
+            slots |= slots_of(branches[entry["tower"]])
         graft.attach(slots)
         made += slots.values()
     return made
