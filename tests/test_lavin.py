@@ -239,7 +239,7 @@ def tower(name: str, **options: Any) -> tuple[nn.Module, dict[str, torch.Tensor]
     state = {f"backbone.visual.transformer.resblocks.{key}": t for key, t in given.items() if ".adapter_" in key}
     imported = sort_keys(state | language(layers=1), About())
     assert imported.graft is not None
-    config = lavin_files.configured(imported.graft.config, {"tower": "clip", "parts": "tower", **options})
+    config = lavin_files.configured(imported.graft.config, {"parts": "tower", **options})
     graft = LavinGraft(config)
     graft.load_state_dict({key: t for key, t in imported.graft.tensors.items() if key.startswith("tower.")})
     model = clip(tensors)

@@ -83,12 +83,12 @@ def test_which_towers_can_take_them() -> None:
     assert lavin_files.why_not_tower(CONFIG, 12, 3) == ""
     assert lavin_files.why_not_tower(CONFIG, 16, 3) == "has width 16, and the tower's adapters were made for 12"
     assert lavin_files.why_not_tower(CONFIG, 12, 4) == "has 4 layers, and there are adapters for 3"
-    told = "needs no adapters: this graft has none for a vision tower"
+    told = "gets none: the graft has no adapters for a vision tower"
     assert lavin_files.why_not_tower(LANGUAGE, 12, 3) == told
 
 
 def test_a_recipe_chooses() -> None:
-    made = lavin_files.configured(CONFIG, {"tower": "clip", "route": "official", "temperature": 5, "modality": "image"})
+    made = lavin_files.configured(CONFIG, {"route": "official", "temperature": 5, "modality": "image"})
     assert made["tower"] == {**TOWER, "route": "official"} and made["temperature"] == 5
     assert made["modality"] == "image" and made["rounding"] == "float16" and made["adapter_scale"] == 1.0
     assert lavin_files.configured(LANGUAGE, {}) == {**lavin_files.DEFAULTS, **LANGUAGE}
@@ -98,13 +98,10 @@ def test_a_recipe_chooses() -> None:
 @pytest.mark.parametrize(
     ("config", "options", "told"),
     [
-        (CONFIG, {}, "the donor has adapters for a vision tower: say `tower: BRANCH`, or `parts: language` to leave them out"),
-        (LANGUAGE, {"tower": "clip"}, "`tower` is 'clip', and there are no adapters for its vision tower"),
-        (CONFIG, {"tower": "clip", "parts": "language"}, "`tower` is 'clip', and there are no adapters for its vision tower"),
         (LANGUAGE, {"parts": "tower"}, "parts is 'tower', and the donor has no adapters for a vision tower"),
         (LANGUAGE, {"route": "official"}, "`route` is how a tower's router chooses, and no tower has a router here"),
-        ({**CONFIG, "tower": {**TOWER, "visual_adapter_type": "normal"}}, {"tower": "clip", "route": "official"}, "`route` is how a tower's router chooses, and no tower has a router here"),
-        (CONFIG, {"tower": "clip", "parts": "tower", "modality": "text"}, "`modality` is about the language model's adapters, and parts is 'tower'"),
+        ({**CONFIG, "tower": {**TOWER, "visual_adapter_type": "normal"}}, {"route": "official"}, "`route` is how a tower's router chooses, and no tower has a router here"),
+        (CONFIG, {"parts": "tower", "modality": "text"}, "`modality` is about the language model's adapters, and parts is 'tower'"),
         (LANGUAGE, {"temperature": -1}, "temperature is -1, and scores are divided by it: it is above 0"),
     ],
 )  # fmt: skip

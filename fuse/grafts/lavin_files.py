@@ -56,7 +56,10 @@ def has_language(config: Mapping[str, Any]) -> bool:
 
 
 def tower_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What the config says of adapters for a vision tower; None where there are none, or where they are left out."""
+    """What the config says of adapters for a vision tower (width, layers ...); None where there are none here.
+
+    Where there are some, a recipe must name the branch.
+    """
     return config.get("tower") if config.get("parts", "all") != "language" else None
 
 
@@ -116,7 +119,7 @@ def why_not_tower(config: Mapping[str, Any], width: int, layers: int) -> str:
     """One sentence why a vision tower of that width and depth cannot take the tower's adapters, or ""."""
     tower = tower_of(config)
     if not tower:
-        return "needs no adapters: this graft has none for a vision tower"
+        return "gets none: the graft has no adapters for a vision tower"
     if width != tower["width"]:
         return f"has width {width}, and the tower's adapters were made for {tower['width']}"
     if layers != tower["layers"]:
@@ -127,19 +130,12 @@ def why_not_tower(config: Mapping[str, Any], width: int, layers: int) -> str:
 def configured(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """The donor's config with a recipe's options: what config.json of the output holds.
 
-    options: keys of OPTIONS, and the recipe's `tower` (name of a branch) where it has one. Raises ValueError with a
-    sentence for options that do not go together or that are out of range.
+    options: keys of OPTIONS. Raises ValueError with a sentence for options that do not go together or that are out of
+    range.
     """
     made = {**DEFAULTS, **config, **{key: value for key, value in options.items() if key in DEFAULTS}}
-    tower, branch = config.get("tower"), options.get("tower")
-    if made["parts"] == "tower" and not tower:
+    if made["parts"] == "tower" and not config.get("tower"):
         raise ValueError("parts is 'tower', and the donor has no adapters for a vision tower")
-    if made["parts"] != "language" and tower and not branch:
-        raise ValueError(
-            "the donor has adapters for a vision tower: say `tower: BRANCH`, or `parts: language` to leave them out"
-        )
-    if branch and not tower_of(made):
-        raise ValueError(f"`tower` is {branch!r}, and there are no adapters for its vision tower")
     if "route" in options:
         if not tower_of(made) or not is_routed(made["tower"]):
             raise ValueError("`route` is how a tower's router chooses, and no tower has a router here")
