@@ -23,7 +23,7 @@ from fuse.grafts.lmeye_text import ClipText
 class LmeyeGraft(Graft):
     """`embedding_imgd`, `llm2clip`, `promptMlp`, `imgdLinear` and `clip`, the text tower."""
 
-    RUNS = True  # it asks for a pass of the language model
+    RUNS = 2  # it asks for a pass of the language model over the prompt
     _no_split_modules = ("LmeyeGraft",)
 
     def __init__(self, config: Mapping[str, Any]) -> None:
