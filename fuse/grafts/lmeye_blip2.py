@@ -22,7 +22,7 @@ from fuse.grafts.lmeye_text import ClipText
 class LmeyeBlip2Graft(Graft):
     """Two offsets, three linear maps and `clip`, the text tower."""
 
-    RUNS = True  # it asks for a pass of the language model
+    RUNS = 2  # it asks for a pass of the language model over the prompt
     _no_split_modules = ("LmeyeBlip2Graft",)
 
     def __init__(self, config: Mapping[str, Any]) -> None:
