@@ -9,7 +9,7 @@ from fuse import families, strict_json, torchvision_shim
 from fuse.branches.library_names import check_names
 from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.fusable import REFUSED
-from fuse.grafts.asking import Options, phrased
+from fuse.grafts.asking import Options, phrased, slots_behind
 from fuse.images import open_image
 
 INNER_SPEAKER = frozenset({"blip-2", "instructblip"})  # their `generate` is that of the language model inside
@@ -204,7 +204,8 @@ def prompt_of(answerer: Answerer, question: str, images: int, answer: str | None
     if not has_template(answerer):
         token = getattr(answerer.processor, "image_token", "<image>")
         written = "" if type(answerer.processor).__name__ in WRITE_IMAGES else f"{token} " * images
-        return written + question + (answer or "")
+        slots = slots_behind(getattr(answerer.model.config, "grafts", ()), images)
+        return written + question + slots + (answer or "")
     said: list[Any] = [question] if answer is None else [question, answer]
     if answerer.processor:
         said = [[{"type": "text", "text": text}] for text in said]

@@ -1,6 +1,6 @@
 """BLIP-2's Q-Former with LMEye's projection behind it, known from its config alone (arXiv 2301.12597, section 3.1).
 
-config: `hidden_size` (d, of the language model), `vision` (v, of the vision tower), `vision_eps` (of its last norm), and
+config: `hidden_size` (d, of the language model), `vision` (v, of the tower), `vision_eps` (of its last norm), and
 of the Q-Former `width` (w), `queries`, `layers`, `heads`, `intermediate`, `every` (blocks between two that look at the
 image), `activation`, `eps`.
 """

@@ -31,6 +31,19 @@ def options_of(settings: Sequence[str], config: Mapping[str, Any]) -> Options:
     return found
 
 
+def slots_behind(grafts: Sequence[Mapping[str, Any]], images: int) -> str:
+    """What grafts write behind a question about so many images: slots, of kinds that have `behind`. grafts: as
+    config.json has them.
+    """
+    found = ""
+    for graft in grafts:
+        write = getattr(files_of(graft["kind"]), "behind", None)
+        if write is not None and graft["scale"] != 0 and images:
+            names = graft.get("tokens") or {}
+            found += write(graft["config"], images, {name: f"<|fuse:{graft['name']}.{name}|>" for name in names})
+    return found
+
+
 def phrased(question: str, options: Options, config: Mapping[str, Any]) -> tuple[str, Options]:
     """The question with the words that grafts put around it, and the options that are left for the model."""
     left = {name: dict(given) for name, given in options.items()}

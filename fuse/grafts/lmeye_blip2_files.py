@@ -11,7 +11,7 @@ from typing import Any
 from fuse.grafts import lmeye_files as first
 from fuse.grafts.lmeye_files import EXCLUDES, OPTIONS, SLOTS, configured, why_not
 
-__all__ = ["EXCLUDES", "OPTIONS", "SLOTS", "configured", "needs_image", "phrase", "shapes", "tokens", "why_not"]
+__all__ = ["EXCLUDES", "OPTIONS", "SLOTS", "behind", "configured", "needs_image", "shapes", "tokens", "why_not"]
 
 NUMBERS = ("hidden_size", "width", "features", "requests")
 
@@ -35,11 +35,10 @@ def tokens(config: Mapping[str, Any]) -> dict[str, int]:
     return counts if config["place"] == "image" else dict.fromkeys(counts, 0)
 
 
-def phrase(config: Mapping[str, Any], question: str, images: int, written: Mapping[str, str]) -> str:
+def behind(config: Mapping[str, Any], images: int, written: Mapping[str, str]) -> str:
     """As in the first generation; the request stands before its slots."""
-    if config["place"] != "question" or not images:
-        return question
-    return f"{question} {(written['imgq'] + written['imgd'] * config['requests']) * images}"
+    one = written["imgq"] + written["imgd"] * config["requests"]
+    return "" if config["place"] != "question" else " " + one * images
 
 
 def needs_image(config: Mapping[str, Any]) -> tuple[str, int]:

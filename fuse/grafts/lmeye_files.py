@@ -52,19 +52,17 @@ def configured(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
 
 
 def tokens(config: Mapping[str, Any]) -> dict[str, int]:
-    """How many slots follow every image; none where they stand behind the question, which `phrase` writes."""
+    """How many slots follow every image; none where they stand behind the question, which `behind` writes."""
     return {"imgd": config["slots"] if config["place"] == "image" else 0}
 
 
-def phrase(config: Mapping[str, Any], question: str, images: int, written: Mapping[str, str]) -> str:
-    """A question about so many images, with the slots of each behind it where the config puts them there.
+def behind(config: Mapping[str, Any], images: int, written: Mapping[str, str]) -> str:
+    """What stands behind a question about so many images: the slots of each, where the config puts them there.
 
-    written: placeholder name -> how a text writes it. The same as LMEye's own prompts, but for the spaces between the
-    slots, which some tokenizers would make tokens of.
+    written: placeholder name -> how a text writes it. As in LMEye's own prompts, but without spaces between the slots,
+    which some tokenizers would make tokens of.
     """
-    if config["place"] != "question" or not images:
-        return question
-    return f"{question} {written['imgd'] * config['slots'] * images}"
+    return "" if config["place"] != "question" else " " + written["imgd"] * config["slots"] * images
 
 
 def needs_image(config: Mapping[str, Any]) -> tuple[str, int]:

@@ -1,6 +1,6 @@
 """Conversations: which pictures they hold, and what templates written for plain strings need."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fuse.errors import RecipeError
@@ -57,6 +57,27 @@ def with_images(conversation: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
         else dict(message)
         for message in conversation
     ]
+
+
+def with_slots(
+    conversation: Sequence[Mapping[str, Any]], slots: Callable[[int], str], image_token: str
+) -> list[dict[str, Any]]:
+    """The conversation with what grafts write behind every question that has images. slots: images -> text."""
+    found = []
+    for message in conversation:
+        parts: Any = message.get("content", "")
+        if message.get("role") == "user":
+            if isinstance(parts, list):
+                behind = slots(sum(part["type"] == "image" for part in parts))
+                at = max((i for i, part in enumerate(parts) if part["type"] == "text"), default=None)
+                if behind and at is None:
+                    parts = [*parts, {"type": "text", "text": behind.strip()}]
+                elif behind and at is not None:
+                    parts = [*parts[:at], {**parts[at], "text": parts[at]["text"] + behind}, *parts[at + 1 :]]
+            elif isinstance(parts, str):
+                parts += slots(parts.count(image_token))
+        found.append({**message, "content": parts} if "content" in message else dict(message))
+    return found
 
 
 def takes_lists(tokenizer: Any, template: str, image_token: str) -> bool:

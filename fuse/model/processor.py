@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from fuse.branches.budget import budgeted_layout
 from fuse.branches.kinds import open_eyes
 from fuse.branches.native_table import NATIVE
 from fuse.errors import CheckpointError, RecipeError
+from fuse.grafts.asking import slots_behind
 from fuse.images import open_image
 from fuse.model.batches import deal, padded
 from fuse.model.config import FusedConfig
-from fuse.model.messages import images_in, takes_lists, with_images, with_plain_text
+from fuse.model.messages import images_in, takes_lists, with_images, with_plain_text, with_slots
 from fuse.model.writing import Layout, branch_inputs, graft_slots, write
 from fuse.sidecars import COPIED, write_json
 
@@ -133,7 +135,10 @@ class FusedProcessor(ProcessorMixin):
         tokenize, _ = kwargs.pop("tokenize", False), kwargs.pop("return_dict", None)
         kwargs.pop("return_tensors", None)
         pictures = [images_in(one) for one in (conversation if several else [conversation])]
-        plainer = [with_images(one) for one in (conversation if several else [conversation])]
+        plainer = [
+            with_slots(with_images(one), partial(slots_behind, self.fused.grafts), self.image_token)
+            for one in (conversation if several else [conversation])
+        ]
         conversation = plainer if several else plainer[0]
         if not takes_lists(self.tokenizer, template, self.image_token):
             plain = [with_plain_text(one, self.image_token) for one in (conversation if several else [conversation])]
