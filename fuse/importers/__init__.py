@@ -28,8 +28,8 @@ class Piece:
 
     kind: of graft or projector, as a recipe's plan will look it up; for a language model its model_type. config: what
     `shapes(config)` of that kind needs, and every number that shapes do not tell; for a language model its config.json.
-    A projector of plain linear layers has kind `linear` and no config. host: what is known of the language model that it
-    was cut from (`model_type`, `hidden_size`, `layers`, `norm`, `norm_eps`); hidden_size and layers are taken from
+    A projector of plain linear layers has kind `linear` and no config. host: what is known of the language model that
+    it was cut from (`model_type`, `hidden_size`, `layers`, `norm`, `norm_eps`); hidden_size and layers are taken from
     config where they stand there, and all of it from `--host` where that is given.
     """
 
@@ -69,9 +69,9 @@ class Imported:
 class About:
     """What is known besides the tensors.
 
-    options: of `--set`, checked against OPTIONS. beside: the JSON objects in the file's folder by file name, where there
-    are any (`params.json`, `adapter_config.json`, `config.json`). host: config.json of `--host`, its text config where it
-    has one; empty without.
+    options: of `--set`, checked against OPTIONS. beside: the JSON objects in the file's folder by file name, where
+    there are any (`params.json`, `adapter_config.json`, `config.json`). host: config.json of `--host`, its text config
+    where it has one; empty without.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
