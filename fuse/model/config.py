@@ -51,8 +51,12 @@ class FusedConfig(PretrainedConfig):
             text_config = {"model_type": "llama"}
         if not isinstance(text_config, dict | PretrainedConfig):
             raise CheckpointError(f"config.json: text_config is {text_config!r}")
+        tied = kwargs.get("tie_word_embeddings")  # of an encoder-decoder; others say it in their text config
         if isinstance(text_config, dict):
+            tied = text_config.get("tie_word_embeddings", True) if tied is None else tied
             text_config = AutoConfig.for_model(**_without_kernels(text_config))
+        if not text_config.is_encoder_decoder:
+            tied = getattr(text_config, "tie_word_embeddings", False)
         if branches is not None and not (isinstance(branches, list) and all(isinstance(b, dict) for b in branches)):
             raise CheckpointError("config.json: branches is not a list of objects")
         if grafts is not None and not (isinstance(grafts, list) and all(isinstance(g, dict) for g in grafts)):
@@ -63,7 +67,8 @@ class FusedConfig(PretrainedConfig):
         self.grafts = [_without_kernels(graft) for graft in grafts or []]
         self.image_token = image_token
         self.image_token_id = image_token_id
-        kwargs["tie_word_embeddings"] = bool(getattr(text_config, "tie_word_embeddings", False))
+        kwargs["tie_word_embeddings"] = tied is None or bool(tied)
+        kwargs["is_encoder_decoder"] = text_config.is_encoder_decoder
         super().__init__(**kwargs)
         _check(self)
 

@@ -19,6 +19,7 @@ from fuse.branches.kinds import build_branch
 from fuse.branches.options import is_shared
 from fuse.errors import RecipeError
 from fuse.grafts.kinds import build_graft
+from fuse.model import seq2seq
 from fuse.model.config import FusedConfig
 from fuse.model.continuing import next_positions, remember, states_behind, whole_mask
 from fuse.model.generation import FusedGenerationMixin, is_empty, text_positions
@@ -61,11 +62,13 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
             )
         super().__init__(config)
         attention = config._attn_implementation
-        self.language_model = build_language_model(config.text_config, config.host_type, attention)
+        how = (config.host_type, attention, config.tie_word_embeddings)
+        self.language_model = build_language_model(config.text_config, *how)
         self.branches = nn.ModuleDict({b["name"]: build_branch(b, attention) for b in config.branches})
         self.grafts = nn.ModuleDict({g["name"]: build_graft(g) for g in config.grafts})
         self._attached: list[Any] | None = None
-        config.text_config = self.get_decoder().config  # masks made from outside must suit its attention
+        if not config.is_encoder_decoder:
+            config.text_config = self.get_decoder().config  # masks made from outside must suit its attention
         self._no_split_modules = sorted(
             {
                 name
@@ -81,7 +84,10 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As transformers', with gradients off."""
         loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).requires_grad_(False)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.requires_grad_(False)
+        if model.config.is_encoder_decoder:
+            model.language_model.generation_config = model.generation_config
         return loaded
 
     def get_input_embeddings(self) -> nn.Module:
@@ -153,6 +159,8 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
         """One pass over a prompt without a cache: (embeds, mask) -> its last hidden state [B, L, D]."""
 
         def run(embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            if self.config.is_encoder_decoder:
+                return seq2seq.read_whole(self, embeds, mask)
             at = self._positions(prompt) if embeds.shape[:2] == prompt.numbers.shape else None
             decoder, block = self.get_decoder(), self._blocks(prompt) if at is not None else None
             if block is not None:
@@ -191,13 +199,15 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
         token_type_ids: [B, L], for hosts that attend in both directions inside a block (PaliGemma, Gemma 3): the number
         of each token's block, -1 where attention is causal. Where left out, a PaliGemma host's block ends before the
         first label. labels: [B, L], -100 where there is no loss. grafts: by graft, what is asked of it. graft_states:
-        `Prompt.states` of the prompt whose embeddings are given.
+        `Prompt.states` of the prompt whose embeddings are given. Of an encoder-decoder host, see `fuse.model.seq2seq`.
         """
+        if self.config.is_encoder_decoder:
+            more = {"position_ids": position_ids, "past_key_values": past_key_values, "use_cache": use_cache, **kwargs}
+            how = (labels, grafts, graft_states, logits_to_keep)
+            return seq2seq.run(self, input_ids, attention_mask, inputs_embeds, *how, more)
         images, as_dict = split_inputs(kwargs), kwargs.pop("return_dict", None)
         items = kwargs.pop("num_items_in_batch", None)
-        given = input_ids if inputs_embeds is None else inputs_embeds
-        if given is None or (input_ids is not None and inputs_embeds is not None):
-            raise ValueError("give input_ids or inputs_embeds, not both")
+        given = _one_of(input_ids, inputs_embeds)
         # Nothing here may depend on the numbers in a tensor while one word follows another: that step can be compiled.
         begins = is_empty(past_key_values, given.shape[1])
         if images and not begins:
@@ -265,6 +275,14 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
             return found
         answer = (labels != -100).cumsum(-1) > 0
         return torch.where(answer & ~prompt.visual, -1, found)
+
+
+def _one_of(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+    """What a pass reads."""
+    given = input_ids if inputs_embeds is None else inputs_embeds
+    if given is None or (input_ids is not None and inputs_embeds is not None):
+        raise ValueError("give input_ids or inputs_embeds, not both")
+    return given
 
 
 def _is_2d(mask: Any) -> bool:

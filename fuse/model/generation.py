@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationMixin
 
 from fuse.errors import RecipeError
+from fuse.model import seq2seq
 from fuse.model.config import FusedConfig
 from fuse.model.continuing import next_positions, remember, whole_mask
 from fuse.model.masks import prompt_masks
@@ -39,6 +40,9 @@ class FusedGenerationMixin(GenerationMixin):
         )
         silent = {*self.config.placeholder_ids, *self.config.slot_ids}
         kwargs["suppress_tokens"] = sorted({*(asked or ()), *silent}) or None
+        if self.config.is_encoder_decoder:
+            prompt = self._read(input_ids, kwargs.pop("attention_mask", None), given, kwargs.pop("grafts", None))
+            return seq2seq.say(self, prompt, kwargs)
         if not is_empty(cache, input_ids.shape[1]):
             return super().generate(input_ids=input_ids, **self._behind(cache, input_ids, kwargs))
         prompt = self._read(input_ids, kwargs.pop("attention_mask", None), given, kwargs.pop("grafts", None))

@@ -8,15 +8,21 @@ from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, PreT
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from fuse.branches.native_table import NATIVE
+from fuse.model.seq2seq import build_seq2seq
 
 
-def build_language_model(config: PretrainedConfig, host_type: str, attention: str | None) -> PreTrainedModel:
-    """The causal language model that `config` describes, with the names of a text-only checkpoint.
+def build_language_model(
+    config: PretrainedConfig, host_type: str, attention: str | None, tied: bool = True
+) -> PreTrainedModel:  # fmt: skip
+    """The language model that `config` describes, with the names of a text-only checkpoint.
 
     The multimodal classes of transformers put a plain matrix on their text model, and so does `HeadedModel`: a text
     model's own causal class may scale or cap its logits (Cohere, Gemma 2). PaliGemma caps them itself.
+    tied: of an encoder-decoder, whether its output matrix is the embedding.
     """
     how: dict[str, Any] = {"attn_implementation": chosen(attention), "dtype": torch.get_default_dtype()}
+    if config.is_encoder_decoder:
+        return build_seq2seq(config, tied, how)
     plain = host_type in NATIVE and host_type not in CAPPED_HOSTS and config.model_type not in OTHER_NAMES
     if plain or config.model_type in HEADLESS:
         return HeadedModel(config, how)
