@@ -13,7 +13,10 @@ from torch.nn import functional
 
 
 class Block(nn.Module):
-    """A pre-norm ViT block: self-attention without a mask, then an MLP with exact GELU; biases and eps 1e-5."""
+    """A pre-norm ViT block: self-attention without a mask, then an MLP with exact GELU; biases and norms' eps 1e-5.
+
+    It is the block of timm 0.3.2, which the authors' requirements name; later versions of timm have another eps.
+    """
 
     def __init__(self, width: int, heads: int, inner: int) -> None:
         super().__init__()

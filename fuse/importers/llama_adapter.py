@@ -98,7 +98,7 @@ def _first(table: Mapping[str, str], key: str) -> str:
 
 
 def _config(state: Mapping[str, Tensor], named: Mapping[str, str], about: About) -> dict[str, Any]:
-    gates = [named[name] for name in named if name.endswith("|gate")]
+    gates = _gates(named)
     if "query" not in named or not gates:
         raise CheckpointError("holds no adapter_query.weight with gates of layers", hint=HELP)
     rows, width = state[named["query"]].shape
@@ -149,16 +149,18 @@ def _length(state: Mapping[str, Tensor], named: Mapping[str, str], config: Mappi
         return state[named["visual.query"]].shape[0]
     if "length" in about.options:
         return about.options["length"]
-    zeros = [bool((state[named[name]] == 0).all()) for name in _gates(named, config["depth"])]
+    zeros = [bool((state[key] == 0).all()) for key in _gates(named)]
     trained = config["depth"] - (zeros.index(False) if False in zeros else 0)
     return config["rows"] // trained if config["rows"] % trained == 0 else LENGTH
 
 
-def _gates(named: Mapping[str, str], depth: int) -> list[str]:
+def _gates(named: Mapping[str, str]) -> list[str]:
+    """The keys of all layers' gates, in order."""
+    depth = sum(name.endswith("|gate") for name in named)
     names = [f"{layer}|gate" for layer in range(depth)]
     if lacking := [name for name in names if name not in named]:
         raise CheckpointError(f"holds no gate of layer {lacking[0].partition('|')[0]}, though of {depth} others")
-    return names
+    return [named[name] for name in names]
 
 
 def _norm_eps(about: About) -> float:
