@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fuse import families
 from fuse.anatomy import Member
 from fuse.errors import CheckpointError
 from fuse.fused import GRAFTS, FusedBranch, FusedGraft, Lender
 from fuse.grafts.donor import WEIGHTS, Donor, open_donor
+from fuse.grafts.hosts import why_no_slots
 from fuse.grafts.kinds import KINDS
 from fuse.names import mistake_in
 from fuse.plan import Row, Source
@@ -42,7 +44,9 @@ def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branche
             raise loaded.error((*at, key), f"{given!r} is no branch ({near})")
     config = _configured(loaded, number, entry, donor)
     _check_tower(loaded, number, name, donor, config, branches)
-    if why := donor.files.why_not(config, host.basis):
+    settings = families.text_config(host.checkpoint.config, host.family, str(host.folder))
+    kind = families.text_type_of(host.checkpoint.config, host.family, str(host.folder))
+    if why := why_no_slots({**settings, "model_type": kind}) or donor.files.why_not(config, host.basis):
         raise CheckpointError(f"{name} cannot be grafted into {host.name}: {why}", where=donor.folder)
     tokens = donor.files.tokens(config)
     if any(tokens.values()) and not branches:
