@@ -1,7 +1,7 @@
 """Tiny members, towers and encoder files in place of the big ones that recipes and documents name."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ LLMS = {
 }
 LLAMA_3 = ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
 ORIGINAL = {"mgm", "slime"}
+Donor = Callable[[Path, Mapping[str, Any]], object]
 HIDDEN, CLIP, CONVNEXT = tiny_vlm.TEXT["hidden_size"], "clip", "convnext"
 
 
@@ -79,10 +80,20 @@ def _original(kind: str, folder: Path, seed: int) -> None:
     layouts.write_tensors({**load_file(folder / "model.safetensors"), **words}, folder)
 
 
-def furnish(recipes: list[str], kinds: Mapping[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that `stand_in` of the recipes names, in one folder. kinds: kind by member, "base" for the base."""
+def furnish(
+    recipes: list[str], kinds: Mapping[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch,
+    donors: Mapping[str, Donor] | None = None,
+) -> None:  # fmt: skip
+    """Everything that `stand_in` of the recipes names, in one folder. kinds: kind by member, "base" for the base.
+
+    donors: by the last part of a path that a graft is `from`, or that a projector's folder has, what writes it: called
+    with the folder and the text config of the first member.
+    """
     for seed, (name, kind) in enumerate(kinds.items()):
         save(kind, folder / name, seed)
+    host = json.loads((folder / next(n for n in kinds if n != "base") / "config.json").read_text())
+    for name, write in (donors or {}).items():
+        write(folder / name, host.get("text_config", host))
     clip_folder(folder / CLIP)
     convnext_folder(folder / CONVNEXT)
     for branch in [branch for recipe in recipes for branch in _entries(json.loads(stand_in(recipe)))]:
@@ -91,7 +102,8 @@ def furnish(recipes: list[str], kinds: Mapping[str, str], folder: Path, monkeypa
             _projector(folder / branch["projector"], width)
         elif "encoder" in branch:
             save_encoder(folder / branch["encoder"])
-            _projector(folder / branch["projector"], 12)
+            if branch["projector"] not in (donors or {}):
+                _projector(folder / branch["projector"], 12)
 
 
 def save_encoder(folder: Path) -> None:
@@ -133,8 +145,12 @@ def stand_in(recipe: str) -> str:
     for branch in _entries(data):
         if "encoder" in branch:
             branch["encoder"] = f"{branch['name']}_encoder"
+        if "projector" in branch and not branch["projector"].endswith(".safetensors"):
+            branch["projector"] = Path(branch["projector"]).name
         if "max_tokens" in branch:
             branch["max_tokens"] = 3
+    for graft in data.get("grafts", ()):
+        graft["from"] = Path(graft["from"]).name
     return json.dumps(data)  # JSON is YAML
 
 
