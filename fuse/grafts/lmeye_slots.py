@@ -41,8 +41,8 @@ def groups_of(reading: Reading, counts: Mapping[str, int]) -> list[Group]:
             want = ", ".join(f"{count} of {name}" for name, count in counts.items())
             raise RecipeError(f"prompt {row + 1} has slots {told}", hint=f"an image has {want}")
         if not here or (len(here) > 1 and len(here) != many):
-            told = f"prompt {row + 1} has {int(many)} groups of slots and {len(here)} images"
-            raise RecipeError(told, hint="write one group for every image")
+            told = f"prompt {row + 1} has {len(here) or 'no'} images, and slots for {int(many)}"
+            raise RecipeError(told, hint="the processor writes the slots of every image")
         for number in range(int(many)):
             columns = {name: at[name][number * n : (number + 1) * n] for name, n in counts.items()}
             found.append(Group(row, columns, here[number if len(here) > 1 else 0]))

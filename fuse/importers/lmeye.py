@@ -41,6 +41,7 @@ ELSEWHERE = {
     "clip.vision_model.": "CLIP's image side, which a branch has",
     "clip.visual_projection.": "CLIP's image side, which a branch has",
     "clip.logit_scale": "for comparing texts with images",
+    "embedding_img": "`embedding_imgd` was asked for in its place",
 }
 TABLES = ("llm.model.embed_tokens.weight", "llm.transformer.word_embeddings.weight",
           "llm.model.decoder.embed_tokens.weight")  # fmt: skip
