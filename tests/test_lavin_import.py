@@ -1,6 +1,5 @@
 """LaVIN's checkpoints as the authors save them, sorted into a graft and a projector through the command line."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -14,36 +13,7 @@ from fuse.grafts import lavin_files
 from fuse.importers import About
 from fuse.importers.lavin import sort_keys
 from tests.cli import fuse_here
-
-TOWER = "backbone.visual.transformer.resblocks."
-
-
-def official(layers: int = 2, width: int = 16, deep: int = 8, kind: str = "router", scope: str = "attn") -> dict[str, torch.Tensor]:  # fmt: skip
-    """The tensors of a tiny LaVIN under the authors' names."""
-    tower = {"width": 12, "layers": deep, "adapter_dim": 4, "groups": 2, "visual_adapter_type": kind}
-    config = {"hidden_size": width, "layers": layers, "adapter_dim": 8, "groups": 2, "adapter_type": scope}
-    shapes = lavin_files.shapes({**config, "tower": tower if deep else None})
-    generator = torch.Generator().manual_seed(0)
-    state = {
-        (TOWER + name.removeprefix("tower.") if name.startswith("tower.") else name): torch.randn(
-            shape, generator=generator
-        )
-        for name, shape in shapes.items()
-    }
-    for name, shape in {"conv_A.weight": (6, 12), "conv_A.bias": (6,), "conv_B.weight": (width, 6), "conv_B.bias": (width,)}.items():  # fmt: skip
-        state[f"adapter_proj.{name}"] = torch.randn(shape, generator=generator)
-    return state
-
-
-def saved(file: Path, state: dict[str, torch.Tensor]) -> Path:
-    """The file that the authors' training writes: wrapped, from several GPUs, with the optimizer and its options."""
-    whole = {
-        "model": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 19, "scaler": None,
-        "optimizer": {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.009}]},
-        "args": argparse.Namespace(adapter_type="attn", temperature=10.0),
-    }  # fmt: skip
-    torch.save(whole, file)
-    return file
+from tests.tiny_lavin import TOWER, official, saved
 
 
 def test_an_official_file_becomes_a_graft_and_a_projector(tmp_path: Path) -> None:
