@@ -8,7 +8,7 @@ from fuse import families
 from fuse.anatomy import Member
 from fuse.errors import CheckpointError
 from fuse.fused import GRAFTS, FusedBranch, FusedGraft, Lender
-from fuse.grafts.donor import WEIGHTS, Donor, open_donor
+from fuse.grafts.donor import Donor, open_donor
 from fuse.grafts.hosts import why_no_slots
 from fuse.grafts.kinds import KINDS
 from fuse.names import mistake_in
@@ -49,13 +49,18 @@ def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branche
     if why := why_no_slots({**settings, "model_type": kind}) or donor.files.why_not(config, host.basis):
         raise CheckpointError(f"{name} cannot be grafted into {host.name}: {why}", where=donor.folder)
     tokens = donor.files.tokens(config)
-    if any(tokens.values()) and not branches:
+    why_no_image = getattr(donor.files, "why_no_image", None)
+    if (any(tokens.values()) or why_no_image) and not branches:
         raise loaded.error(at, f"{name} works on images, and vision has no branch")
-    image = entry.image or _seen_by(donor, branches)
+    image = entry.image or _seen_by(donor, config, branches)
+    looked = next((branch.config for branch in branches if branch.name == image), {})
+    if why_no_image and (why := why_no_image(config, looked)):
+        raise loaded.error(at, f"{name} cannot look through {image}: {why}", "`image: BRANCH` names another")
     wanted = donor.files.shapes(config)
-    places = {key: key for key in wanted if key in donor.tensors}
-    dropped = {key: "not of the parts that the recipe asks for" for key in donor.tensors if key not in wanted}
-    lender = Lender(GRAFTS + name, entry.from_, donor.tensors, places, dropped)
+    stored = {key: tensor.name for key, tensor in donor.tensors.items()}
+    places = {stored[key]: key for key in wanted if key in stored}
+    dropped = {stored[key]: "not of the parts that the recipe asks for" for key in stored if key not in wanted}
+    lender = Lender(GRAFTS + name, entry.from_, {t.name: t for t in donor.tensors.values()}, places, dropped)
     made = {key: tuple(shape) for key, shape in wanted.items() if key not in donor.tensors}
     if not math.isfinite(entry.scale):
         raise loaded.error((*at, "scale"), "is not finite")
@@ -116,10 +121,16 @@ def tower_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
     return (width, layers) if type(width) is int and type(layers) is int else None
 
 
-def _seen_by(donor: Donor, branches: Sequence[FusedBranch]) -> str | None:
-    """The branch whose features a graft looks at: the first whose projector is of the donor's kind, else the first."""
-    mine = [b for b in branches if str(b.config.get("projector_kind") or "").startswith(donor.kind)]
-    return (mine or list(branches))[0].name if branches else None
+def _seen_by(donor: Donor, config: Mapping[str, Any], branches: Sequence[FusedBranch]) -> str | None:
+    """The branch whose features a graft looks at: the first whose projector is of the donor's kind, else the first that
+    the kind can look through (`why_no_image`), else the first.
+    """
+    kinds = [branch.config.get("projector") for branch in branches]
+    mine = [b for b, p in zip(branches, kinds, strict=True) if isinstance(p, Mapping) and p["kind"] == donor.kind]
+    why_not = getattr(donor.files, "why_no_image", lambda *_: "")
+    return (
+        (mine or [b for b in branches if not why_not(config, b.config)] or list(branches))[0].name if branches else None
+    )
 
 
 def _check_together(loaded: LoadedRecipe, number: int, grafts: Sequence[FusedGraft]) -> None:
@@ -137,7 +148,7 @@ def graft_rows(grafts: Sequence[FusedGraft], dtype: str) -> list[Row]:
     """A row for every tensor of every graft, under `grafts.<name>.`; those that are made come last."""
     copied, made = [], []
     for graft in grafts:
-        for key in graft.lender.places:
+        for key in graft.lender.places.values():
             entry = graft.donor.tensors[key]
             kept = dtype if dtype and entry.dtype in FLOAT_BYTES else entry.dtype
             source = Source(graft.lender.name, entry)
@@ -163,7 +174,7 @@ def grafts_json(grafts: Sequence[FusedGraft], sources: Mapping[str, Mapping[str,
         {
             "name": graft.name, "kind": graft.kind, "scale": graft.scale, "origin": graft.lender.origin,
             "host": {key: value for key, value in graft.donor.host.items() if key != "embedding"},
-            "sha256": sources[graft.lender.name].get(WEIGHTS, ""),
+            "sha256": next(iter(sources[graft.lender.name].values()), ""),
         }
         for graft in grafts
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """A donor folder of a graft: graft.json says what it is and what it was cut from, graft.safetensors holds its tensors.
 
-Only headers are read.
+A LoRA folder as PEFT writes it is a donor, too. Only headers are read.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Any
 
 from fuse import strict_json
 from fuse.errors import CheckpointError, RecipeError
+from fuse.grafts import lora_peft
 from fuse.grafts.kinds import KINDS, files_of
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry, read_header
 from fuse.suggest import did_you_mean
@@ -22,7 +23,7 @@ class Donor:
     """An opened donor folder.
 
     config: what its kind needs to build it. host: what it was cut from: `model`, `model_type`, `hidden_size`, `layers`,
-    `norm`, `norm_eps`, `embedding`.
+    `norm`, `norm_eps`, `embedding`. tensors: by their names in the graft; a stored name may be another.
     """
 
     folder: Path
@@ -45,6 +46,8 @@ def open_donor(location: str, relative_to: Path) -> Donor:
     folder = Path(location) if Path(location).is_absolute() else relative_to / location
     if not folder.is_dir():
         raise RecipeError("there is no such folder", where=folder, hint="`from` is a donor folder with graft.json")
+    if (folder / lora_peft.CONFIG).is_file() and not (folder / JSON).is_file():
+        return _open_peft(folder)
     if not (folder / JSON).is_file():
         hint = "`fuse import KIND FILE OUT` makes one of an official checkpoint"
         raise CheckpointError(f"holds no {JSON}", where=folder, hint=hint)
@@ -61,6 +64,23 @@ def open_donor(location: str, relative_to: Path) -> Donor:
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"holds no {WEIGHTS}", where=folder)
     donor = Donor(folder, str(kind), told["config"], told["host"], read_header(folder / WEIGHTS))
+    _check(donor)
+    return donor
+
+
+def _open_peft(folder: Path) -> Donor:
+    """A LoRA folder of PEFT; its base is known by name alone."""
+    told = strict_json.read_object(folder / lora_peft.CONFIG, max_bytes=16 << 20)
+    if not (folder / lora_peft.WEIGHTS).is_file():
+        hint = "`fuse import llava_lora FOLDER OUT` reads an adapter_model.bin"
+        raise CheckpointError(f"holds no {lora_peft.WEIGHTS}", where=folder, hint=hint)
+    stored = read_header(folder / lora_peft.WEIGHTS)
+    try:
+        config, names = lora_peft.read_peft({key: entry.shape for key, entry in stored.items()}, told)
+    except CheckpointError as error:
+        raise CheckpointError(error.problem, where=folder, hint=error.hint) from None
+    host = {"model": str(told.get("base_model_name_or_path") or "a base that it does not name")}
+    donor = Donor(folder, "lora", config, host, {names[key]: entry for key, entry in stored.items()})
     _check(donor)
     return donor
 
