@@ -87,8 +87,9 @@ def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
         tensors[name] = _tensor(name, [state[key] for key in origins[name]], config)
     visual = config["visual"]
     width = {"width": visual["features"], "hidden_size": config["hidden_size"]} if visual else {}
-    projector = Piece("llama_adapter", width, {}, {}) if visual else None
-    return Imported(Piece("llama_adapter", config, tensors, origins), projector, None, dropped)
+    projector = Piece("llama_adapter", width, {}, {}, {"model_type": "llama", "norm": "rms"}) if visual else None
+    cut_from = {"model_type": "llama", "layers": config["depth"], "norm": "rms"}
+    return Imported(Piece("llama_adapter", config, tensors, origins, cut_from), projector, None, dropped)
 
 
 def _first(table: Mapping[str, str], key: str) -> str:
