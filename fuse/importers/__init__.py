@@ -71,12 +71,13 @@ class About:
 
     options: of `--set`, checked against OPTIONS. beside: the JSON objects in the file's folder by file name, where
     there are any (`params.json`, `adapter_config.json`, `config.json`). host: config.json of `--host`, its text config
-    where it has one; empty without.
+    where it has one; empty without. args: texts and numbers of the training script's options, where the file has them.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     host: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

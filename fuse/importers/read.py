@@ -36,13 +36,14 @@ class Opened:
     """A checkpoint file's tensors, on the CPU, under their names without wrappers and prefixes.
 
     dropped: entries that are no weights, with the reason. files: what was read. beside: the JSON objects of BESIDE that
-    lie in the same folder.
+    lie in the same folder. args: the plain options of the training script, where it stored them beside the weights.
     """
 
     state: dict[str, torch.Tensor]
     dropped: dict[str, str]
     files: tuple[Path, ...]
     beside: dict[str, Mapping[str, Any]]
+    args: dict[str, Any]
 
 
 def open_source(path: Path, names: tuple[str, ...] = ()) -> Opened:
@@ -54,8 +55,11 @@ def open_source(path: Path, names: tuple[str, ...] = ()) -> Opened:
     files = _files(path, names)
     state: dict[str, torch.Tensor] = {}
     dropped: dict[str, str] = {}
+    args: dict[str, Any] = {}
     for file in files:
-        found, unused = _unwrap(_load(file), file)
+        loaded = _load(file)
+        args |= _args(loaded)
+        found, unused = _unwrap(loaded, file)
         for key, reason in unused.items():
             dropped[key if len(files) == 1 else f"{file.name}: {key}"] = reason
         for name, value in _stripped(found, file).items():
@@ -72,7 +76,7 @@ def open_source(path: Path, names: tuple[str, ...] = ()) -> Opened:
         name: strict_json.read_object(folder / name, max_bytes=1 << 20)
         for name in BESIDE if (folder / name).is_file()
     }  # fmt: skip
-    return Opened(state, dropped, files, beside)
+    return Opened(state, dropped, files, beside, args)
 
 
 def _files(path: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
@@ -140,6 +144,13 @@ def _unwrap(value: Any, file: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     if strange := [key for key in value if not isinstance(key, str)]:
         raise CheckpointError(f"has a key {strange[0]!r}, which is no name", where=file)
     return value, dropped
+
+
+def _args(value: Any) -> dict[str, Any]:
+    """Texts, numbers and truth values of the `args` that a training script stored."""
+    given = value.get("args") if isinstance(value, Mapping) else None
+    found = vars(given) if isinstance(given, argparse.Namespace) else {}
+    return {key: one for key, one in found.items() if isinstance(key, str) and isinstance(one, str | int | float)}
 
 
 def _holds_tensors(value: Any) -> bool:

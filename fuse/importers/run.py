@@ -61,7 +61,7 @@ def import_file(
     if looks and kind not in looks:
         raise CheckpointError(f"is no {kind} file: it holds the tensors of {looks[0]}", where=source,
                               hint=f"fuse import {looks[0]}")  # fmt: skip
-    about = About(chosen, opened.beside, host_config(member) if member else {})
+    about = About(chosen, opened.beside, host_config(member) if member else {}, opened.args)
     try:
         sorted_ = importer.sort_keys(opened.state, about)
         _check_pieces(sorted_)
