@@ -62,6 +62,25 @@ def test_what_shapes_do_not_tell() -> None:
     assert (told["temperature"], told["adapter_scale"]) == (2.0, 0.1)
 
 
+def test_the_training_script_said_it(tmp_path: Path) -> None:
+    def config(name: str, *extra: str, **options: Any) -> Any:
+        file = saved(tmp_path / f"{name}.pth", official(), **options)
+        ran = fuse_here("import", "lavin", file, tmp_path / name, *extra)
+        assert ran.code == 0, ran.err
+        return json.loads((tmp_path / name / "graft.json").read_text())["config"]
+
+    told = config("as_stored", temperature=5.0, adapter_scale=0.5)
+    assert (told["temperature"], told["adapter_scale"]) == (5.0, 0.5)
+    told = config("as_asked", "--set", "temperature=3", temperature=5.0, adapter_scale=0.5)
+    assert (told["temperature"], told["adapter_scale"]) == (3.0, 0.5)
+    file = saved(tmp_path / "wrong.pth", official(), temperature=-1.0)
+    ran = fuse_here("import", "lavin", file, tmp_path / "wrong")
+    assert ran.code == 3
+    assert ran.err.endswith(
+        "args: temperature is -1.0, and scores are divided by it: it is above 0 (--set temperature=NUMBER)\n"
+    )
+
+
 def test_a_file_without_a_tower_or_a_projector() -> None:
     state = official(deep=0)
     imported = sort_keys(state, About())

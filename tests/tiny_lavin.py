@@ -32,12 +32,13 @@ def official(
     }
 
 
-def saved(file: Path, state: Mapping[str, torch.Tensor]) -> Path:
+def saved(file: Path, state: Mapping[str, torch.Tensor], **options: Any) -> Path:
     """The file that the authors' training writes: wrapped, from several GPUs, with the optimizer and its options."""
+    told = {"adapter_type": "attn", "temperature": 10.0, "adapter_scale": 1, "device": torch.device("cpu"), **options}
     whole = {
         "model": {f"module.{name}": tensor for name, tensor in state.items()}, "epoch": 19, "scaler": None,
         "optimizer": {"state": {0: {"step": 3, "exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 0.009}]},
-        "args": argparse.Namespace(adapter_type="attn", temperature=10.0),
+        "args": argparse.Namespace(**told),
     }  # fmt: skip
     torch.save(whole, file)
     return file

@@ -4,11 +4,13 @@ The authors save every parameter whose name holds "adapter" (util/misc.py), as f
 `backbone.visual.transformer.resblocks.{i}.adapter_attn.*`, `adapter_modality_embedding.weight` and `adapter_proj.*`.
 All of them read what a norm gives, or give to the residual stream, and how rotary channels are paired is no matter of
 either: nothing is permuted. What shapes do not tell are the router's temperature and the adapters' scale, options of
-the authors' scripts: 5 for 13B models (hidden size 5120) and 10 otherwise, and 1, unless the caller says.
+the authors' scripts, which they store in the file (`args`). Without them, and unless the caller says: 5 for 13B models
+(hidden size 5120) and 10 otherwise, and 1, as in the authors' scripts.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -124,10 +126,16 @@ def _official(name: str) -> str:
 
 
 def _number(about: About, key: str, default: float) -> float:
-    """What `--set` says of a number. Raises RecipeError for what is none, and where scores cannot be divided by it."""
-    value = about.options.get(key, default)
-    if not isinstance(value, int | float):
-        raise RecipeError(f"{key} is {value!r}, not a number", where="--set")
-    if key == "temperature" and value <= 0:
-        raise RecipeError(f"temperature is {value}, and scores are divided by it: it is above 0", where="--set")
+    """A number that `--set` says, else the file's `args`. Raises RecipeError or CheckpointError for what is none."""
+    said = key in about.options
+    value = about.options[key] if said else about.args.get(key, default)
+    problem = ""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        problem = f"{key} is {value!r}, not a number"
+    elif key == "temperature" and value <= 0:
+        problem = f"temperature is {value}, and scores are divided by it: it is above 0"
+    if problem and said:
+        raise RecipeError(problem, where="--set")
+    if problem:
+        raise CheckpointError(f"args: {problem}", hint=f"--set {key}=NUMBER")
     return float(value)
