@@ -174,7 +174,8 @@ def _prompt(tokenizer: Any, question: str) -> str:
 
 def speaker_of(model: Any) -> Any:
     """The module whose `generate` says the words: the model, or the language model inside it."""
-    return model.language_model if model.config.model_type in INNER_SPEAKER else model
+    inner = model.config.model_type == "fuse" and model.config.is_encoder_decoder
+    return model.language_model if inner or model.config.model_type in INNER_SPEAKER else model
 
 
 def pad_of(tokenizer: Any) -> int | None:

@@ -64,7 +64,8 @@ def attended_answer(
     branches = answerer.model.config.branches
     processor: Any = answerer.processor
     inputs = inputs_of(answerer, question, images).to(answerer.model.device)
-    start = inputs["input_ids"].shape[1]
+    apart = answerer.model.config.is_encoder_decoder
+    start = 1 if apart else inputs["input_ids"].shape[1]
     with torch.no_grad():
         prompt = answerer.model.read(**inputs)
         with watching(answerer.model.get_decoder()) as attentions:
@@ -76,7 +77,9 @@ def attended_answer(
     attentions = attentions[: len(words)]
     ids = inputs["input_ids"][0].tolist()
     tokens = {branch["name"]: branch["token_id"] for branch in branches}
-    paid = answer_attention(attentions, len(ids))
+    # a decoder beside its encoder looks at the prompt alone in every step, as another does in its first
+    steps = [[step] for step in attentions] if apart else [attentions]
+    paid = np.mean([answer_attention(some, len(ids)) for some in steps], axis=0)
     shares = attention_shares(paid, ids, tokens)
     pictures = [open_image(file) for file in images]
     maps: list[dict[str, Any]] = [{} for _ in pictures]

@@ -45,8 +45,6 @@ def why_no_branch(member: Member) -> str:
 
 def why_no_host(member: Member) -> str:
     """Why the member's language model cannot carry a fused folder, or ""."""
-    if member.text.name == "t5":
-        return f"{member.name} is an encoder-decoder ({member.text.name}), and a fused folder needs a decoder"
     if member.family.model_type in REFUSED:
         return why_no_branch(member)
     if member.text.name == "mllama":

@@ -76,6 +76,7 @@ def text_config(plan: Plan, dtype: str) -> dict[str, Any]:
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if key not in text and host.checkpoint.config.get(key) is not None:
             text[key] = host.checkpoint.config[key]
+    text |= _answering(host)
     embedding = next(row for row in plan.rows if row.name == LANGUAGE + host.text.embedding)
     for graft in plan.fused.grafts if plan.fused else ():
         settings = getattr(graft.donor.files, "host_settings", None)
@@ -85,6 +86,21 @@ def text_config(plan: Plan, dtype: str) -> dict[str, Any]:
         "model_type": _text_type(host), "dtype": dtype, "vocab_size": embedding.shape[0],
         "tie_word_embeddings": host.is_tied,
     }  # fmt: skip
+
+
+def _answering(host: Member) -> dict[str, Any]:
+    """What an encoder-decoder's config leaves to its class: the token that begins an answer (T5's is the one that fills
+    up), and whether the last hidden state is scaled, which T5 tells by whether its matrices are tied.
+    """
+    if host.text.name != "t5":
+        return {}
+    inner = families.text_config(host.checkpoint.config, host.family, str(host.folder))
+    start = inner.get("decoder_start_token_id")
+    scaled = inner.get("scale_decoder_outputs", inner.get("tie_word_embeddings") is not False)
+    return {
+        "decoder_start_token_id": inner.get("pad_token_id", 0) if start is None else start,
+        "scale_decoder_outputs": bool(scaled),
+    }
 
 
 def _text_type(host: Member) -> str:
@@ -114,6 +130,8 @@ def generation_config(plan: Plan, fused: Fused) -> dict[str, Any]:
     if not config:
         config = _ends(plan.host)
     config.pop("_from_model_config", None)  # a config of that origin is made anew by generate()
+    if start := {k: v for k, v in _answering(plan.host).items() if k.endswith("_id")}:
+        config = {**start, **config}
     silent = {*(config.get("suppress_tokens") or ()), *fused.silent}
     return config | {"suppress_tokens": sorted(silent)}
 

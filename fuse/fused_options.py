@@ -6,7 +6,6 @@ from typing import Any
 
 from fuse import strict_json
 from fuse.anatomy import Member
-from fuse.branches.native_table import MROPE_HOSTS
 from fuse.branches.options import no_shared_positions, why_not_first
 from fuse.errors import CheckpointError
 from fuse.fusable import host_type
@@ -24,8 +23,8 @@ def check_first(loaded: LoadedRecipe) -> None:
 def check_positions(loaded: LoadedRecipe, host: Member) -> None:
     """RecipeError where branches share positions and the host's are not numbers in a row."""
     for i, branch in enumerate(loaded.recipe.vision or []):
-        if branch.positions == "shared" and (kind := host_type(host)) in MROPE_HOSTS:
-            raise loaded.error(("vision", i, "positions"), no_shared_positions(kind), "leave it out")
+        if branch.positions == "shared" and (why := no_shared_positions(host_type(host))):
+            raise loaded.error(("vision", i, "positions"), why, "leave it out")
 
 
 def separators(

@@ -157,7 +157,8 @@ REFUSED = {
         "r.yaml:3:13: vision.1: chat_layout (internvl_chat) cannot be fused: it has the layout of its authors' code; "
         "convert it to transformers' internvl first",
     ("a t5", HALF + "vision: [a]\noutput: {host: t5, model: fuse}\n"):
-        "r.yaml:4:10: output.host: t5 is an encoder-decoder (t5), and a fused folder needs a decoder",
+        "r.yaml:4:10: output.host: t5 (instructblip) cannot be fused: its Q-Former reads the question with weights of "
+        "its own, which this version does not carry",
     ("a qwen", "language: {method: linear, weights: {a: 1}}\nvision: [a, qwen]\n"):
         "FAMILY/qwen/config.json: a and qwen are not of one base: family is llama in a and qwen2 in qwen (members of one "
         "base agree in this)",

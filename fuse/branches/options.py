@@ -7,6 +7,9 @@ Needs no torch: the recipe, the plan, the config and the model agree on them her
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fuse.branches.native_table import MROPE_HOSTS
+
+UNNUMBERED_HOSTS = frozenset({"t5"})  # their positions are distances
 POSITIONS = ("continued", "shared")
 NORMS = ("none", "match", "embeddings")
 # what means nothing on the first branch of a prompt: option -> (value, or None for any; why)
@@ -27,8 +30,13 @@ def why_not_first(options: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def no_shared_positions(host_type: str) -> str:
-    """Why a host with M-RoPE shares no positions."""
-    return f"shared has no meaning on {host_type}, where an image's tokens stand at the rows and columns of its grid"
+    """Why a host shares no positions, or ""."""
+    if host_type in MROPE_HOSTS:
+        why = "where an image's tokens stand at the rows and columns of its grid"
+        return f"shared has no meaning on {host_type}, {why}"
+    if host_type in UNNUMBERED_HOSTS:
+        return f"shared has no meaning on {host_type}, which counts how far words stand apart and numbers none"
+    return ""
 
 
 def separator_ids(branch: Mapping[str, Any]) -> list[int]:

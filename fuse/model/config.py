@@ -148,8 +148,8 @@ def _check_options(config: FusedConfig, branch: dict[str, Any]) -> None:
         raise CheckpointError(f"config.json: {found[0]} of branch {name!r}: {found[1]}")
     if held := set(separator_ids(branch)) & set(config.placeholder_ids):
         raise CheckpointError(f"config.json: the separator of branch {name!r} holds the placeholder {min(held)}")
-    if is_shared(branch) and config.host_type in MROPE_HOSTS:
-        raise CheckpointError(f"config.json: positions of branch {name!r}: {no_shared_positions(config.host_type)}")
+    if is_shared(branch) and (why := no_shared_positions(config.host_type)):
+        raise CheckpointError(f"config.json: positions of branch {name!r}: {why}")
 
 
 auto_classes.register(FusedConfig)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ATTENTION = {"self_attn", "attn"}  # what text models call it; GPT-2 the second
+ATTENTION = {"self_attn", "attn", "EncDecAttention"}  # what text models call it: GPT-2, and T5 to its encoder
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def watching(decoder: nn.Module) -> Iterator[list[list[Tensor]]]:
     def keep(module: nn.Module, args: Any, output: Any) -> None:
         found = [x for x in output[1:] if isinstance(x, Tensor) and x.ndim == 4] if isinstance(output, tuple) else []
         if found and steps:
-            steps[-1].append(found[0][:, :, -1:].detach().to("cpu", torch.float32))
+            steps[-1].append(found[-1][:, :, -1:].detach().to("cpu", torch.float32))
 
     layers = [layer for name, layer in decoder.named_modules() if name.rpartition(".")[2] in ATTENTION]
     before = decoder.config._attn_implementation  # pyright: ignore
