@@ -10,7 +10,6 @@ from fuse.fused import LANGUAGE, Fused, FusedBranch, FusedGraft
 from fuse.fused_grafts import graft_rows, open_grafts
 from fuse.fused_options import separators
 from fuse.fused_plan import branch_rows, eye_parameters, lender_drops, open_branches
-from fuse.grafts.fit import basis_verdict
 from fuse.host import host_of, member_of, open_named, why_fused
 from fuse.new_tokens import NewToken, new_tokens
 from fuse.parameters import Parameters, layer_position, stack_depths
@@ -53,7 +52,10 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     _check_towers(loaded, members)
     branches = open_branches(loaded, members, host) if why_fused(recipe) else ()
     grafts = open_grafts(loaded, host, branches) if recipe.grafts else ()
-    verdicts += basis_verdict(grafts, recipe.grafts, host)
+    if grafts:
+        from fuse.grafts.fit import basis_verdict  # which needs numpy
+
+        verdicts += basis_verdict(grafts, recipe.grafts, host)
     guests = [members[n] for n in language.members if members[n] is not host and recipe.language.embeddings == "union"]
     if branches or grafts:
         output = _fused_output(loaded, members, host, branches, grafts, guests)
