@@ -12,7 +12,7 @@ from fuse.grafts.donor import Donor, open_donor
 from fuse.grafts.hosts import why_no_slots
 from fuse.grafts.kinds import KINDS
 from fuse.names import mistake_in
-from fuse.plan import Row, Source
+from fuse.plan import Fold, Row, Source
 from fuse.recipe_graft import Graft
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.safetensors_header import FLOAT_BYTES
@@ -57,10 +57,9 @@ def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branche
     if why_no_image and (why := why_no_image(config, looked)):
         raise loaded.error(at, f"{name} cannot look through {image}: {why}", "`image: BRANCH` names another")
     wanted = donor.files.shapes(config)
-    stored = {key: tensor.name for key, tensor in donor.tensors.items()}
-    places = {stored[key]: key for key in wanted if key in stored}
-    dropped = {stored[key]: "not of the parts that the recipe asks for" for key in stored if key not in wanted}
-    lender = Lender(GRAFTS + name, entry.from_, {t.name: t for t in donor.tensors.values()}, places, dropped)
+    places = {key: key for key in wanted if key in donor.tensors}
+    dropped = {key: "not of the parts that the recipe asks for" for key in donor.tensors if key not in wanted}
+    lender = Lender(GRAFTS + name, entry.from_, donor.tensors, places, dropped)
     made = {key: tuple(shape) for key, shape in wanted.items() if key not in donor.tensors}
     if not math.isfinite(entry.scale):
         raise loaded.error((*at, "scale"), "is not finite")
@@ -126,11 +125,10 @@ def _seen_by(donor: Donor, config: Mapping[str, Any], branches: Sequence[FusedBr
     the kind can look through (`why_no_image`), else the first.
     """
     kinds = [branch.config.get("projector") for branch in branches]
-    mine = [b for b, p in zip(branches, kinds, strict=True) if isinstance(p, Mapping) and p["kind"] == donor.kind]
+    mine = [b for b, p in zip(branches, kinds, strict=True) if isinstance(p, Mapping) and p.get("kind") == donor.kind]
     why_not = getattr(donor.files, "why_no_image", lambda *_: "")
-    return (
-        (mine or [b for b in branches if not why_not(config, b.config)] or list(branches))[0].name if branches else None
-    )
+    able = [branch for branch in branches if not why_not(config, branch.config)]
+    return (mine or able or list(branches))[0].name if branches else None
 
 
 def _check_together(loaded: LoadedRecipe, number: int, grafts: Sequence[FusedGraft]) -> None:
@@ -148,11 +146,19 @@ def graft_rows(grafts: Sequence[FusedGraft], dtype: str) -> list[Row]:
     """A row for every tensor of every graft, under `grafts.<name>.`; those that are made come last."""
     copied, made = [], []
     for graft in grafts:
-        for key in graft.lender.places.values():
+        for key in graft.lender.places if not graft.joined else ():
             entry = graft.donor.tensors[key]
             kept = dtype if dtype and entry.dtype in FLOAT_BYTES else entry.dtype
             source = Source(graft.lender.name, entry)
             copied.append(Row(graft.prefix + key, "copy", key, "graft", entry.shape, kept, (source,)))
+        joined = graft.donor.files.shapes(graft.config) if graft.joined else {}
+        for key, names in graft.joined.items():
+            entries = [graft.donor.tensors[name] for name in names]
+            kept = dtype or entries[0].dtype
+            sources = tuple(Source(graft.lender.name, entry) for entry in entries)
+            fold = Fold(graft.name, graft.kind, graft.unfolded)
+            row = Row(graft.prefix + key, "fold", key, "graft", tuple(joined[key]), kept, sources, fold=fold)
+            copied.append(row)
         for key, shape in graft.made.items():
             kept = dtype or next(iter(graft.donor.tensors.values())).dtype
             made.append(Row(graft.prefix + key, "make", key, "graft", shape, kept, (), note="made from the host"))

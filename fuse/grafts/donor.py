@@ -4,7 +4,7 @@ A LoRA folder as PEFT writes it is a donor, too. Only headers are read.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ class Donor:
     """An opened donor folder.
 
     config: what its kind needs to build it. host: what it was cut from: `model`, `model_type`, `hidden_size`, `layers`,
-    `norm`, `norm_eps`, `embedding`. tensors: by their names in the graft; a stored name may be another.
+    `norm`, `norm_eps`, `embedding`. tensors: by their names in the graft, which entries have too: they are read by
+    their place in the file.
     """
 
     folder: Path
@@ -80,7 +81,8 @@ def _open_peft(folder: Path) -> Donor:
     except CheckpointError as error:
         raise CheckpointError(error.problem, where=folder, hint=error.hint) from None
     host = {"model": str(told.get("base_model_name_or_path") or "a base that it does not name")}
-    donor = Donor(folder, "lora", config, host, {names[key]: entry for key, entry in stored.items()})
+    tensors = {names[key]: replace(entry, name=names[key]) for key, entry in stored.items()}
+    donor = Donor(folder, "lora", config, host, tensors)
     _check(donor)
     return donor
 
