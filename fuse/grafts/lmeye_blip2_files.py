@@ -11,8 +11,9 @@ from typing import Any
 from fuse.grafts import lmeye_files as first
 from fuse.grafts.lmeye_files import EXCLUDES, OPTIONS, SLOTS, configured, why_not
 
-__all__ = ["EXCLUDES", "OPTIONS", "SLOTS", "behind", "configured", "needs_image", "shapes", "tokens", "why_not"]
+__all__ = ["EXCLUDES", "OPTIONS", "SLOTS", "behind", "configured", "shapes", "tokens", "why_no_image", "why_not"]
 
+PROJECTOR = "lmeye_blip2"  # kind
 NUMBERS = ("hidden_size", "width", "features", "requests")
 
 
@@ -41,6 +42,10 @@ def behind(config: Mapping[str, Any], images: int, written: Mapping[str, str]) -
     return "" if config["place"] != "question" else " " + one * images
 
 
-def needs_image(config: Mapping[str, Any]) -> tuple[str, int]:
-    """The output of a Q-Former, of that width."""
-    return "qformer", config["features"]
+def why_no_image(config: Mapping[str, Any], branch: Mapping[str, Any]) -> str:
+    """Why the network cannot look through a branch; "" where it can."""
+    projector = branch.get("projector")
+    if not isinstance(projector, Mapping) or projector.get("kind") != PROJECTOR:
+        return "it has no Q-Former, as `fuse import lmeye` makes one of the second generation"
+    wide, taken = projector["config"]["width"], config["features"]
+    return "" if wide == taken else f"its Q-Former is {wide} wide, and the network takes {taken}"

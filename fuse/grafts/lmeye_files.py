@@ -9,6 +9,7 @@ the image), `slots` (q, tokens `<img-d>` that the answer is put into), `place` (
 from collections.abc import Mapping
 from typing import Any
 
+from fuse.branches.projector_kinds import describe
 from fuse.families import Basis
 
 PLACES = ("question", "image")
@@ -65,9 +66,19 @@ def behind(config: Mapping[str, Any], images: int, written: Mapping[str, str]) -
     return "" if config["place"] != "question" else " " + written["imgd"] * config["slots"] * images
 
 
-def needs_image(config: Mapping[str, Any]) -> tuple[str, int]:
-    """What it has to know of an image: (`reads` of the branch, width of the features)."""
-    return "pooled", config["width"]
+def why_no_image(config: Mapping[str, Any], branch: Mapping[str, Any]) -> str:
+    """Why the network cannot look through a branch; "" where it can. branch: its JSON, as `EncoderBranch` takes it."""
+    projector = branch.get("projector")
+    described = describe(projector["kind"], projector["config"], "") if _is_kind(projector) else None
+    if described is None or described.reads.what != "pooled":
+        return "it gives no image as one vector, as a projector that `fuse import lmeye` makes reads it"
+    wide = described.width
+    return "" if wide == config["width"] else f"its vector has {wide} numbers, and the network takes {config['width']}"
+
+
+def _is_kind(projector: Any) -> bool:
+    """Whether a branch's projector is more than linear layers."""
+    return isinstance(projector, Mapping) and "kind" in projector and "config" in projector
 
 
 def numbers(config: Mapping[str, Any], names: tuple[str, ...]) -> list[int]:
