@@ -7,7 +7,7 @@ Writes a recipe for every row, merges it, asks all the same questions, and compa
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +36,14 @@ class Row:
     blind: bool = False  # sees no picture, and is asked about none
 
 
-def recipe(vision: Sequence[str], weights: dict[str, float], language: str = "method: task_arithmetic") -> str:
-    """A recipe over members of the zoo. vision: entries of the list as YAML, the host first."""
+def recipe(vision: Sequence[str], weights: Mapping[str, float | str], language: str = "method: task_arithmetic") -> str:
+    """A recipe over members of the zoo. vision: entries of the list as YAML, the host first. weights: a number, or YAML."""
     hosts = [entry.split("from:")[-1].strip(" {}").split(",")[0] for entry in vision]
     names = dict.fromkeys([*hosts, *weights])
     lines = ["base: ZOO/base", "members:", *(f"  {name}: ZOO/{name}" for name in names), "language:", f"  {language}"]
-    lines += [f"  weights: {{{', '.join(f'{name}: {value:g}' for name, value in weights.items())}}}"]
+    lines += [
+        f"  weights: {{{', '.join(f'{n}: {w if isinstance(w, str) else f"{w:g}"}' for n, w in weights.items())}}}"
+    ]
     lines += ["vision:", *(f"  - {entry}" for entry in vision)]
     lines += ["output: {model: fuse, host: " + hosts[0] + "}"]
     return "\n".join(lines) + "\n"
@@ -53,6 +55,9 @@ def two() -> list[Row]:
     ties, dare = "method: ties\n  density: 0.5", "method: dare_linear\n  density: 0.5"
     strange = {"hue": 0.5, "stranger": 0.5}
     few = ["{from: hue, max_tokens: 8}", "{from: form, max_tokens: 8}"]
+    alike = [few[0], "{from: form, max_tokens: 8, prune: similarity}"]
+    large = ["{from: hue, max_tokens: 8, prune: norm}", "{from: form, max_tokens: 8, prune: norm}"]
+    early, late = dict.fromkeys(both, "[1, 0]"), dict.fromkeys(both, "[0, 1]")
     return [
         Row("hue", "parent", parent="hue"),
         Row("form", "parent", parent="form"),
@@ -72,6 +77,10 @@ def two() -> list[Row]:
         Row("TIES 0.5", "trimmed, signs elected", recipe=recipe(both, whole, ties)),
         Row("DARE 0.5", "half of the deltas dropped", recipe=recipe(both, half, dare)),
         Row("equal budget", "8 + 8 tokens, as form has", recipe=recipe(few, half)),
+        Row("equal budget, similarity", "form's that hue does not say", recipe=recipe(alike, half)),
+        Row("equal budget, norm", "the largest ones", recipe=recipe(large, half)),
+        Row("deltas early", "1 at the first layer, 0 at the last", recipe=recipe(both, early)),
+        Row("deltas late", "0 at the first layer, 1 at the last", recipe=recipe(both, late)),
         Row("ensemble of outputs", "answers averaged, no fusion", together=("hue", "form")),
         Row("hue+stranger", "control: another family", recipe=recipe(["hue", "stranger"], strange)),
     ]
