@@ -77,7 +77,8 @@ class FusedGraft:
     """One graft of the output.
 
     config: what its module is built from. tokens: its placeholders, name -> how many follow every image. made: tensors
-    that no donor holds and the merge computes, with their shapes.
+    that no donor holds and the merge computes, with their shapes. joined: of a graft that a fold made smaller, the
+    donor's tensors that each of its tensors is made of, and unfolded what its config was; nothing is copied then.
     """
 
     name: str
@@ -90,6 +91,8 @@ class FusedGraft:
     donor: Donor
     lender: Lender
     made: Mapping[str, tuple[int, ...]]
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unfolded: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:
@@ -102,6 +105,19 @@ class FusedGraft:
     @property
     def placeholders(self) -> tuple[str, ...]:
         return tuple(self.token(name) for name in self.tokens)
+
+
+@dataclass(frozen=True)
+class FoldedGraft:
+    """A graft that became part of the host's own weights.
+
+    graft: what it was; where a part of it is still heard, a graft of that name with that part is in `Fused`. changes:
+    what the host's text config says after it, and did not before. whole: to fold it, the host is run as a whole.
+    """
+
+    graft: FusedGraft
+    changes: Mapping[str, Any]
+    whole: bool = False
 
 
 @dataclass(frozen=True)

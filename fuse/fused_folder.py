@@ -1,6 +1,6 @@
 """The small files of a fused folder: config.json, the host's tokenizer, every branch's own processor files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,7 @@ import fuse
 from fuse import families, strict_json
 from fuse.anatomy import Member
 from fuse.families.registry import TEXTS
-from fuse.fused import LANGUAGE, Fused, FusedBranch
+from fuse.fused import FoldedGraft, Fused, FusedBranch
 from fuse.fused_grafts import graft_json
 from fuse.fused_plan import branch_json, options_json
 from fuse.plan import Plan
@@ -63,8 +63,11 @@ def fused_config(plan: Plan, fused: Fused) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def text_config(plan: Plan, dtype: str) -> dict[str, Any]:
-    """The host's language model as a config of its own class, with the output's rows."""
+def text_config(plan: Plan, dtype: str, folded: Sequence[FoldedGraft] | None = None) -> dict[str, Any]:
+    """The host's language model as a config of its own class, with the output's rows.
+
+    folded: the grafts that are in it, where these are not all that the plan folds.
+    """
     host = plan.host
     where = str(host.folder)
     inner = families.text_config(host.checkpoint.config, host.family, where)
@@ -77,7 +80,9 @@ def text_config(plan: Plan, dtype: str) -> dict[str, Any]:
         if key not in text and host.checkpoint.config.get(key) is not None:
             text[key] = host.checkpoint.config[key]
     text |= _answering(host)
-    embedding = next(row for row in plan.rows if row.name == LANGUAGE + host.text.embedding)
+    embedding = next(r for r in plan.rows if r.part == "language" and r.canonical == host.text.embedding)
+    for one in plan.folded if folded is None else folded:
+        text |= one.changes
     for graft in plan.fused.grafts if plan.fused else ():
         settings = getattr(graft.donor.files, "host_settings", None)
         if settings and graft.scale != 0:

@@ -2,9 +2,9 @@
 
 from fuse.anatomy import Member, open_member
 from fuse.errors import RecipeError
+from fuse.folded import leaves_grafts
 from fuse.fusable import why_no_branch, why_no_host
 from fuse.fused_options import check_first, check_positions
-from fuse.recipe import Recipe
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.suggest import did_you_mean
 
@@ -19,10 +19,11 @@ def open_named(loaded: LoadedRecipe, path: tuple[str, ...], name: str) -> Member
         raise loaded.error(path, error.problem, error.hint) from None
 
 
-def why_fused(recipe: Recipe) -> str:
+def why_fused(loaded: LoadedRecipe) -> str:
     """What in the recipe needs the fused class, or "" where a class of transformers may do."""
+    recipe = loaded.recipe
     vision = recipe.vision or []
-    if recipe.grafts:
+    if leaves_grafts(loaded):
         return "a graft"
     if len(vision) > 1:
         return f"{len(vision)} branches"
@@ -56,7 +57,7 @@ def host_of(loaded: LoadedRecipe, members: dict[str, Member], base: Member | Non
     eyes = [members[branch.from_] for branch in recipe.vision or [] if branch.from_]
     first = eyes[0] if eyes else next(iter(members.values()))
     host = member_of(loaded, ("output", "host"), recipe.output.host, members, first, base)
-    if why_fused(recipe):
+    if why_fused(loaded):
         _check_fused(loaded, members, host)
     elif eyes and host is not first:
         raise loaded.error(
@@ -76,10 +77,10 @@ def _choices(fusable: list[str], one: str) -> str:
 
 def _check_class(loaded: LoadedRecipe) -> None:
     recipe = loaded.recipe
-    why = why_fused(recipe)
+    why = why_fused(loaded)
     if recipe.output.model == "native" and why:
         raise loaded.error(("output", "model"), f"native has no place for {why}", "leave it out, or write fuse")
-    if recipe.output.model == "fuse" and not recipe.vision and not recipe.grafts:
+    if recipe.output.model == "fuse" and not recipe.vision and not leaves_grafts(loaded):
         raise loaded.error(("output", "model"), "fuse needs a branch in vision, or a graft")
 
 

@@ -1,13 +1,17 @@
 """A plan carried out: weights, small files, a check, one rename."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fuse.checkpoint import fetch
 from fuse.errors import CheckpointError
 from fuse.output import check_target, check_written, new_folder
 from fuse.plan import Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[int], None] = lambda _: None) -> None:
@@ -27,7 +31,7 @@ def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[
         lender.fetch()
     with new_folder(target, force=force) as folder:
         copied = [shard for shard in plan.shards if plan.rows[shard[1][0]].action != "make"]
-        digests = execute(plan.rows, copied, folder, progress)
+        digests = execute(plan.rows, copied, folder, progress, _constants(plan))
         if len(copied) < len(plan.shards):
             from fuse.grafts.make import make
 
@@ -40,6 +44,17 @@ def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[
         except CheckpointError as error:  # the folder has another name by now, or none
             told = error.where.replace(str(folder), str(target))
             raise CheckpointError(error.problem, where=told, hint=error.hint) from None
+
+
+def _constants(plan: Plan) -> Mapping[str, "Tensor"]:
+    """What folds need of the host as a whole."""
+    if not any(folded.whole for folded in plan.folded):
+        return {}
+    from fuse.engine.fold import constants_of
+    from fuse.engine.read import Reader
+
+    with Reader() as reader:
+        return constants_of(plan, reader)
 
 
 def file_sha256(file: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fuse.anatomy import Member
-from fuse.fused import Fused, Lender
+from fuse.fused import FoldedGraft, Fused, Lender
 from fuse.new_tokens import NewToken
 from fuse.recipe_graft import Graft
 from fuse.rows import Added, Run
@@ -25,8 +25,24 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """What a graft makes of a tensor of the host, or of its own tensors.
+
+    graft: its name. what: as its kind says it (`fuse.grafts.folding`). host: the rows of the host's tensors that it is
+    computed from as they are without it, in float32 or wider.
+    """
+
+    graft: str
+    kind: str
+    what: Any
+    host: tuple["Row", ...] = ()
+
+
+@dataclass(frozen=True)
 class Row:
     """One tensor of the output. A row to `make` is computed after the others, from what they wrote.
+
+    A row to `fold` has the graft's tensors as sources.
 
     sources are in the order of the method's inputs; `base` stands apart. `host` and `runs` are set where only the rows
     of shared tokens are merged: the output is the host's tensor with those rows replaced, and rows of new tokens added.
@@ -34,7 +50,7 @@ class Row:
     """
 
     name: str
-    action: Literal["merge", "copy", "make"]
+    action: Literal["merge", "copy", "make", "fold"]
     canonical: str
     part: str
     shape: tuple[int, ...]
@@ -48,6 +64,7 @@ class Row:
     added: tuple[Added, ...] = ()
     donors: tuple[Source, ...] = ()
     note: str = ""
+    fold: Fold | None = None
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +76,23 @@ class Row:
     @property
     def reads(self) -> tuple[Source, ...]:
         """Everything that the row reads, each once."""
-        return tuple(dict.fromkeys(s for s in (*self.sources, self.base, self.host, *self.donors) if s is not None))
+        inner = [source for row in (self.fold.host if self.fold else ()) for source in row.reads]
+        found = (*self.sources, self.base, self.host, *self.donors, *inner)
+        return tuple(dict.fromkeys(s for s in found if s is not None))
+
+
+def without(row: Row, graft: str | None = None) -> Row | None:
+    """A row of the host as it is before a graft is folded, and all that follow it; before any where graft is None.
+
+    None for a tensor that is not there then.
+    """
+    at: Row | None = row
+    while at is not None and at.fold is not None:
+        inner = next((inner for inner in at.fold.host if inner.canonical == at.canonical), None)
+        if at.fold.graft == graft:
+            return inner
+        at = inner
+    return at if graft is None else row
 
 
 @dataclass(frozen=True)
@@ -88,11 +121,12 @@ class Plan:
     template_text: str = ""  # set where the template is not the file that the member has
     fused: Fused | None = None  # set where the output is a fused folder
     grafts: tuple[Graft, ...] = ()  # the recipe's entries, in the order of `fused.grafts`
+    folded: tuple[FoldedGraft, ...] = ()  # grafts that became part of the host, in the order of folding
 
     @property
     def lenders(self) -> tuple[Lender, ...]:
         """What besides the members lends tensors."""
-        return self.fused.lenders if self.fused else ()
+        return lenders_of(self.fused, self.folded)
 
     @property
     def bytes_read(self) -> int:
@@ -105,14 +139,22 @@ class Plan:
     @property
     def memory(self) -> int:
         """Bytes of tensors that the engine holds at its peak, besides what Python and torch need."""
-        from fuse.memory import row_memory
+        from fuse.memory import host_memory, row_memory
 
-        return max((row_memory(row) for row in self.rows), default=0)
+        host = host_memory(self.rows) if any(folded.whole for folded in self.folded) else 0
+        return max([host, *(row_memory(row) for row in self.rows)])
 
     def digest(self) -> str:
         """sha256 over everything that decides the output's bytes, but for the weights themselves."""
-        text = json.dumps([_row_key(row) for row in self.rows], sort_keys=True)
+        text = json.dumps([_row_key(row) for row in self.rows], sort_keys=True, default=asdict)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def lenders_of(fused: Fused | None, folded: Sequence[FoldedGraft]) -> tuple[Lender, ...]:
+    """What besides the members lends tensors, each once: a graft may be folded in part."""
+    heard = fused.lenders if fused else ()
+    names = {lender.name for lender in heard}
+    return (*heard, *(one.graft.lender for one in folded if one.graft.lender.name not in names))
 
 
 def _row_key(row: Row) -> list[Any]:
@@ -123,6 +165,7 @@ def _row_key(row: Row) -> list[Any]:
         row.name, row.action, row.method, dict(row.parameters), row.dtype, list(row.shape),
         [key(s) for s in row.sources], key(row.base), key(row.host), [asdict(run) for run in (*row.runs, *row.added)],
         [key(s) for s in row.donors],
+        *([[row.fold.kind, row.fold.what, [_row_key(inner) for inner in row.fold.host]]] if row.fold else []),
     ]  # fmt: skip
 
 

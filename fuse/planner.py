@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fuse.anatomy import Member
 from fuse.dropped import Uses, drops
+from fuse.folded import fold_rows, folding_of
 from fuse.fusable import host_type
 from fuse.fused import LANGUAGE, Fused, FusedBranch, FusedGraft
 from fuse.fused_grafts import graft_rows, open_grafts
@@ -14,7 +15,7 @@ from fuse.host import host_of, member_of, open_named, why_fused
 from fuse.new_tokens import NewToken, new_tokens
 from fuse.parameters import Parameters, layer_position, stack_depths
 from fuse.placeholders import fused_tokens, image_token_of, token_ids
-from fuse.plan import Plan, Row, shard, unaccounted
+from fuse.plan import Plan, Row, lenders_of, shard, unaccounted
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.table_rows import table_row
 from fuse.templates import fused_template, template_verdict
@@ -50,22 +51,25 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     concerned = _concerned(loaded, members, base, host, language)
     verdicts = judge(host, concerned, recipe.language.accept)
     _check_towers(loaded, members)
-    branches = open_branches(loaded, members, host) if why_fused(recipe) else ()
+    branches = open_branches(loaded, members, host) if why_fused(loaded) else ()
     grafts = open_grafts(loaded, host, branches) if recipe.grafts else ()
+    folding = folding_of(loaded, host, grafts)
     if grafts:
         from fuse.grafts.fit import basis_verdict  # which needs numpy
 
         verdicts += basis_verdict(grafts, recipe.grafts, host)
     guests = [members[n] for n in language.members if members[n] is not host and recipe.language.embeddings == "union"]
-    if branches or grafts:
-        output = _fused_output(loaded, members, host, branches, grafts, guests)
+    if branches or folding.left:
+        output = _fused_output(loaded, members, host, branches, folding.left, guests)
     else:
         output = _native_output(loaded, members, host, concerned, guests)
     rows, mixed = _rows(loaded, members, base, host, language, output)
+    rows = fold_rows(rows, folding.folded)
     everyone = [*([base] if base else []), *members.values()]
     kept = [branch.title for branch in recipe.vision or []]
     dropped = drops(everyone, rows, Uses(recipe, host, base, language, kept, mixed))
-    lenders = output.fused.lenders if output.fused else ()
+    folded = tuple(one for one, _ in folding.folded)
+    lenders = lenders_of(output.fused, folded)
     dropped += lender_drops(lenders)
     _check_idle(loaded, members, rows, {host.name, output.template.name})
     if lost := unaccounted(rows, dropped, everyone, lenders):
@@ -74,7 +78,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
         rows=tuple(rows), drops=tuple(dropped), verdicts=(*verdicts, output.verdict), members=tuple(everyone),
         host=host, shards=shard(rows, recipe.output.shard_size), recipe_text=loaded.text, template=output.template,
         template_text=output.template_text, recipe_file=loaded.file, dtype=recipe.output.dtype,
-        new_tokens=output.new_tokens, fused=output.fused, grafts=tuple(recipe.grafts),
+        new_tokens=output.new_tokens, fused=output.fused, grafts=folding.entries, folded=folded,
     )  # fmt: skip
 
 
@@ -85,7 +89,7 @@ def _concerned(
     recipe = loaded.recipe
     takes_part = [members[name] for name in language.members]
     rows_of = [members[recipe.language.embeddings]] if recipe.language.embeddings in members else []
-    seeing = [members[b.from_] for b in recipe.vision or [] if b.from_] if why_fused(recipe) else []
+    seeing = [members[b.from_] for b in recipe.vision or [] if b.from_] if why_fused(loaded) else []
     found = {m.name: m for m in (base, *takes_part, *rows_of, *seeing) if m is not None and m is not host}
     return list(found.values())
 
@@ -160,7 +164,7 @@ def _language_rows(
 
 def _check_towers(loaded: LoadedRecipe, members: Mapping[str, Member]) -> None:
     """`towers` mean something to a branch from an original-LLaVA member only."""
-    seeing = [branch.from_ for branch in loaded.recipe.vision or []] if why_fused(loaded.recipe) else []
+    seeing = [branch.from_ for branch in loaded.recipe.vision or []] if why_fused(loaded) else []
     for name, given in loaded.recipe.members.items():
         if given.towers is None:
             continue

@@ -1,8 +1,9 @@
 """The streaming loop: row by row, block by block, in the order of the output files."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -16,14 +17,17 @@ from fuse.methods.random import key
 from fuse.plan import Row, Source
 
 Progress = Callable[[int], None]
+Constants = Mapping[str, Tensor]
 
 
 def execute(
-    rows: Sequence[Row], shards: Sequence[tuple[str, Sequence[int]]], folder: Path, progress: Progress
-) -> dict[str, str]:
+    rows: Sequence[Row], shards: Sequence[tuple[str, Sequence[int]]], folder: Path, progress: Progress,
+    constants: Constants = MappingProxyType({}),
+) -> dict[str, str]:  # fmt: skip
     """Write every shard into `folder`; the sha256 of each file by name.
 
     rows: what to write. shards: file name and row numbers. progress: called with the bytes written since the last call.
+    constants: what folds need (`fuse.engine.fold.constants_of`).
     Raises CheckpointError when a value read or computed is not finite, naming tensor, member, count and first place.
     """
     digests = {}
@@ -33,7 +37,7 @@ def execute(
             inside = [inside[i] for i in stored_order(inside)]
             with ShardWriter(folder / name, inside) as writer:
                 for row in inside:
-                    for block in blocks(row, reader):
+                    for block in blocks(row, reader, constants=constants):
                         data = _bytes(block)
                         writer.write(data)
                         progress(len(data))
@@ -41,7 +45,10 @@ def execute(
     return digests
 
 
-def blocks(row: Row, reader: Reader, *, check: bool = True, size: int | None = None) -> Iterator[Tensor]:
+def blocks(
+    row: Row, reader: Reader, *, check: bool = True, size: int | None = None,
+    constants: Constants = MappingProxyType({}),
+) -> Iterator[Tensor]:  # fmt: skip
     """The row's values in the output dtype, flat, piece by piece: what `execute` writes.
 
     Some are parts of the mapped files: do not write to them. check: look whether what a merge reads is finite, which a
@@ -50,10 +57,16 @@ def blocks(row: Row, reader: Reader, *, check: bool = True, size: int | None = N
     """
     size = size or BLOCK
     dtype = TORCH[row.dtype]
+    if row.action == "fold":
+        from fuse.engine.fold import folded
+
+        for start, block in _split(folded(row, reader, constants, check=check)):
+            yield _round(block, dtype, row, start)
+        return
     if row.action == "copy" and row.host is None:
         source = row.sources[0]
         for start, block in _split(reader.tensor(source)):
-            yield _round(_checked(block, source, start), dtype, row, start)
+            yield _round(checked(block, source, start), dtype, row, start)
         return
     merge = methods.load(row.method) if row.runs or row.action == "merge" else None
     tensors = [reader.tensor(s) for s in row.sources]
@@ -75,15 +88,21 @@ def blocks(row: Row, reader: Reader, *, check: bool = True, size: int | None = N
             yield _round(block, dtype, row, start)
 
 
+def whole(row: Row, reader: Reader, constants: Constants = MappingProxyType({}), *, check: bool = True) -> Tensor:
+    """All values of a row as one tensor in the output dtype."""
+    parts = list(blocks(row, reader, check=check, constants=constants))
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(row.shape)
+
+
 def _merge(
     row: Row, tensors: list[Tensor], base: Tensor | None, merge: Callable[..., Tensor], start: int, check: bool
 ) -> Tensor:
     """The method over whole tensors or over the blocks that begin at element `start`, checked if asked to."""
     if check:
         for source, tensor in zip(row.sources, tensors, strict=True):
-            _checked(tensor, source, start)
+            checked(tensor, source, start)
         if row.base is not None and base is not None:
-            _checked(base, row.base, start)
+            checked(base, row.base, start)
     return _apply(row, tensors, base, merge, start)
 
 
@@ -124,7 +143,7 @@ def _table_blocks(
         stop = min(start + step, rows)
         low, high = torch.searchsorted(mine, torch.tensor([start, stop])).tolist()
         block = torch.zeros(stop - start, width, dtype=wide)
-        block[: max(len(host) - start, 0)] = _checked(host[start:stop], row.host, start * width)
+        block[: max(len(host) - start, 0)] = checked(host[start:stop], row.host, start * width)
         if low < high and merge is not None:
             tables = [*tensors, *([base] if base is not None else [])]
             gathered = [_rows(t, theirs[i][low:high], readers[i]) for i, t in enumerate(tables)]
@@ -136,7 +155,7 @@ def _table_blocks(
                 block[added.row - start] = 0
             elif start <= added.row < stop and added.source is not None:
                 given = lending[added.source][added.source_row]
-                block[added.row - start] = _checked(given, lenders[added.source], added.source_row * width)
+                block[added.row - start] = checked(given, lenders[added.source], added.source_row * width)
         yield start * width, block.view(-1)
 
 
@@ -151,7 +170,7 @@ def _rows(table: Tensor, numbers: Tensor, source: Source) -> Tensor:
     found = table.index_select(0, numbers)
     if not _is_finite(found):
         for number in numbers.tolist():
-            _checked(table[number], source, number * table.shape[1])
+            checked(table[number], source, number * table.shape[1])
     return found
 
 
@@ -161,7 +180,7 @@ def _split(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start, flat[start : start + BLOCK]
 
 
-def _checked(tensor: Tensor, source: Source, start: int) -> Tensor:
+def checked(tensor: Tensor, source: Source, start: int) -> Tensor:
     """The tensor, after a check that every stored value is finite."""
     if not _is_finite(tensor):
         bad = torch.nonzero(~torch.isfinite(tensor.reshape(-1))).flatten()

@@ -1,17 +1,18 @@
 """Tensors of grafts that no donor holds: computed from the host, once its weights are written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fuse.engine.read import TORCH, Reader
 from fuse.engine.write import ShardWriter, stored_order
 from fuse.errors import CheckpointError, RecipeError
-from fuse.fused import LANGUAGE, FusedGraft
-from fuse.plan import Plan, Row, Source
+from fuse.fused import FusedGraft
+from fuse.grafts.host_model import HostModel
+from fuse.plan import Plan, Row, Source, without
 from fuse.recipe_graft import Graft
 from fuse.safetensors_header import read_header
 
@@ -24,7 +25,7 @@ def make(plan: Plan, folder: Path, progress: Callable[[int], None]) -> dict[str,
     assert plan.fused is not None
     made: dict[str, torch.Tensor] = {}
     with Reader() as reader:
-        host = _Host(plan, folder, reader)
+        host = _host(plan, folder, reader)
         for graft, entry in zip(plan.fused.grafts, plan.grafts, strict=True):
             if graft.made:
                 made |= {graft.prefix + name: tensor for name, tensor in _of(graft, entry, plan, host).items()}
@@ -43,7 +44,7 @@ def make(plan: Plan, folder: Path, progress: Callable[[int], None]) -> dict[str,
     return digests
 
 
-def _of(graft: FusedGraft, entry: Graft, plan: Plan, host: "_Host") -> dict[str, torch.Tensor]:
+def _of(graft: FusedGraft, entry: Graft, plan: Plan, host: HostModel) -> dict[str, torch.Tensor]:
     """What one graft's kind makes of the host."""
     maker = import_module(f"fuse.grafts.{graft.kind}_rows")
     tensors = {key: host.reader.tensor(Source(graft.lender.name, e)) for key, e in graft.donor.tensors.items()}
@@ -61,55 +62,11 @@ def _stored(row: Row, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().to(TORCH[row.dtype])
 
 
-class _Host:
-    """The language model of a folder that is being written: single tensors of it, or all of it, loaded once."""
-
-    def __init__(self, plan: Plan, folder: Path, reader: Reader) -> None:
-        self.reader, self._plan = reader, plan
-        files = [folder / name for name, numbers in plan.shards if plan.rows[numbers[0]].action != "make"]
-        self._stored = {name: entry for file in files for name, entry in read_header(file).items()}
-        self._loaded: tuple[Any, Any] | None = None
-
-    def tensor(self, canonical: str) -> torch.Tensor:
-        """A tensor of the language model by its canonical name; of a tied head the embedding."""
-        text = self._plan.host.text
-        if canonical == text.head and LANGUAGE + canonical not in self._stored:
-            canonical = text.embedding
-        return self.reader.tensor(Source("output", self._stored[LANGUAGE + canonical]))
-
-    def load(self) -> tuple[Any, Any]:
-        """The language model with its weights in float32, in eval mode, and the host's tokenizer."""
-        if self._loaded is None:
-            self._loaded = _language_model(self._plan, self._weights()), _tokenizer(self._plan.host.folder)
-        return self._loaded
-
-    def _weights(self) -> Mapping[str, torch.Tensor]:
-        found = {name: entry for name, entry in self._stored.items() if name.startswith(LANGUAGE)}
-        return {
-            name.removeprefix(LANGUAGE): self.reader.tensor(Source("output", e)).float() for name, e in found.items()
-        }
-
-
-def _language_model(plan: Plan, weights: Mapping[str, torch.Tensor]) -> Any:
-    from transformers import AutoConfig
-
-    from fuse import torchvision_shim
-    from fuse.fused_folder import text_config
-    from fuse.model.language import build_language_model
-
-    torchvision_shim.install()
-    assert plan.fused is not None
-    config = AutoConfig.for_model(**text_config(plan, "float32"))
-    model = build_language_model(config, plan.fused.host_type, None)
-    lost, extra = model.load_state_dict(weights, strict=False)
-    tied = {plan.host.text.head} if plan.host.is_tied else set()
-    if extra or set(lost) - tied - {name for name in lost if name.endswith("embed_tokens.weight")}:
-        raise RuntimeError(f"the host does not load: {[*lost, *extra][:3]}")
-    model.tie_weights()
-    return model.eval().requires_grad_(False)
-
-
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+def _host(plan: Plan, folder: Path, reader: Reader) -> HostModel:
+    """The host whose files are written but for the rows to make, without the grafts that were folded into it."""
+    files = [folder / name for name, numbers in plan.shards if plan.rows[numbers[0]].action != "make"]
+    rows = {row.canonical: (row, without(row)) for row in plan.rows if row.part == "language"}
+    plain = {name: replace(inner, dtype=row.dtype) for name, (row, inner) in rows.items() if inner is not None}
+    changed = {row.name for row, _ in rows.values() if row.fold is not None}
+    stored = {name: entry for file in files for name, entry in read_header(file).items() if name not in changed}
+    return HostModel(plan, plain, reader, (), stored)

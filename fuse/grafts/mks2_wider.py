@@ -67,6 +67,17 @@ def wider(config: Mapping[str, Any], host: Basis) -> int:
     return host.intermediate_size + config["inner_size"]
 
 
+def shape(stored_shape: tuple[int, ...], wide: Wide) -> tuple[int, ...]:
+    """The shape of a tensor of the host afterwards."""
+    parts = [part for part, *_ in wide.parts]
+    more = wide.units * sum(part != "down" for part in parts)
+    if wide.bias:
+        return (stored_shape[0] + more,)
+    outputs, inputs = reversed(stored_shape) if wide.transposed else stored_shape
+    made = (outputs + more, inputs + wide.units * ("down" in parts))
+    return made[::-1] if wide.transposed else made
+
+
 def folds(config: Mapping[str, Any], host: Basis, scale: float, names: Container[str]) -> dict[str, Wide]:
     """Canonical name of a tensor of the host -> what it becomes. To be asked where `why_no_fold` found nothing."""
     config = checked(config)

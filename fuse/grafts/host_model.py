@@ -1,0 +1,71 @@
+"""The language model of an output while it is made: single tensors of it, or all of it, loaded once."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fuse.engine.execute import whole
+from fuse.engine.read import Reader
+from fuse.fusable import host_type
+from fuse.fused import FoldedGraft
+from fuse.plan import Plan, Row, Source
+from fuse.safetensors_header import TensorEntry
+
+
+class HostModel:
+    """What the rows of a host make of it.
+
+    rows: by canonical name. folded: the grafts that are in them. stored: by name in the output, the tensors that are
+    written already; others are computed when they are asked for.
+    """
+
+    def __init__(
+        self, plan: Plan, rows: Mapping[str, Row], reader: Reader, folded: Sequence[FoldedGraft],
+        stored: Mapping[str, TensorEntry] | None = None,
+    ) -> None:  # fmt: skip
+        self.reader, self._plan, self._rows, self._folded = reader, plan, rows, folded
+        self._stored = stored or {}
+        self._loaded: tuple[Any, Any] | None = None
+
+    def tensor(self, canonical: str) -> torch.Tensor:
+        """A tensor of the language model by its canonical name; of a tied head the embedding."""
+        text = self._plan.host.text
+        if canonical == text.head and canonical not in self._rows:
+            canonical = text.embedding
+        row = self._rows[canonical]
+        if row.name in self._stored:
+            return self.reader.tensor(Source("output", self._stored[row.name]))
+        return whole(row, self.reader)
+
+    def load(self) -> tuple[Any, Any]:
+        """The language model with its weights in float32, in eval mode, and the host's tokenizer."""
+        if self._loaded is None:
+            weights = {name: self.tensor(name).float() for name in self._rows}
+            self._loaded = self._model(weights), _tokenizer(self._plan.host.folder)
+        return self._loaded
+
+    def _model(self, weights: Mapping[str, torch.Tensor]) -> Any:
+        from transformers import AutoConfig
+
+        from fuse import torchvision_shim
+        from fuse.fused_folder import text_config
+        from fuse.model.language import build_language_model
+
+        torchvision_shim.install()
+        host, fused = self._plan.host, self._plan.fused
+        config = AutoConfig.for_model(**text_config(self._plan, "float32", self._folded))
+        model = build_language_model(config, fused.host_type if fused else host_type(host), None, host.is_tied)
+        lost, extra = model.load_state_dict(weights, strict=False)
+        tied = {host.text.head} if host.is_tied else set()
+        if extra or set(lost) - tied - {name for name in lost if name.endswith("embed_tokens.weight")}:
+            raise RuntimeError(f"the host does not load: {[*lost, *extra][:3]}")
+        model.tie_weights()
+        return model.eval().requires_grad_(False)
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
