@@ -201,7 +201,8 @@ def _write(imported: Imported, source: Mapping[str, str], host: Member | None, o
                         copy_small(host.folder / name, folder / what / name)
                 write_json(folder / what / "config.json", piece.config)
             else:
-                _save(piece, folder / f"{what}.safetensors")
+                if piece.tensors:  # LLaMA-Adapter's projector has none
+                    _save(piece, folder / f"{what}.safetensors")
                 told = {"format": FORMAT, "kind": piece.kind, "config": piece.config}
                 write_json(folder / f"{what}.json", told | {"host": host_record(piece, host), "source": dict(source)})
 
