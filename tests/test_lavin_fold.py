@@ -1,17 +1,22 @@
 """LaVIN's adapters folded into hosts: the native model gives what the graft gives for the modality of the fold."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from fuse.ask import load
 from fuse.grafts import lavin_files
 from fuse.grafts.graft import Reading
 from fuse.grafts.lavin import LavinGraft
 from fuse.grafts.lavin_fold import fixed_routes, fold
 from fuse.grafts.lavin_fold_files import folds, host_config, what_stays, why_no_fold
 from fuse.grafts.slots import slots_of
+from tests import recipe_members, tiny_lavin
+from tests.cli import fuse_here
 
 COMMON = {"vocab_size": 24, "max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 WIDE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
@@ -126,3 +131,43 @@ def test_a_tower_stays() -> None:
     assert what_stays(CONFIG) is None
     left = what_stays({**CONFIG, "tower": tower})
     assert left is not None and all(name.startswith("tower.") for name in lavin_files.shapes(left))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LLaMA and a LaVIN donor for it."""
+    folder = tmp_path_factory.mktemp("fold")
+    recipe_members.save("llama", folder / "llm", 0)
+    tiny_lavin.donor(folder / "donor", json.loads((folder / "llm" / "config.json").read_text()), scope="block")
+    return folder
+
+
+def merged(folder: Path, name: str, graft: dict[str, Any]) -> Any:
+    recipe = {
+        "members": {"llm": {"path": "llm"}}, "language": {"method": "linear", "weights": {"llm": 1}},
+        "grafts": [{"from": "donor", "parts": "language", "scale": 0.5, **graft}],
+    }  # fmt: skip
+    (folder / f"{name}.json").write_text(json.dumps(recipe))
+    return fuse_here("merge", folder / f"{name}.json", folder / name)
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+@torch.no_grad()
+def test_a_recipe_folds_it_into_a_plain_llama(place: Path, modality: str) -> None:
+    for name, fold_it in ((f"folded_{modality}", True), (f"grafted_{modality}", False)):
+        ran = merged(place, name, {"modality": modality, "fold": fold_it})
+        assert (ran.code, ran.err) == (0, ""), ran
+    ids = torch.tensor([[5, 9, 30, 12, 61]])
+    native = AutoModelForCausalLM.from_pretrained(place / f"folded_{modality}").eval()
+    assert type(native).__name__ == "LlamaForCausalLM" and native.config.mlp_bias
+    wanted = load(place / f"grafted_{modality}").model(ids).logits
+    rows = min(wanted.shape[-1], native.config.vocab_size)
+    assert (native(ids).logits[..., :rows] - wanted[..., :rows]).abs().max() < 1e-5
+    plain = AutoModelForCausalLM.from_pretrained(place / "llm").eval()(ids).logits
+    assert (plain[..., :rows] - wanted[..., :rows]).abs().max() > 1e-3
+
+
+def test_a_recipe_must_say_which_modality_is_folded(place: Path) -> None:
+    ran = merged(place, "both", {"fold": True})
+    assert ran.code == 2 and "a fold knows one route: say `modality: image` or `modality: text`" in ran.err
+    assert not (place / "both").exists()
