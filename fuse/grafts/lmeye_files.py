@@ -42,7 +42,7 @@ def why_not(config: Mapping[str, Any], host: Basis) -> str:
     """Why a language model cannot take it; "" where it can. Its depth and heads do not matter: only its width does."""
     if host.hidden_size == config["hidden_size"]:
         return ""
-    return f"has hidden size {host.hidden_size}, and the network reads and writes {config['hidden']}"
+    return f"its hidden size is {host.hidden_size}, and the network reads and writes {config['hidden_size']}"
 
 
 def configured(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def behind(config: Mapping[str, Any], images: int, written: Mapping[str, str]) -
 
 def why_no_image(config: Mapping[str, Any], branch: Mapping[str, Any]) -> str:
     """Why the network cannot look through a branch; "" where it can. branch: its JSON, as `EncoderBranch` takes it."""
-    projector = branch.get("projector")
+    projector: Any = branch.get("projector")
     described = describe(projector["kind"], projector["config"], "") if _is_kind(projector) else None
     if described is None or described.reads.what != "pooled":
         return "it gives no image as one vector, as a projector that `fuse import lmeye` makes reads it"
