@@ -11,8 +11,9 @@ knows its files and imports no torch:
                                                   of one block for `blocks`); 0: none, it only passes features on
 
 and raises KeyError, TypeError or ValueError for a config that is none. The other has the module, `Projector(config)`,
-with `forward(features) -> [B, tokens, D]`, features in a shape of `Reads`, in the branch's dtype. Its parameters are
-created with torch.empty: it is built on meta.
+with `forward(features) -> [B, tokens, D]`, features in a shape of `Reads`, in the branch's dtype. Where it has `look`,
+`forward` is given what `look(features)` makes of them, and so are grafts. Its parameters are created with torch.empty:
+it is built on meta.
 """
 
 from collections.abc import Mapping
