@@ -37,13 +37,12 @@ class Row:
 
 
 def recipe(vision: Sequence[str], weights: Mapping[str, float | str], language: str = "method: task_arithmetic") -> str:
-    """A recipe over members of the zoo. vision: entries of the list as YAML, the host first. weights: a number, or YAML."""
+    """A recipe over members of the zoo. vision: entries of the list as YAML, the host first. weights: numbers or YAML."""
     hosts = [entry.split("from:")[-1].strip(" {}").split(",")[0] for entry in vision]
     names = dict.fromkeys([*hosts, *weights])
     lines = ["base: ZOO/base", "members:", *(f"  {name}: ZOO/{name}" for name in names), "language:", f"  {language}"]
-    lines += [
-        f"  weights: {{{', '.join(f'{n}: {w if isinstance(w, str) else f"{w:g}"}' for n, w in weights.items())}}}"
-    ]
+    given = {name: value if isinstance(value, str) else f"{value:g}" for name, value in weights.items()}
+    lines += [f"  weights: {{{', '.join(f'{name}: {value}' for name, value in given.items())}}}"]
     lines += ["vision:", *(f"  - {entry}" for entry in vision)]
     lines += ["output: {model: fuse, host: " + hosts[0] + "}"]
     return "\n".join(lines) + "\n"
