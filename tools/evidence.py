@@ -37,7 +37,7 @@ class Row:
 
 
 def recipe(vision: Sequence[str], weights: Mapping[str, float | str], language: str = "method: task_arithmetic") -> str:
-    """A recipe over members of the zoo. vision: entries of the list as YAML, the host first. weights: numbers or YAML."""
+    """A recipe over members of the zoo. vision: entries of the list as YAML, the host first. weights: or YAML."""
     hosts = [entry.split("from:")[-1].strip(" {}").split(",")[0] for entry in vision]
     names = dict.fromkeys([*hosts, *weights])
     lines = ["base: ZOO/base", "members:", *(f"  {name}: ZOO/{name}" for name in names), "language:", f"  {language}"]
