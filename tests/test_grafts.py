@@ -12,8 +12,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import fuse  # noqa: F401 - makes the Auto classes know the folder
 from fuse.model.config import FusedConfig
 from fuse.model.fused import FusedForConditionalGeneration
-from tests import tiny_grafts, tiny_processors, tiny_text, tiny_vlm
+from tests import recipe_members, tiny_grafts, tiny_processors, tiny_text, tiny_vlm
 from tests.cli import Ran, fuse_here
+from tests.original_branches import picture
 
 HOSTS = ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "gpt2", "opt"]
 KINDS = sorted(tiny_grafts.CONFIGS)
@@ -152,6 +153,36 @@ def test_a_text_only_host_takes_a_graft(parts: Path, tmp_path: Path) -> None:
     assert (asked.code, asked.err) == (0, ""), asked
     blind = fuse_here("ask", tmp_path / "out", "w5", "--image", tmp_path / "none.png")
     assert blind.code == 2, blind
+
+
+def test_two_branches_and_two_kinds_in_one_model(tmp_path: Path) -> None:
+    recipe_members.save("llava", tmp_path / "first", 0)
+    recipe_members.save("llava_next", tmp_path / "second", 1)
+    text = json.loads((tmp_path / "first" / "config.json").read_text())["text_config"]
+    tiny_grafts.donor(tmp_path / "memory", "mks2", text)
+    tiny_grafts.donor(tmp_path / "prompts", "llama_adapter", text)
+    head = (
+        "members: {first: first, second: second}\nlanguage: {method: linear, weights: {first: 1, second: 1}}\n"
+        "vision: [first, second]\noutput: {dtype: float32}\n"
+    )
+    picture(60, 40).save(tmp_path / "photo.png")
+    answers = []
+    for grafts in ("", "grafts: [{from: memory, router: token_type}, {from: prompts, scale: 0.5}]\n"):
+        (tmp_path / "recipe.yaml").write_text(head + grafts)
+        ran = fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out", "--force")
+        assert (ran.code, ran.err) == (0, ""), ran
+        asked = fuse_here("ask", tmp_path / "out", "w5", "--image", tmp_path / "photo.png", "--max-tokens", "2")
+        assert (asked.code, asked.err) == (0, ""), asked
+        model, processor = opened(tmp_path / "out"), AutoProcessor.from_pretrained(tmp_path / "out")
+        batch = processor(images=[picture(60, 40)], text=["<image> w5 w6"], return_tensors="pt")
+        with torch.no_grad():
+            answers.append(model(**batch).logits[0, -1])
+    assert [branch["name"] for branch in model.config.branches] == ["first", "second"]
+    assert (answers[0] - answers[1]).abs().max() > 1e-3
+    for name in ("mks2", "llama_adapter"):
+        model.set_scale(name, 0.0)
+    with torch.no_grad():
+        assert torch.equal(model(**batch).logits[0, -1], answers[0])
 
 
 def test_the_plan_tells_of_grafts(parts: Path, tmp_path: Path) -> None:
