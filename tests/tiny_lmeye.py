@@ -1,5 +1,6 @@
 """Tiny LMEye networks for tests: their configs, seeded modules, and donor files as the authors save them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,14 @@ def clip(width: int = 8, text_heads: int = 2) -> CLIPModel:
 def save_clip(folder: Path, width: int = 8) -> Path:
     """The same as a folder that an encoder branch and `fuse import lmeye --set clip=FOLDER` read."""
     clip(width).save_pretrained(folder)
-    square = '{"height": 56, "width": 56}'
-    (folder / "preprocessor_config.json").write_text(
-        f'{{"image_processor_type": "CLIPImageProcessor", "crop_size": {square}, "size": {{"shortest_edge": 56}}}}'
-    )
+    return write_preprocessor(folder)
+
+
+def write_preprocessor(folder: Path) -> Path:
+    """How images are prepared: 56 x 56, cut out of the middle."""
+    square = {"height": 56, "width": 56}
+    told = {"image_processor_type": "CLIPImageProcessor", "crop_size": square, "size": {"shortest_edge": 56}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(told))
     return folder
 
 
