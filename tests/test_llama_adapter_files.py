@@ -15,42 +15,10 @@ from fuse.grafts.slots import slots_of
 from fuse.importers import About
 from fuse.importers.llama_adapter import halves, sort_keys
 from tests import tiny_text
+from tests.official_adapters import first, random, second
 from tests.original_branches import difference
 
-D, F, HEADS, DEPTH, RANK = 32, 48, 4, 2, 3
-MATRICES = {
-    "attention.wq": (D, D), "attention.wk": (D, D), "attention.wv": (D, D), "attention.wo": (D, D),
-    "feed_forward.w1": (F, D), "feed_forward.w2": (D, F), "feed_forward.w3": (F, D),
-}  # fmt: skip
-
-
-def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape))) * 0.3
-
-
-def first(depth: int = DEPTH, rows: int = 6, trained: int = 2) -> dict[str, torch.Tensor]:
-    """A file of version 1; gates below the trained layers have stayed 0."""
-    gates = {
-        f"layers.{i}.attention.gate": random(1, HEADS, 1, 1, seed=i) * (i >= depth - trained) for i in range(depth)
-    }
-    return {"adapter_query.weight": random(rows, D), **gates}
-
-
-def second(depth: int = DEPTH, lora: bool = True, biases: bool = True) -> dict[str, torch.Tensor]:
-    """The language side of a file of version 2."""
-    found = {"adapter_query.weight": random(6, D), "llama.norm.weight": random(D)}
-    for i in range(depth):
-        at = f"llama.layers.{i}"
-        found[f"{at}.attention.gate"] = random(1, HEADS, 1, 1, seed=i)
-        found[f"{at}.attention_norm.weight"], found[f"{at}.ffn_norm.weight"] = random(D, seed=i), random(D, seed=9 + i)
-        for name, (outputs, inputs) in MATRICES.items():
-            part, _, matrix = name.partition(".")
-            if lora:
-                found[f"{at}.{part}.lora_{matrix}_l1.weight"] = random(RANK, inputs, seed=i)
-                found[f"{at}.{part}.lora_{matrix}_l2.weight"] = random(outputs, RANK, seed=i)
-            if biases and matrix not in ("wk", "wv"):
-                found[f"{at}.{name}.bias"] = random(outputs, seed=i)
-    return found
+D, HEADS = 32, 4
 
 
 def basis(**changes: Any) -> Basis:

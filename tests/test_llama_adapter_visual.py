@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from timm.models.vision_transformer import Block
-from torch import nn
 
 from fuse.branches import llama_adapter_projector_files
 from fuse.branches.llama_adapter_projector import LlamaAdapterProjector
@@ -16,41 +14,18 @@ from fuse.grafts.slots import slots_of
 from fuse.importers import About
 from fuse.importers.llama_adapter import sort_keys
 from tests import tiny_text
+from tests.official_adapters import LENGTH, Eyes, random
 from tests.original_branches import difference
 
-WIDTH, FEATURES, HOST, LENGTH, HEADS = 24, 10, 32, 3, 4
+FEATURES, HOST, HEADS = 10, 32, 4
 
 
-class Official(nn.Module):
-    """The modules of the authors' multimodal file that see, as its description names them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clip_proj, self.clip_proj_norm = nn.Linear(FEATURES, WIDTH), nn.LayerNorm(WIDTH)
-        self.visual_query = nn.Embedding(LENGTH, WIDTH)
-        norm = nn.LayerNorm  # as timm 0.3.2 has it, which the authors ask for; today's timm has another eps
-        self.visual_blocks = nn.ModuleList(Block(WIDTH, HEADS, 4.0, qkv_bias=True, norm_layer=norm) for _ in range(2))
-        self.visual_proj, self.visual_proj_norm = nn.Linear(WIDTH, HOST), nn.LayerNorm(HOST)
-        self.adapter_query = nn.Embedding(LENGTH * 2, HOST)
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.normal_(std=0.4, generator=generator)
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        seen = self.clip_proj_norm(self.clip_proj(features))
-        both = torch.cat([self.visual_query.weight.repeat(len(features), 1, 1), seen], 1)
-        for block in self.visual_blocks:
-            both = block(both)
-        return self.visual_proj_norm(self.visual_proj(both[:, :LENGTH]))
-
-
-def file(official: Official, layers: int = 2) -> dict[str, torch.Tensor]:
+def file(official: Eyes, layers: int = 2) -> dict[str, torch.Tensor]:
     gates = {f"llama.layers.{i}.attention.gate": torch.full((1, HEADS, 1, 1), 0.5 + i) for i in range(layers)}
-    return {**official.state_dict(), **gates}
+    return {**official.state_dict(), **gates, "adapter_query.weight": random(LENGTH * 2, HOST)}
 
 
-def graft_of(official: Official) -> LlamaAdapterGraft:
+def graft_of(official: Eyes) -> LlamaAdapterGraft:
     found = sort_keys(file(official), About(options={"visual_heads": HEADS}))
     assert found.graft and found.projector and not found.dropped
     assert found.projector.config == {"width": FEATURES, "hidden_size": HOST}
@@ -71,7 +46,7 @@ def sight(row: int, features: torch.Tensor) -> Sight:
 
 
 def test_visual_prompts_are_those_of_the_authors_modules() -> None:
-    official = Official().eval().double()
+    official = Eyes(FEATURES).eval().double()
     graft = graft_of(official).double()
     features = torch.randn(2, 5, FEATURES, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
@@ -80,7 +55,7 @@ def test_visual_prompts_are_those_of_the_authors_modules() -> None:
 
 
 def test_a_prompt_without_an_image_has_the_learned_prompts_alone() -> None:
-    official = Official().eval().double()
+    official = Eyes(FEATURES).eval().double()
     graft = graft_of(official).double()
     assert graft.looks
     features = torch.randn(2, 5, FEATURES, generator=torch.Generator().manual_seed(1)).double()
@@ -93,7 +68,7 @@ def test_a_prompt_without_an_image_has_the_learned_prompts_alone() -> None:
 
 
 def test_it_looks_at_the_branch_that_the_recipe_names_else_at_one_that_fits() -> None:
-    graft = graft_of(Official())
+    graft = graft_of(Eyes(FEATURES))
     one, two = torch.ones(5, FEATURES), torch.zeros(5, FEATURES)
     sights = {"other": [sight(0, torch.ones(5, FEATURES + 1))], "one": [sight(0, one)], "two": [sight(0, two)]}
     with torch.no_grad():
@@ -104,7 +79,7 @@ def test_it_looks_at_the_branch_that_the_recipe_names_else_at_one_that_fits() ->
 
 
 def test_two_images_of_one_prompt_are_refused() -> None:
-    graft = graft_of(Official())
+    graft = graft_of(Eyes(FEATURES))
     features = torch.ones(5, FEATURES)
     with pytest.raises(RecipeError) as caught:
         graft.read(reading({"clip": [sight(0, features), sight(1, features), sight(1, features)]}, 2))
@@ -114,7 +89,7 @@ def test_two_images_of_one_prompt_are_refused() -> None:
 
 
 def test_each_row_and_its_beams_hear_their_own_image() -> None:
-    graft = graft_of(Official()).double()
+    graft = graft_of(Eyes(FEATURES)).double()
     host: Any = tiny_text.build("llama").double()
     graft.attach(slots_of(host))
     ids = torch.tensor([[3, 9, 4], [3, 9, 4]])
