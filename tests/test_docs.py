@@ -1,5 +1,6 @@
 """What the documents say is so: recipes, commands and Python run, files exist, tables are those of the code."""
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -14,10 +15,11 @@ from transformers import CLIPImageProcessor
 from fuse.cli import VERBS
 from fuse.families.registry import FAMILIES, ORIGINALS
 from fuse.fusable import NATIVE, REFUSED
+from fuse.grafts.kinds import KINDS, files_of
 from fuse.methods.table import METHODS, REQUIRED
 from fuse.recipe_vision import Branch
 from fuse.recipe_yaml import load_recipe
-from tests import recipe_members
+from tests import recipe_members, tiny_grafts
 from tests.cli import fuse_here
 from tests.original_branches import picture
 
@@ -67,6 +69,15 @@ def test_table_of_methods() -> None:
             assert f"`{field}`{default}" in told, (name, field, default)
 
 
+def test_table_of_grafts() -> None:
+    text = (ROOT / "docs/grafts.md").read_text()
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| .* \| .* \| \[.*\]\(\w+\.md\) \|$", text, re.MULTILINE)
+    assert {kind for row in rows for kind in re.findall(r"`(\w+)`", row)} == KINDS.keys()
+    (donor,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    told = json.loads(donor)
+    assert files_of(told["kind"]).shapes(told["config"])["layers.3.down.weight"] == (128, 32)
+
+
 def test_every_family_is_named() -> None:
     text = re.sub(r"[^a-z0-9]", "", (ROOT / "README.md").read_text().lower())
     for name in FAMILIES:
@@ -79,8 +90,16 @@ MEMBERS = {
     "README.md": {"base": "llama", "vlm": "llava_next", "math": "llama", "qwen": "qwen2_vl", "onevision": "llava_onevision"},
     "docs/vision.md": {"base": "llama", "llava": "llava", "next": "llava_next", "mgm": "mgm", "slime": "slime"},
     "docs/evaluation.md": {"llava": "llava", "next": "llava_next"},
+    "docs/grafts.md": {"vlm": "llava"},
     "docs/search.md": {"base": "llama", "vlm": "llava_next", "math": "llama"},
 }  # fmt: skip
+# what writes each donor that a document names, by the last part of its path
+DONORS: dict[str, dict[str, recipe_members.Donor]] = {
+    "docs/grafts.md": {
+        "memory": lambda folder, text: tiny_grafts.donor(folder, "mks2", text),
+        "adapter": lambda folder, text: tiny_grafts.donor(folder, "llama_adapter", text),
+    },
+}
 LIBRARIES = {
     "BitsAndBytesConfig": "bitsandbytes",
     "TorchAoConfig": "torchao",
@@ -123,7 +142,7 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
 
 def _furnish(name: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
     recipes = [text for language, text in blocks(name) if language == "yaml"]
-    recipe_members.furnish(recipes, MEMBERS[name], folder, patch)
+    recipe_members.furnish(recipes, MEMBERS[name], folder, patch, DONORS.get(name))
     recipe_members.save_encoder(folder / "clip-with-bin")
     weights = folder / "clip-with-bin" / "model.safetensors"
     torch.save(load_file(weights), weights.with_name("pytorch_model.bin"))
