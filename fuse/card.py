@@ -4,7 +4,7 @@ import json
 import re
 
 from fuse.fused import Fused, FusedBranch
-from fuse.fused_view import CODE, NORMS, graft_text
+from fuse.fused_view import CODE, NORMS, folded_text, graft_text
 from fuse.plan import Plan
 from fuse.sizes import counted
 from fuse.visual_tokens import encoder_name
@@ -32,7 +32,8 @@ def model_card(plan: Plan) -> str:
 
 
 def _body(plan: Plan) -> str:
-    merged = sum(row.action == "merge" for row in plan.rows)
+    merged, folded = (sum(row.action == action for row in plan.rows) for action in ("merge", "fold"))
+    copied = len(plan.rows) - merged - folded
     language = "AutoModelForSeq2SeqLM" if plan.host.text.name == "t5" else "AutoModelForCausalLM"
     auto = "AutoModelForImageTextToText" if plan.host.sees or plan.fused else language
     members = "\n".join(
@@ -47,13 +48,14 @@ def _body(plan: Plan) -> str:
         if plan.host.family.native or plan.fused
         else "This folder has the layout of the original code of its family, which is what loads it.\n"
     )
-    copied = "" if plan.fused else f" from `{plan.host.name}`"
+    whose = "" if plan.fused else f" from `{plan.host.name}`"
     return (
         f"# A {'fused' if plan.fused else 'merged'} model\n\n"
-        f"Made without training: {counted(merged, 'tensor')} merged, {len(plan.rows) - merged:,} copied{copied}, "
+        f"Made without training: {counted(merged, 'tensor')} merged, {copied:,} copied{whose}, "
+        f"{f'{folded:,} folded, ' if folded else ''}"
         f"{len(plan.drops):,} left out by the recipe (listed with reasons in `fuse.json`).\n\n"
         f"| member | origin | revision | licence |\n|---|---|---|---|\n{members}\n\n"
-        f"{_branches(plan)}## Recipe\n\n{fence}yaml\n{plan.recipe_text.rstrip()}\n{fence}\n\n"
+        f"{_branches(plan)}{_folded_table(plan)}## Recipe\n\n{fence}yaml\n{plan.recipe_text.rstrip()}\n{fence}\n\n"
         f"## Load\n\n{loading}"
     )
 
@@ -68,6 +70,14 @@ def _branches(plan: Plan) -> str:
 def _graft_table(fused: Fused) -> str:
     rows = "\n".join(f"| {g.name} | {_cell(g.lender.origin)} | {_cell(graft_text(g))} |" for g in fused.grafts)
     return f"## Grafts\n\n| graft | from | what it is |\n|---|---|---|\n{rows}\n\n" if rows else ""
+
+
+def _folded_table(plan: Plan) -> str:
+    rows = "\n".join(
+        f"| {one.graft.name} | {_cell(one.graft.lender.origin)} | {_cell(folded_text(plan, one))} |"
+        for one in plan.folded
+    )
+    return f"## Folded grafts\n\n| graft | from | what it was |\n|---|---|---|\n{rows}\n\n" if rows else ""
 
 
 def _branch_table(fused: Fused) -> str:

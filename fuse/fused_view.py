@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from fuse.fused import FusedGraft
-from fuse.plan import Plan
+from fuse.fused import FoldedGraft, FusedGraft
+from fuse.plan import Plan, folded_names
 from fuse.sizes import counted, size_text
 from fuse.visual_tokens import Cost, Seeing
 
@@ -29,7 +29,22 @@ def graft_text(graft: FusedGraft) -> str:
     written = sum(graft.tokens.values())
     text += f", {counted(written, 'token')} behind every image" if written else ""
     text += f", on the tower of {graft.tower}" if graft.tower else ""
+    text += f", folded for task {graft.config['task']}" if graft.joined else ""
     return text
+
+
+def folded_lines(plan: Plan) -> list[str]:
+    """A line per graft that became part of the host: what it was, and what it changed."""
+    return [f"  {one.graft.name}: {folded_text(plan, one)}" for one in plan.folded]
+
+
+def folded_text(plan: Plan, one: FoldedGraft) -> str:
+    """`mks2 (ffn), scale 0.5, cut from llama of 4 layers; into 6 tensors of the host, intermediate_size 64`."""
+    if one.graft.scale == 0:
+        return graft_text(one.graft)
+    count = sum(one.graft.name in folded_names(row) for row in plan.rows if row.part == "language")
+    changed = "".join(f", {key} {str(value).lower()}" for key, value in one.changes.items())
+    return f"{graft_text(one.graft)}; into {counted(count, 'tensor')} of the host{changed}"
 
 
 def cost_lines(plan: Plan, cost: Cost) -> list[str]:

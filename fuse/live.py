@@ -46,12 +46,13 @@ class Live:
         """Make the model that of another recipe of the same members.
 
         False where only numbers changed, which are overwritten in place. True where the model had to be built anew,
-        with a merge and a load: other branches or another order of them, another template, dtype, host or tokens.
+        with a merge and a load: other branches or another order of them, another template, dtype, host or tokens, or
+        tensors that are computed from the merged host.
         Raises RecipeError for a recipe that cannot be planned and CheckpointError for numbers that are not finite in
         the output's dtype; the model then is what it was before.
         """
         plan = make_plan(loaded)
-        if self._rows is None or _frame(plan) != _frame(self.plan):
+        if self._rows is None or _frame(plan) != _frame(self.plan) or _needs_host(plan):
             self._build(plan)
             return True
         try:
@@ -100,6 +101,11 @@ def _own_memory(model: Any) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.device.type == "cpu":
             tensor.data = tensor.data.clone()
+
+
+def _needs_host(plan: Plan) -> bool:
+    """Whether tensors are computed from the merged host as a whole: a router's rows, routes of a fold."""
+    return any(row.action == "make" for row in plan.rows) or any(one.whole for one in plan.folded)
 
 
 def _frame(plan: Plan) -> tuple[Any, ...]:

@@ -95,6 +95,16 @@ def without(row: Row, graft: str | None = None) -> Row | None:
     return at if graft is None else row
 
 
+def folded_names(row: Row) -> list[str]:
+    """The grafts that are folded into a row of the host, in the order of folding."""
+    found: list[str] = []
+    at: Row | None = row
+    while at is not None and at.fold is not None:
+        found.insert(0, at.fold.graft)
+        at = next((inner for inner in at.fold.host if inner.canonical == at.canonical), None)
+    return found
+
+
 @dataclass(frozen=True)
 class Drop:
     """An input tensor that goes nowhere, and why."""

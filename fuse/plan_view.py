@@ -8,7 +8,7 @@ from typing import Any
 from fuse.checkpoint import free_bytes
 from fuse.errors import printable
 from fuse.fused_grafts import graft_json
-from fuse.plan import Plan, Row, Source
+from fuse.plan import Plan, Row, Source, folded_names, without
 from fuse.sizes import counted, size_text
 from fuse.visual_tokens import Cost
 
@@ -41,6 +41,10 @@ def plan_text(plan: Plan, *, every: bool = False, cost: Cost | None = None) -> s
         from fuse.fused_view import graft_lines
 
         lines += ["grafts", *graft_lines(plan.fused.grafts)]
+    if plan.folded:
+        from fuse.fused_view import folded_lines
+
+        lines += ["folded", *folded_lines(plan)]
     lines.append("cost")
     lines.append(f"  read {size_text(plan.bytes_read)}, write {size_text(plan.bytes_written)} in "
                  f"{counted(len(plan.shards), 'file')}, tensors in memory up to {size_text(plan.memory)}; "
@@ -102,11 +106,21 @@ def _common(names: list[list[str]]) -> str:
 def _treatment(row: Row, every: bool) -> str:
     if row.action == "make":
         return row.note
+    if row.action == "fold":
+        return _fold(row, every)
     if row.action == "copy":
         return f"copy from {row.sources[0].member}" + (f" ({row.note})" if row.note else "")
     text = f"{row.method} of {_sources(row.sources)}" + (" over base" if row.base else "")
     numbers = ", ".join(f"{k} {_number(v)}" for k, v in row.parameters.items() if every or not _is_default(row, k, v))
     return text + (f" [{numbers}]" if numbers else "") + (f" ({row.note})" if row.note else "")
+
+
+def _fold(row: Row, every: bool) -> str:
+    """`fold adapter, memory into linear of a + b`, in the order of folding."""
+    if row.part == "graft":
+        return f"fold {row.sources[0].member} into fewer tensors"
+    before = without(row)
+    return f"fold {', '.join(folded_names(row))} into {_treatment(before, every) if before else 'a new tensor'}"
 
 
 def _is_default(row: Row, name: str, value: Any) -> bool:
@@ -148,6 +162,17 @@ def plan_json(plan: Plan, cost: Cost | None = None) -> dict[str, Any]:
         return s and {"member": s.member, "file": str(s.tensor.file), "tensor": s.tensor.name,
                       "bytes": [s.tensor.begin, s.tensor.end]}  # fmt: skip
 
+    def row_json(r: Row) -> dict[str, Any]:
+        fold = r.fold and {"graft": r.fold.graft, "kind": r.fold.kind, "host": [row_json(h) for h in r.fold.host]}
+        return {
+            "name": r.name, "action": r.action, "part": r.part, "canonical": r.canonical, "dtype": r.dtype,
+            "shape": list(r.shape), "method": r.method, "parameters": dict(r.parameters),
+            "sources": [source(s) for s in r.sources], "base": source(r.base), "host": source(r.host),
+            "donors": [source(s) for s in r.donors],
+            "runs": [[run.host, run.length, list(run.sources)] for run in r.runs],
+            "added": [[a.row, a.source, a.source_row] for a in r.added], "note": r.note, "fold": fold,
+        }  # fmt: skip
+
     found = {
         "plan": plan.digest(),
         "host": plan.host.name,
@@ -158,20 +183,17 @@ def plan_json(plan: Plan, cost: Cost | None = None) -> dict[str, Any]:
             for m in plan.members
         ],
         "verdicts": [{"topic": v.topic, "agrees": v.agrees, "text": v.text} for v in plan.verdicts],
-        "rows": [
-            {"name": r.name, "action": r.action, "part": r.part, "canonical": r.canonical, "dtype": r.dtype,
-             "shape": list(r.shape), "method": r.method, "parameters": dict(r.parameters),
-             "sources": [source(s) for s in r.sources], "base": source(r.base), "host": source(r.host),
-             "donors": [source(s) for s in r.donors],
-             "runs": [[run.host, run.length, list(run.sources)] for run in r.runs],
-             "added": [[a.row, a.source, a.source_row] for a in r.added], "note": r.note}
-            for r in plan.rows
-        ],
+        "rows": [row_json(row) for row in plan.rows],
         "dropped": [{"source": source(d.source), "reason": d.reason} for d in plan.drops],
         "files": [{"name": name, "tensors": [plan.rows[i].name for i in numbers]} for name, numbers in plan.shards],
         "cost": {"read": plan.bytes_read, "write": plan.bytes_written, "memory": plan.memory,
                  "free": free_bytes(plan.host.folder)},
     }  # fmt: skip
+    if plan.folded:
+        found["folded"] = [
+            {"name": one.graft.name, "kind": one.graft.kind, "scale": one.graft.scale, "changes": dict(one.changes)}
+            for one in plan.folded
+        ]
     if plan.fused:
         found["fused"] = {
             "host_type": plan.fused.host_type, "image_token": plan.fused.image_token,

@@ -79,6 +79,7 @@ def output_config(plan: Plan) -> dict[str, Any]:
         set_dtype(config, plan.dtype)
     if plan.new_tokens:
         _set_rows(config, plan)
+    _set_folded(config, plan)
     if plan.host.basis.tied and not plan.host.is_tied:
         _untie(config, config.get(plan.host.family.text))
     return config
@@ -89,6 +90,16 @@ def _untie(config: dict[str, Any], inner: Any) -> None:
     config["tie_word_embeddings"] = False
     if isinstance(inner, dict):
         inner["tie_word_embeddings"] = False
+
+
+def _set_folded(config: dict[str, Any], plan: Plan) -> None:
+    """What folded grafts changed in the language model: how wide it is, whether it has biases."""
+    changes = {key: value for one in plan.folded for key, value in one.changes.items()}
+    inner = config.get(plan.host.family.text) if plan.host.family.text else None
+    if isinstance(inner, dict):
+        config[plan.host.family.text] = inner | changes
+    else:
+        config |= changes
 
 
 def _set_rows(config: dict[str, Any], plan: Plan) -> None:
@@ -142,4 +153,9 @@ def provenance(plan: Plan, digests: Mapping[str, str], sources: Mapping[str, Map
         found["branches"] = branches_json(plan.fused, sources)
         if plan.fused.grafts:
             found["grafts"] = grafts_json(plan.fused.grafts, sources)
+    if plan.folded:
+        from fuse.fused_grafts import grafts_json
+
+        told = grafts_json([one.graft for one in plan.folded], sources)
+        found["folded"] = [graft | {"changes": dict(one.changes)} for graft, one in zip(told, plan.folded, strict=True)]
     return found

@@ -32,14 +32,16 @@ def command(recipe: Path, out: Path, force: bool, quiet: bool, as_json: bool) ->
     with byte_progress(plan.bytes_written, shown=not quiet) as progress:
         merge(plan, out, force=force, progress=progress)
     seconds = time.monotonic() - began
-    merged = sum(row.action == "merge" for row in plan.rows)
+    merged, folded = (sum(row.action == action for row in plan.rows) for action in ("merge", "fold"))
+    copied = len(plan.rows) - merged - folded
     if as_json:
         click.echo(json.dumps({
-            "folder": str(out), "merged": merged, "copied": len(plan.rows) - merged, "dropped": len(plan.drops),
+            "folder": str(out), "merged": merged, "copied": copied, "folded": folded, "dropped": len(plan.drops),
             "bytes": plan.bytes_written, "seconds": round(seconds, 3), "plan": plan.digest(),
         }, indent=1))  # fmt: skip
     else:
         click.echo(
-            f"{out}: {counted(merged, 'tensor')} merged, {len(plan.rows) - merged} copied, {len(plan.drops)} left out; "
+            f"{out}: {counted(merged, 'tensor')} merged, {copied} copied, "
+            f"{f'{folded} folded, ' if folded else ''}{len(plan.drops)} left out; "
             f"{size_text(plan.bytes_written)} in {seconds:.1f} s"
         )
