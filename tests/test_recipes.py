@@ -7,7 +7,7 @@ import pytest
 
 from fuse.ask import load
 from fuse.recipe_yaml import load_recipe
-from tests import recipe_members
+from tests import recipe_members, tiny_lmeye
 from tests.cli import fuse_here
 from tests.original_branches import picture
 
@@ -20,6 +20,10 @@ KINDS = {
     "llm_task_arithmetic.yaml": {"base": "mistral", "zephyr": "mistral", "hermes": "mistral"},
     "llm_ties_over_depth.yaml": {"base": "qwen2", "chat": "qwen2", "math": "qwen2"},
     "llm_with_encoder.yaml": {"llm": "llama"},
+    "lmeye.yaml": {"llm": "llama"},
+    "mks2.yaml": {"vlm": "llava"},
+    "mks2_folded.yaml": {"vlm": "llava"},
+    "mks2_mixture.yaml": {"vlm": "llava"},
     "two_vlm_classes.yaml": {"qwen": "qwen2_vl", "onevision": "llava_onevision"},
     "visionfuse_concat_only.yaml": {"llava": "llava", "next": "llava_next"},
     "visionfuse_equal_budget.yaml": {"base": "llama", "llava": "llava", "next": "llava_next"},
@@ -40,6 +44,9 @@ KINDS = {
 # recipe -> visual tokens of each branch for an image of 60 x 40 pixels; SliME's are as many as it may choose
 TOKENS = {
     "llm_with_encoder.yaml": [16],
+    "lmeye.yaml": [1],
+    "mks2.yaml": [4],
+    "mks2_mixture.yaml": [4],
     "visionfuse_concat_only.yaml": [4, 14],
     "visionfuse_equal_budget.yaml": [3, 3],
     "visionfuse_llava_pair.yaml": [4, 14],
@@ -53,7 +60,9 @@ TOKENS = {
     "zoo/visionfuse_three.yaml": [4, 4, 4],
 }
 # recipe -> what writes each folder of a graft or a projector that it names, by the last part of its path
-DONORS: dict[str, dict[str, recipe_members.Donor]] = {}
+DONORS: dict[str, dict[str, recipe_members.Donor]] = {
+    "lmeye.yaml": {"lmeye": tiny_lmeye.write_donor},
+}
 
 
 def test_every_recipe_is_here() -> None:

@@ -1,6 +1,7 @@
 """Tiny LMEye networks for tests: their configs, seeded modules, and donor files as the authors save them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 from fuse.grafts.graft import Reading, Sight
+from tests.cli import fuse_here
 from tests.tiny_encoders import randomise
 
 CLIP = {"layers": 2, "heads": 2, "intermediate": 12, "activation": "quick_gelu", "eps": 1e-5}
@@ -113,3 +115,14 @@ def reading(ids: list[list[int]], images: list[int], features: torch.Tensor, mod
     return Reading(
         tokens, (tokens != 0).long(), numbers, embeds, {"eyes": sights}, lambda x: table[x], run_of(model), ids=names
     )
+
+
+def write_donor(folder: Path, host: Mapping[str, Any]) -> None:
+    """What `fuse import lmeye` makes of a tiny checkpoint for a host with this text config. Widths are those of the
+    CLIP of tests/recipe_members.py.
+    """
+    beside = folder.parent / f"{folder.name}_files"
+    beside.mkdir()
+    file, seer = save_pickle(network(host["hidden_size"]), beside / "checkpoint.pth"), save_clip(beside / "clip")
+    ran = fuse_here("import", "lmeye", file, folder, "--set", f"clip={seer}")
+    assert (ran.code, ran.err) == (0, ""), ran
