@@ -15,10 +15,11 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fuse.branches import lion_aggregator_files
-from fuse.errors import CheckpointError
+from fuse.branches.lion_aggregator_files import LAYERS
+from fuse.errors import CheckpointError, RecipeError
 from fuse.grafts import lion_files
 from fuse.importers import About, Imported, Piece
+from fuse.sizes import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +32,8 @@ OPTIONS: Mapping[str, tuple[Any, ...]] = {
 _ADAPTER = re.compile(
     r"(?:t5_model\.)?(?:(encoder)\.block\.(\d+)\.layer\.1|(decoder)\.block\.(\d+)\.layer\.2)\.adapter\.(.+)"
 )
+_T5 = {"model_type": "t5", "norm": "rms", "norm_eps": 1e-6}
+_HEADS = 16  # of FusionAdapter, by default
 _AGGREGATOR = ("fusion_adapter.", "ln_adapter.", "adapter_proj.")
 _QFORMER = "of the Q-Former, which reads the question in BERT's words and has no branch here"
 _DROPPED = {
@@ -44,7 +47,8 @@ _DROPPED = {
 def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
     """Adapters, routers and the hint into a graft, the aggregator into a projector.
 
-    Raises CheckpointError for layers that are missing or differ, and for options that the shapes contradict.
+    Raises CheckpointError for a file that holds a part of them or does not tell what it should, RecipeError for options
+    that are no numbers or that the file contradicts.
     """
     graft: dict[str, str] = {}
     projector: dict[str, str] = {}
@@ -59,7 +63,9 @@ def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
             projector[key] = key
         elif reason := next((why for begin, why in _DROPPED.items() if key.startswith(begin)), None):
             dropped[key] = reason
-    return Imported(_graft(state, graft, about), _projector(state, projector, about), dropped=dropped)
+    piece = _graft(state, graft, about)
+    depth = piece.config["stacks"]["encoder"] if piece else None
+    return Imported(piece, _projector(state, projector, about, depth), dropped=dropped)
 
 
 def _graft(state: Mapping[str, Tensor], names: Mapping[str, str], about: About) -> Piece | None:
@@ -75,23 +81,14 @@ def _graft(state: Mapping[str, Tensor], names: Mapping[str, str], about: About) 
         return None
     if lost := [side for side in lion_files.SIDES if side not in depths]:
         raise CheckpointError(f"holds no adapters of the {lost[0]}")
-    first = named.get("encoder.0.adapters.0.down_proj.weight")
-    if first is None or first.ndim != 2:
-        missing = "t5_model.encoder.block.0.layer.1.adapter.adapters.0.down_proj.weight"
-        raise CheckpointError(f"tensor {missing!r} is missing or no matrix")
+    inner, width = _sizes(named, "encoder.0.adapters.0.down_proj.weight")
     config: dict[str, Any] = {
-        "stacks": {side: depths[side] for side in lion_files.SIDES},
-        "width": int(first.shape[1]), "bottleneck": int(first.shape[0]),
+        "stacks": {side: depths[side] for side in lion_files.SIDES}, "width": width, "bottleneck": inner,
         "adapters": 2 if "encoder.0.router_ratio1" in named else 1,
         "adapter_norm": _norm(named, about), "adapter_scale": _scale(named, about),
         "hint": lion_files.HINT in named, "task": "image", "activation": "gelu",
     }  # fmt: skip
-    try:
-        wanted = lion_files.shapes(config)
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"is no LION checkpoint: {error}") from None
-    _compare(named, wanted, names)
-    return Piece.renamed("lion", config, state, names)
+    return Piece.renamed("lion", config, state, names, {"hidden_size": width, "layers": depths["encoder"], **_T5})
 
 
 def _norm(named: Mapping[str, Tensor], about: About) -> str:
@@ -101,78 +98,65 @@ def _norm(named: Mapping[str, Tensor], about: About) -> str:
         problem = "its adapters have a norm, and the file does not say where"
         raise CheckpointError(problem, hint="--set adapter_norm=in, or out")
     if told is not None and not has:
-        raise CheckpointError(f"adapter_norm is {told!r}, and its adapters have no norm")
+        raise RecipeError(f"adapter_norm is {told!r}, and the adapters have no norm", where="--set")
     return told or "none"
 
 
 def _scale(named: Mapping[str, Tensor], about: About) -> float | str:
     has, told = any(name.endswith(".scale") for name in named), about.options.get("adapter_scale")
     if has and told is not None:
-        raise CheckpointError(f"adapter_scale is {told!r}, and its adapters have learned theirs")
+        raise RecipeError(f"adapter_scale is {told!r}, and the adapters have learned theirs", where="--set")
     if not has and told is None:
         problem = "its adapters have no learned scale, and the file does not say which they have"
         raise CheckpointError(problem, hint="--set adapter_scale=1.0")
-    return "learned" if has else _number("adapter_scale", told)
+    if has:
+        return "learned"
+    if not isinstance(told, int | float):
+        raise RecipeError(f"adapter_scale is {told!r}, not a number", where="--set")
+    return float(told)
 
 
-def _number(key: str, told: Any) -> float:
-    try:
-        return float(told)
-    except (TypeError, ValueError):
-        raise CheckpointError(f"{key} is {told!r}, not a number") from None
-
-
-def _projector(state: Mapping[str, Tensor], names: Mapping[str, str], about: About) -> Piece | None:
+def _projector(
+    state: Mapping[str, Tensor], names: Mapping[str, str], about: About, depth: int | None
+) -> Piece | None:  # fmt: skip
+    """depth: blocks of the T5's encoder, where the file tells."""
     if not names:
         if told := sorted({"heads", "layers"} & about.options.keys()):
-            raise CheckpointError(f"{told[0]} is about the vision aggregator, and the file holds none")
+            raise RecipeError(f"{told[0]} is about the vision aggregator, and the file holds none", where="--set")
         return None
     named = {new: state[old] for old, new in names.items()}
     blocks = {int(found[1]) for name in named if (found := re.match(r"fusion_adapter\.blocks\.(\d+)\.", name))}
-    sizes: dict[str, int] = {}
-    for key, name, side in (
-        ("width", "adapter_proj.0.weight", 1), ("inner", "adapter_proj.0.weight", 0),
-        ("hidden_size", "adapter_proj.2.weight", 0),
-        ("intermediate", "fusion_adapter.blocks.0.intermediate.dense.weight", 0),
-    ):  # fmt: skip
-        if name not in named or named[name].ndim != 2:
-            raise CheckpointError(f"tensor {name!r} is missing or no matrix")
-        sizes[key] = int(named[name].shape[side])
-    config = {"layers": _layers(about, len(blocks)), "heads": int(_number("heads", about.options.get("heads", 16)))}
-    try:
-        lion_aggregator_files.reads(config)
-        wanted = lion_aggregator_files.shapes(config | sizes)
-    except ValueError as error:
-        raise CheckpointError(f"vision aggregator: {error}", hint="--set heads=, or layers=") from None
-    _compare(named, wanted, names)
-    return Piece.renamed("lion_aggregator", config | sizes, state, names)
+    inner, width = _sizes(named, "adapter_proj.0.weight")
+    hidden, _ = _sizes(named, "adapter_proj.2.weight")
+    middle, _ = _sizes(named, "fusion_adapter.blocks.0.intermediate.dense.weight")
+    heads = about.options.get("heads", _HEADS)
+    if type(heads) is not int or heads < 1 or width % heads:
+        problem = f"heads is {heads!r}, and the vision aggregator's width of {width} does not divide by that"
+        raise RecipeError(problem, where="--set", hint="--set heads=NUMBER")
+    config = {
+        "layers": _layers(about, len(blocks)), "width": width, "heads": heads, "intermediate": middle, "inner": inner,
+        "hidden_size": hidden,
+    }  # fmt: skip
+    host = {"hidden_size": hidden, "layers": depth, **_T5}
+    return Piece.renamed("lion_aggregator", config, state, names, host)
 
 
 def _layers(about: About, blocks: int) -> list[int]:
+    """The tower's blocks that the aggregator reads: who asks, then who answers."""
     told = about.options.get("layers")
-    if told is None and blocks != len(lion_aggregator_files.LAYERS) - 1:
-        problem = f"its vision aggregator has {blocks} blocks, and the file does not say what they read"
-        raise CheckpointError(
-            problem, hint="--set layers=38,28,18, the tower's blocks from 0: who asks, then who answers"
-        )
-    layers = list(lion_aggregator_files.LAYERS) if told is None else [one.strip() for one in str(told).split(",")]
-    try:
-        layers = [int(one) for one in layers]
-    except ValueError:
-        raise CheckpointError(f"layers is {told!r}, not numbers with commas between them") from None
-    if len(layers) != blocks + 1:
-        raise CheckpointError(f"layers is {told!r}, and {blocks} blocks of an aggregator read {blocks + 1}")
-    return layers
+    if told is None and blocks != len(LAYERS) - 1:
+        problem = f"its vision aggregator has {counted(blocks, 'block')}, and the file does not say what they read"
+        raise CheckpointError(problem, hint="--set layers=38,28,18: who asks, then who answers")
+    layers = list(map(str, LAYERS)) if told is None else [one.strip() for one in str(told).split(",")]
+    if len(layers) != blocks + 1 or not all(re.fullmatch(r"-?\d{1,4}", one) for one in layers):
+        problem = f"layers is {told!r}, and an aggregator of {counted(blocks, 'block')} reads {blocks + 1} of the tower's"
+        raise RecipeError(problem, where="--set", hint="--set layers=38,28,18: who asks, then who answers")
+    return [int(one) for one in layers]
 
 
-def _compare(named: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], names: Mapping[str, str]) -> None:
-    """Nothing is missing, unknown or of another shape. names: key of the file -> new name."""
-    origin = {new: old for old, new in names.items()}
-    for name, shape in wanted.items():
-        if name not in named:
-            raise CheckpointError(f"tensor {name!r} is missing, as its other layers have it")
-        if tuple(named[name].shape) != shape:
-            told = f"tensor {origin[name]!r} has shape {list(named[name].shape)}, and the others make it {list(shape)}"
-            raise CheckpointError(told)
-    if extra := [name for name in named if name not in wanted]:
-        raise CheckpointError(f"tensor {origin[extra[0]]!r} is not part of LION's adapters or aggregator")
+def _sizes(named: Mapping[str, Tensor], name: str) -> tuple[int, int]:
+    """Rows and columns of a matrix that every such file has."""
+    if name not in named or named[name].ndim != 2:
+        raise CheckpointError(f"holds no matrix for {name!r} of LION")
+    rows, columns = named[name].shape
+    return int(rows), int(columns)
