@@ -34,6 +34,9 @@ def written(branch: FusedBranch, size: Size) -> Written | None:
     if branch.kind == "native" and branch.member is not None:
         return NATIVE[branch.member.family.model_type](Sizes(branch.config, branch.member.folder), size)
     if branch.kind == "encoder":
+        if isinstance(branch.config["projector"], Mapping):
+            tokens = branch.config.get("tokens")
+            return None if tokens is None else Written((tokens,)) if tokens else Written((), 1)  # a place that is empty
         return None if branch.grid is None else Written((math.prod(branch.grid),))
     tokens = original_tokens(branch.kind, branch.config, size)
     return Written((tokens,), 2 * bool(branch.config.get("mm_use_im_start_end")))

@@ -168,7 +168,7 @@ def _see(
     for image, one in enumerate(seen):
         look = looks[image]
         runs, shares = look.runs, look.shares
-        if branch["kind"] in VARIABLE:
+        if branch["kind"] in VARIABLE or _is_silent(branch):
             runs, shares = present(runs, shares, len(one.tokens))
         if len(one.tokens) != sum(runs):
             raise RecipeError(
@@ -186,6 +186,11 @@ def _see(
             )
         )
     return found
+
+
+def _is_silent(branch: Mapping[str, Any]) -> bool:
+    """Whether a branch's projector gives no tokens: the one placeholder of an image stays empty."""
+    return branch["kind"] == "encoder" and branch["config"].get("tokens") == 0
 
 
 def _joined(tokens: list[torch.Tensor]) -> torch.Tensor | None:
