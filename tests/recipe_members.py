@@ -151,6 +151,8 @@ def stand_in(recipe: str) -> str:
             branch["max_tokens"] = 3
     for graft in data.get("grafts", ()):
         graft["from"] = Path(graft["from"]).name
+        if "prompts" in graft:
+            graft["prompts"] = {"positive": ["w5 w6"], "negative": ["w7"]}  # words that the tiny ones know
     return json.dumps(data)  # JSON is YAML
 
 
