@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from fuse import families
 from fuse.families import Basis
+from fuse.grafts.basis import LAYER_NORMS
 from fuse.grafts.hosts import why_no_slots
 from fuse.grafts.kinds import files_of
 
@@ -87,7 +88,8 @@ def write(folder: Path, kind: str, config: Mapping[str, Any], host: Mapping[str,
 def host_record(host: Basis) -> dict[str, Any]:
     """What graft.json says of a host whose embedding is not known."""
     return {
-        "model": "", "model_type": host.family, "hidden_size": host.hidden_size, "layers": host.layers, "norm": "rms",
+        "model": "", "model_type": host.family, "hidden_size": host.hidden_size, "layers": host.layers,
+        "norm": "layer" if host.family in LAYER_NORMS else "rms",
         "norm_eps": host.norm_eps, "embedding": None,
     }  # fmt: skip
 
