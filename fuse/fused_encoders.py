@@ -30,10 +30,10 @@ def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member
         and (loaded.folder / branch.weights).resolve() == (loaded.folder / str(branch.projector)).resolve()
     ):
         raise loaded.error(("vision", number, "projector"), "is the file of the weights", "keep them in two files")
-    if files.hidden_size != host.basis.hidden_size:
+    if files.hidden_size not in (0, host.basis.hidden_size):  # 0: it gives no tokens, and only shows features to grafts
         raise CheckpointError(
             f"the projector of {branch.name} gives tokens of {files.hidden_size} numbers, and {host.name} reads "
-            f"{host.basis.hidden_size}", where=loaded.folder / str(branch.projector),
+            f"{host.basis.hidden_size}", where=files.projector.where,
             hint="a projector belongs to the language model that it was trained for",
         )  # fmt: skip
     if branch.prune == "cls" and not files.has_class:
@@ -49,9 +49,9 @@ def _lenders(name: str, branch: Branch, files: EncoderFiles) -> tuple[Lender, ..
     """The encoder's file or folder, and the projector's file: two files may use one key twice."""
     weights = branch.encoder or branch.weights
     parts: dict[str, list[Row]] = {"encoder": [], "projector": []}
-    projector = _projector_file(files)
+    projector = {entry.file for entry, *_ in files.projector.placed}
     for row in files.rows:
-        parts["projector" if row.entry.file == projector else "encoder"].append(row)
+        parts["projector" if row.entry.file in projector else "encoder"].append(row)
     origins = {"encoder": str(weights), "projector": str(branch.projector)}
     return tuple(
         Lender(
@@ -66,7 +66,3 @@ def _lenders(name: str, branch: Branch, files: EncoderFiles) -> tuple[Lender, ..
 
 def _real(loaded: LoadedRecipe, location: str) -> Path:
     return (loaded.folder / location).resolve()
-
-
-def _projector_file(files: EncoderFiles) -> Path:
-    return next(row.entry.file for row in files.rows if row.name is not None and row.name.startswith("projector."))

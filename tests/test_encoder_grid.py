@@ -37,7 +37,7 @@ BESIDE = {
 def built(eyes: EncoderEyes, image: Image.Image, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, int]:
     """The image prepared, and how many towers were built for it."""
     counted: list[Any] = []
-    monkeypatch.setattr(encoder, "build_tower", lambda c: counted.append(c) or encoder_towers.build_tower(c))
+    monkeypatch.setattr(encoder, "build_tower", lambda *c: counted.append(c) or encoder_towers.build_tower(*c))
     encoder._grid.cache_clear()
     return eyes.prepare(image), len(counted)
 

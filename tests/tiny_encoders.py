@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+import transformers
 from open_clip.model import _build_vision_tower
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -170,7 +171,9 @@ def write_transformers(kind: str, folder: Path) -> PreTrainedModel:
         config = made(vision_config=VIT_CONFIG, text_config=_TEXT, projection_dim=8)
     else:
         config = made(**WITH_STAGES.get(kind, VIT_CONFIG))
-    model = randomise(AutoModel.from_config(config))
+    own = TOWER_TYPES[kind].model
+    alone = own and not TOWER_TYPES[kind].composite
+    model = randomise(getattr(transformers, own)._from_config(config) if alone else AutoModel.from_config(config))
     model.save_pretrained(folder)
     told = json.loads((folder / "config.json").read_text()) | {"model_type": kind}
     (folder / "config.json").write_text(json.dumps(told))

@@ -89,4 +89,5 @@ class _Attention(nn.Module):
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.to_queries(x), *self.to_keys_values(x).chunk(2, -1))
         )
-        return self.project(functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        scores = query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5
+        return self.project((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))

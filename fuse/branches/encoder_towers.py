@@ -9,6 +9,7 @@ threads: where it is not float32 it is for as long as a tower is built.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from threading import RLock, local
 from typing import Any
 
@@ -27,18 +28,18 @@ _building = RLock()  # two towers at once would set each other's default dtype
 _this_thread = local()
 
 
-def build_tower(config: Mapping[str, Any]) -> tuple[nn.Module, Fixed]:
+def build_tower(config: Mapping[str, Any], head: int = 0) -> tuple[nn.Module, Fixed]:
     """The tower in torch's default dtype, and the tensors that it computes from its config (owner, attribute, value).
 
-    config: the branch's JSON (`library`, `architecture`, `tower`). Raises CheckpointError where the library does not
-    build it.
+    config: the branch's JSON (`library`, `architecture`, `tower`). head: the numbers of the feature that its head
+    gives, which it keeps then; 0 without head. Raises CheckpointError where the library does not build it.
     """
     library = config.get("library")
     if library not in _MAKERS:
         raise CheckpointError(f"library {library!r} is not one of {', '.join(_MAKERS)}", where="config.json: branches")
     meta = torch.empty(0).device.type == "meta"
     torchvision_shim.install()
-    make = _MAKERS[library]
+    make = partial(_MAKERS[library], head=head)
     try:
         with _float32() as dtype:
             tower = _make_on_meta(make, config["tower"]) if meta else make(config["tower"])
@@ -146,13 +147,15 @@ def _to_meta(module: nn.Module, name: str, param: nn.Parameter) -> nn.Parameter 
 register_module_parameter_registration_hook(_to_meta)  # pyright: ignore[reportArgumentType]
 
 
-def _open_clip(tower: Mapping[str, Any]) -> nn.Module:
+def _open_clip(tower: Mapping[str, Any], head: int = 0) -> nn.Module:
     from open_clip.model import _build_vision_tower
 
     vision: Any = {**tower["vision_cfg"], "timm_model_pretrained": False}
     if name := vision.get("timm_model_name"):
         check_name(name)
     visual: Any = _build_vision_tower(int(tower["embed_dim"]), vision, bool(tower.get("quick_gelu")))
+    if head:
+        return visual
     if name:
         return _without_head(visual.trunk)
     if hasattr(visual, "attnpool"):
@@ -164,9 +167,11 @@ def _open_clip(tower: Mapping[str, Any]) -> nn.Module:
     return visual
 
 
-def _timm(tower: Mapping[str, Any]) -> nn.Module:
+def _timm(tower: Mapping[str, Any], head: int = 0) -> nn.Module:
     import timm
 
+    if head:
+        raise CheckpointError("timm's encoders have no head of CLIP's", where="config.json: branches")
     check_name(tower["name"])
     return _without_head(timm.create_model(tower["name"], pretrained=False, num_classes=0))
 
@@ -179,7 +184,8 @@ def _without_head(trunk: nn.Module) -> nn.Module:
     return trunk
 
 
-def _transformers(tower: Mapping[str, Any]) -> nn.Module:
+def _transformers(tower: Mapping[str, Any], head: int = 0) -> nn.Module:
+    import transformers
     from transformers import CONFIG_MAPPING, AutoModel
 
     kind = tower["model_type"]
@@ -187,10 +193,15 @@ def _transformers(tower: Mapping[str, Any]) -> nn.Module:
         raise CheckpointError(f"model_type {kind!r} is no image encoder that can be a branch")
     kept = {key: value for key, value in tower.items() if key not in tower_types.FORGET}
     config = CONFIG_MAPPING[kind].from_dict({**kept, "vision_use_head": False, "use_head": False})
-    model: Any = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    if name := tower_types.TOWER_TYPES[kind].model:  # a tower that AutoModel does not know alone
+        model: Any = getattr(transformers, name)._from_config(config, dtype=torch.float32)
+    else:
+        model = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model = getattr(model, "vision_model", model)  # a wrapper that later versions of transformers no longer have
     if isinstance(getattr(model, "pooler", None), nn.Module) and [*model.pooler.parameters()]:
         model.pooler = None
+    if head:
+        model.visual_projection = nn.Linear(config.hidden_size, head, bias=False)
     for name in tower_types.TOWER_TYPES[kind].unused:
         owner, _, last = name.rpartition(".")
         module = model.get_submodule(owner)

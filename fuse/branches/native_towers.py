@@ -15,8 +15,10 @@ def has_last_norm(vision: Mapping[str, Any]) -> bool:
     return not vision.get("attentional_pool") and not vision.get("final_ln_after_pool")
 
 
-def rows(inner: list[Placed], vision: Mapping[str, Any]) -> list[Placed]:
-    """The tensors that patch tokens need keep their names; what works on pooled tokens loses it."""
+def rows(inner: list[Placed], vision: Mapping[str, Any], head: bool = False) -> list[Placed]:
+    """The tensors that patch tokens need keep their names; what works on pooled tokens loses it, unless with `head`."""
+    if head:
+        return inner
     unused = _POOLING if has_last_norm(vision) else (*_POOLING, "ln_post")
     return [
         (entry, None, "works on pooled tokens") if name and name.split(".")[0] in unused else (entry, name, why)
@@ -31,9 +33,19 @@ def measure(vision: Mapping[str, Any]) -> tuple[int, int]:
     return vision["width"], vision["patch_size"]
 
 
-def check(shapes: Mapping[str, tuple[int, ...]], vision: Mapping[str, Any], name: str, where: object) -> None:
-    """Raises CheckpointError for a tensor that is missing, unknown or of another shape than the architecture's."""
-    wanted = _resnet(vision) if isinstance(vision["layers"], list) else _vit(vision)
+def has_head(vision: Mapping[str, Any]) -> bool:
+    """Whether it pools as CLIP does: the class token or a mean, or a ResNet's attention; CoCa has pooling queries."""
+    return not vision.get("attentional_pool")
+
+
+def check(
+    shapes: Mapping[str, tuple[int, ...]], vision: Mapping[str, Any], name: str, where: object, head: int = 0
+) -> None:
+    """Raises CheckpointError for a tensor that is missing, unknown or of another shape than the architecture's.
+
+    head: the numbers of the feature that its head gives; 0 where the head is left out.
+    """
+    wanted = _resnet(vision, head) if isinstance(vision["layers"], list) else _vit(vision, head)
     if missing := [key for key in wanted if key not in shapes]:
         raise CheckpointError(
             f"has no tensor 'visual.{missing[0]}' of {name} ({len(missing)} of {len(wanted)} are missing)", where=where
@@ -47,8 +59,8 @@ def check(shapes: Mapping[str, tuple[int, ...]], vision: Mapping[str, Any], name
             )
 
 
-def _vit(vision: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """open_clip.transformer.VisionTransformer up to its patch tokens."""
+def _vit(vision: Mapping[str, Any], head: int) -> dict[str, tuple[int, ...]]:
+    """open_clip.transformer.VisionTransformer up to its patch tokens, or with the projection of what it pools."""
     width, patch = vision["width"], vision["patch_size"]
     size = vision["image_size"]
     height, breadth = (size, size) if isinstance(size, int) else size
@@ -71,13 +83,13 @@ def _vit(vision: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         block |= {"ls_1.gamma": (width,), "ls_2.gamma": (width,)}
     for i in range(vision["layers"]):
         made |= {f"transformer.resblocks.{i}.{key}": shape for key, shape in block.items()}
-    if has_last_norm(vision):
+    if has_last_norm(vision) or head:
         made |= {f"ln_post.{key}": shape for key, shape in norm.items()}
-    return made
+    return made | ({"proj": (width, head)} if head else {})
 
 
-def _resnet(vision: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """open_clip.modified_resnet.ModifiedResNet up to its last feature map."""
+def _resnet(vision: Mapping[str, Any], head: int) -> dict[str, tuple[int, ...]]:
+    """open_clip.modified_resnet.ModifiedResNet up to its last feature map, or with its attention pooling."""
     width = vision.get("width", 64)
     made: dict[str, tuple[int, ...]] = {}
 
@@ -99,4 +111,13 @@ def _resnet(vision: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             if i == 0:
                 conv(f"{at}.downsample.0", f"{at}.downsample.1", 4 * planes, into, 1)
             into = 4 * planes
+    return made | (_attention_pool(vision, into, head) if head else {})
+
+
+def _attention_pool(vision: Mapping[str, Any], width: int, head: int) -> dict[str, tuple[int, ...]]:
+    size = vision["image_size"]
+    side = (size if isinstance(size, int) else size[0]) // 32
+    made: dict[str, tuple[int, ...]] = {"attnpool.positional_embedding": (side * side + 1, width)}
+    for name, out in (("k", width), ("q", width), ("v", width), ("c", head)):
+        made |= {f"attnpool.{name}_proj.weight": (out, width), f"attnpool.{name}_proj.bias": (out,)}
     return made

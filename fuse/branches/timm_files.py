@@ -24,17 +24,23 @@ _COMPUTED = (
     "relative_position_index", "relative_coords_table", "rel_coords_log", "attn_mask", "attn.k_bias", "rope.bands",
     "rope.periods", "rope.pos_embed", "rope.freqs_cos", "rope.freqs_sin",
 )  # fmt: skip
+_PREFIX = ("cls_token", "dist_token", "reg_token")
 _REGISTERED = re.compile(r"^@register_model\s+def (\w+)\(", re.MULTILINE)
 _RENAMED = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
 _KEY = re.compile(r"^\s*'([\w.]+)'\s*:", re.MULTILINE)
 NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)  # no "hf-hub:" and no paths: nothing is fetched by a name
 
 
-def rows(inner: list[Placed], *, trunk: bool) -> list[Placed]:
+def rows(inner: list[Placed], *, trunk: bool, head: bool = False) -> list[Placed]:
     """The tensors up to the patch tokens keep their names, without open_clip's `trunk.`; the others lose it.
 
-    trunk: the names are those of open_clip's adapter, `trunk.*` and `head.*`.
+    trunk: the names are those of open_clip's adapter, `trunk.*` and `head.*`; with `head` all of them keep their names.
     """
+    if head:
+        return [
+            (entry, None, "computed from the config") if name and name.endswith(_COMPUTED) else (entry, name, why)
+            for entry, name, why in inner
+        ]
     prefix = "trunk."
     if not trunk and any(name and name.startswith("visual.trunk.") for _, name, _ in inner):
         prefix, trunk = "visual.trunk.", True
@@ -78,11 +84,15 @@ def grid(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int] | None:
     places = shapes.get("pos_embed", ())
     if len(places) != 3 or widths_differ(shapes):  # stages make fewer tokens of those that the table is for
         return None
-    extra = sum(shapes[key][1] for key in ("cls_token", "dist_token", "reg_token") if len(shapes.get(key, ())) == 3)
-    for count in (places[1] - extra, places[1]):
+    for count in (places[1] - prefix(shapes), places[1]):
         if count > 0 and isqrt(count) ** 2 == count:
             return isqrt(count), isqrt(count)
     return None
+
+
+def prefix(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Class and register tokens before the patches."""
+    return sum(shapes[key][1] for key in _PREFIX if len(shapes.get(key, ())) == 3)
 
 
 # CaiT's and ConViT's class token comes in behind the first blocks, and in XCiT channels attend to each other

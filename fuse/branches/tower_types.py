@@ -20,6 +20,8 @@ class TowerType:
     composite: the config has a text part too, and the tower's is `vision_config`. wrapper: prefix of the tower's names
     in the checkpoint. prefix: class and other tokens before the patches; registers: config key with how many more.
     has_class: the first token is a class token that attends to the patches. unused: tensors that patch tokens need not.
+    class_norm: the module that the class token passes behind the last block; "" where `last_hidden_state` has passed it
+    already, None where there is no such token or norm. model: the class, where AutoModel does not know the tower alone.
     """
 
     composite: bool = False
@@ -28,11 +30,15 @@ class TowerType:
     registers: str = ""
     has_class: bool = False
     unused: tuple[str, ...] = ()
+    class_norm: str | None = None
+    model: str = ""
 
 
-_POOL = ("head", "pooler", "classifier", "cls_classifier", "distillation_classifier", "visual_projection")
+HEAD = "visual_projection"  # CLIP's map of pooled image features into the space that it shares with texts
+_POOL = ("head", "pooler", "classifier", "cls_classifier", "distillation_classifier", HEAD)
 _VISION = "vision_model."
-_CLIP = {"wrapper": _VISION, "prefix": 1, "has_class": True, "unused": ()}
+_CLIP = {"wrapper": _VISION, "prefix": 1, "has_class": True, "unused": (), "class_norm": "post_layernorm"}
+_BLIP_2 = {"wrapper": _VISION, "prefix": 1, "has_class": True, "class_norm": ""}
 
 TOWER_TYPES: dict[str, TowerType] = {
     "clip": TowerType(True, **_CLIP),
@@ -45,14 +51,18 @@ TOWER_TYPES: dict[str, TowerType] = {
     "siglip_vision_model": TowerType(False, _VISION),
     "aimv2": TowerType(True, _VISION),
     "aimv2_vision_model": TowerType(False, _VISION),
-    "dinov2": TowerType(False, "dinov2.", 1, has_class=True, unused=("embeddings.mask_token",)),
+    "blip-2": TowerType(True, **_BLIP_2, model="Blip2VisionModel"),
+    "blip_2_vision_model": TowerType(False, **_BLIP_2, model="Blip2VisionModel"),
+    "instructblip": TowerType(True, **_BLIP_2, model="InstructBlipVisionModel"),
+    "instructblip_vision_model": TowerType(False, **_BLIP_2, model="InstructBlipVisionModel"),
+    "dinov2": TowerType(False, "dinov2.", 1, has_class=True, unused=("embeddings.mask_token",), class_norm=""),
     "dinov2_with_registers": TowerType(
-        False, "dinov2_with_registers.", 1, "num_register_tokens", True, ("embeddings.mask_token",)
+        False, "dinov2_with_registers.", 1, "num_register_tokens", True, ("embeddings.mask_token",), ""
     ),
-    "dinov3_vit": TowerType(False, "dinov3_vit.", 1, "num_register_tokens", True),
+    "dinov3_vit": TowerType(False, "dinov3_vit.", 1, "num_register_tokens", True, class_norm=""),
     "dinov3_convnext": TowerType(False, "dinov3_convnext.", 1),  # its pooled token comes first
-    "vit": TowerType(False, "vit.", 1, has_class=True, unused=("embeddings.mask_token",)),
-    "deit": TowerType(False, "deit.", 2, has_class=True, unused=("embeddings.mask_token",)),
+    "vit": TowerType(False, "vit.", 1, has_class=True, unused=("embeddings.mask_token",), class_norm=""),
+    "deit": TowerType(False, "deit.", 2, has_class=True, unused=("embeddings.mask_token",), class_norm=""),
     "beit": TowerType(False, "beit.", 1, has_class=True, unused=("embeddings.mask_token",)),
     "ijepa": TowerType(False, "ijepa.", unused=("embeddings.mask_token",)),
     "convnext": TowerType(False, "convnext."),
@@ -84,16 +94,18 @@ def tower_config(config: Mapping[str, Any], where: object) -> dict[str, Any]:
         tower = config.get("vision_config")
         if not isinstance(tower, Mapping):
             raise CheckpointError(f"model_type {kind!r} has no vision_config", where=where)
-        tower = {**tower, "model_type": f"{kind}_vision_model"}
+        tower = {**tower, "model_type": f"{kind.replace('blip-2', 'blip_2')}_vision_model"}
     return {key: value for key, value in tower.items() if key not in FORGET}
 
 
-def place(name: str, kind: str, wrapped: bool) -> tuple[str | None, str]:
+def place(name: str, kind: str, wrapped: bool, head: bool = False) -> tuple[str | None, str]:
     """Where a checkpoint's tensor lies in the tower: (name, ""), or (None, why it is not used).
 
-    wrapped: whether any tensor of the checkpoint has the wrapper's prefix.
+    wrapped: whether any tensor of the checkpoint has the wrapper's prefix. head: whether the tower keeps HEAD.
     """
     row = TOWER_TYPES[kind]
+    if head and name == f"{HEAD}.weight":
+        return name, ""
     if wrapped and not name.startswith(row.wrapper):
         return None, "outside the vision tower"
     inner = name.removeprefix(row.wrapper) if wrapped else name
