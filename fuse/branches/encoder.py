@@ -53,7 +53,7 @@ class EncoderBranch(nn.Module):
             told = f"layer is {layer!r}, which {config.get('architecture')} does not have"
             raise CheckpointError(told, where=WHERE)
         rows: Any = config.get("projector")
-        self.projector = build_projector(kind.kind, kind.config) if kind else _linear(rows)
+        self.projector: nn.Module = build_projector(kind.kind, kind.config) if kind else _linear(rows)
         self._takes: int = kind.width if kind else rows[0]["in"]
 
     def forward(self, inputs: Inputs, *, text: list[torch.Tensor], embed: Embed, attention: bool) -> list[Seen]:
