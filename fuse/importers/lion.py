@@ -149,7 +149,8 @@ def _layers(about: About, blocks: int) -> list[int]:
         raise CheckpointError(problem, hint="--set layers=38,28,18: who asks, then who answers")
     layers = list(map(str, LAYERS)) if told is None else [one.strip() for one in str(told).split(",")]
     if len(layers) != blocks + 1 or not all(re.fullmatch(r"-?\d{1,4}", one) for one in layers):
-        problem = f"layers is {told!r}, and an aggregator of {counted(blocks, 'block')} reads {blocks + 1} of the tower's"
+        reads = f"an aggregator of {counted(blocks, 'block')} reads {blocks + 1} of the tower's"
+        problem = f"layers is {told!r}, and {reads}"
         raise RecipeError(problem, where="--set", hint="--set layers=38,28,18: who asks, then who answers")
     return [int(one) for one in layers]
 
