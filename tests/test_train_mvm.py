@@ -133,11 +133,15 @@ def test_a_caption_ends_at_its_own_end() -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A zoo before any training, and donors after one step of each stage, by the command line."""
+    """A zoo before any training, on one base as the real one's, and donors after one step of each stage."""
     out = tmp_path_factory.mktemp("mvm")
     torch.manual_seed(0)
+    words = untaught().state_dict()
     for name, sight in (("base", None), ("expert", None), ("hue", HUE), ("form", FORM)):
-        zoo_files.write(untaught(sight), out / name, f"# {name}\n", sight)
+        member = untaught(sight)
+        language = member.model.language_model if sight else member.model
+        language.load_state_dict({key.removeprefix("model."): w for key, w in words.items() if key != "lm_head.weight"})
+        zoo_files.write(member, out / name, f"# {name}\n", sight)
     asked = [str(out / "donor"), "--host", str(out / "base"), "--eyes", str(out / "hue")]
     train_mvm.main([*asked, "--steps", "1", "--mixing", "1", "--inner", "4"], standalone_mode=False)
     asked[0] = str(out / "donor" / "control")

@@ -32,15 +32,15 @@ def write_donor(graft: Any, folder: Path, host: Path, told: str) -> None:
     import torch
     from safetensors.torch import save_file
 
+    from fuse.anatomy import open_member
+    from fuse.grafts.basis import host_of
     from fuse.grafts.donor import FORMAT, JSON, WEIGHTS
-    from fuse.importers import Piece
-    from fuse.importers.host_record import host_record, open_host
     from fuse.small_files import write_json
 
     folder.mkdir(parents=True, exist_ok=True)
     small = {key: tensor.to(torch.bfloat16).contiguous() for key, tensor in sorted(graft.state_dict().items())}
     save_file(small, folder / WEIGHTS, metadata={"format": "pt"})
-    record = host_record(Piece("mks2", {"hidden_size": graft.config["hidden_size"]}, small, {}), open_host(host))
+    record = host_of(open_member(host.name, str(host), revision=None, relative_to=Path()))
     source = {"file": "", "sha256": "", "tool": told}
     write_json(
         folder / JSON, {"format": FORMAT, "kind": "mks2", "config": graft.config, "host": record, "source": source}
