@@ -4,36 +4,48 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from fuse.ask import load
 from fuse.grafts.lavin import LavinGraft
 from fuse.grafts.slots import slots_of
-from tests import recipe_members, tiny_lavin
+from tests import recipe_members, tiny_encoders, tiny_lavin
 from tests.cli import Ran, fuse_here
 from tests.original_branches import difference, picture
 
 RECIPE = {
     "members": {"llm": {"path": "llm"}},
     "language": {"method": "linear", "weights": {"llm": 1}},
-    "vision": [{"name": "clip", "encoder": "clip", "projector": "projector.safetensors"}],
+    "vision": [{"name": "clip", "encoder": "clip", "projector": "donor"}],
 }
+PREPARE = {
+    "image_processor_type": "CLIPImageProcessor", "do_center_crop": False, "size": {"height": 56, "width": 56}, "resample": 3,
+    "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225],
+}  # fmt: skip
 ROUTED = {"from": "donor", "tower": "clip", "temperature": 2}
 QUESTION = "w5 w6 w7"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LLaMA, a CLIP, a plain projector, two donors from checkpoints, and a fused folder with and without the graft."""
+    """A LLaMA, a CLIP of 8 blocks, donors from checkpoints, and a fused folder with and without the graft."""
     folder = tmp_path_factory.mktemp("lavin")
     recipe_members.save("llama", folder / "llm", 0)
-    recipe_members.save_encoder(folder / "clip")
-    recipe_members._projector(folder / "projector.safetensors", 12)
+    config = CLIPVisionConfig(
+        hidden_size=tiny_lavin.WIDTH, intermediate_size=20, num_hidden_layers=8, num_attention_heads=2, image_size=56,
+        patch_size=14, hidden_act="quick_gelu",
+    )  # fmt: skip
+    tiny_encoders.randomise(CLIPVisionModel(config)).save_pretrained(folder / "clip")
+    (folder / "clip" / "preprocessor_config.json").write_text(json.dumps(PREPARE))
     host = json.loads((folder / "llm" / "config.json").read_text())
     for name, sizes in {"other": {"scope": "block"}, "wide": {"width": 64}, "deep": {"layers": 3}, "towers": {"deep": 4}}.items():  # fmt: skip
-        tiny_lavin.donor(folder / name, host, **sizes)
-    tiny_lavin.donor(folder / "donor", host)
+        tiny_lavin.donor(folder / name, host, **{"deep": 8, **sizes})
+    tiny_lavin.donor(folder / "donor", host, deep=8)
     picture(60, 40).save(folder / "photo.png")
     for name, grafts in (("grafted", [ROUTED]), ("plain", []), ("silent", [{**ROUTED, "scale": 0}])):
         made = merge(folder, name, grafts)
@@ -49,8 +61,6 @@ def merge(folder: Path, name: str, grafts: list[dict[str, Any]], verb: str = "me
 
 def inputs(made: Any, folder: Path) -> dict[str, Any]:
     """Two prompts, left padded: one with an image, one without."""
-    from PIL import Image
-
     token = made.processor.image_token
     text = [f"{token} w5 w6 w7", "w8 w9"]
     return made.processor(text=text, images=[[Image.open(folder / "photo.png")], []], padding_side="left")
@@ -95,6 +105,33 @@ def test_the_fused_model_is_the_authors_with_the_token_in_the_prompt(place: Path
     assert difference(found[real], by_the_book(made.model, given, rows=[0, 1])[real]) > 1e-3
     asked = made.model(**given, grafts={"lavin": {"modality": "text"}}).logits
     assert difference(asked[real], by_the_book(made.model, given, rows=[0, 0])[real]) < 1e-5
+
+
+@torch.no_grad()
+def test_the_prompt_holds_the_class_tokens_of_every_fourth_block(place: Path) -> None:
+    made = load(place / "grafted")
+    given = made.processor(text=[f"{made.processor.image_token} w5"], images=[[Image.open(place / "photo.png")]])
+    found = made.model.get_image_features(**given)
+    (pixels,) = given["branches.clip.pixel_values"]
+    squeezed = Image.open(place / "photo.png").convert("RGB").resize((56, 56), Image.Resampling.BICUBIC)
+    wanted = (np.asarray(squeezed) / 255 - PREPARE["image_mean"]) / PREPARE["image_std"]
+    assert np.abs(pixels.numpy().transpose(1, 2, 0) - wanted).max() < 1 / 255 / 0.22  # one step of a pixel at most
+    tower = CLIPVisionModel.from_pretrained(place / "clip").eval()
+    adapters: Any = made.model.grafts["lavin"].tower
+    kept: list[torch.Tensor] = []
+    layers = [block for block in tower.modules() if type(block).__name__ == "CLIPEncoderLayer"]
+    for layer, block in zip(adapters, layers, strict=True):
+
+        def adapted(_: Any, __: Any, x: torch.Tensor, adapter: Any = layer["adapter_attn"]) -> torch.Tensor:
+            return adapter(x, adapter.route(x, 2, True), 1.0)
+
+        block.layer_norm1.register_forward_hook(adapted)
+        block.register_forward_hook(lambda _, __, out: kept.append(out if isinstance(out, torch.Tensor) else out[0]))
+    tower(pixels[None])
+    weights = load_file(place / "donor" / "projector.safetensors")
+    seen = torch.cat([kept[3][:, 0], kept[7][:, 0]])
+    hidden = torch.nn.functional.silu(seen @ weights["conv_A.weight"].T + weights["conv_A.bias"])
+    assert difference(found, hidden @ weights["conv_B.weight"].T + weights["conv_B.bias"]) < 1e-5
 
 
 @torch.no_grad()
@@ -205,7 +242,7 @@ def test_asked_on_the_command_line(place: Path) -> None:
         ({"from": "donor"}, 2, "lavin has a part for a vision tower, and names no branch (`tower: BRANCH`, or `parts: language` to leave it out)"),
         ({"from": "donor", "tower": "lens"}, 2, "'lens' is no branch"),
         ({"from": "donor", "tower": "clip", "parts": "language"}, 2, "lavin has no part for a vision tower"),
-        ({"from": "towers", "tower": "clip"}, 3, "lavin cannot be grafted into the tower of clip: it has 3 layers, and there are adapters for 4"),
+        ({"from": "towers", "tower": "clip"}, 3, "lavin cannot be grafted into the tower of clip: it has 8 layers, and there are adapters for 4"),
         ({"from": "wide", "tower": "clip"}, 3, "lavin cannot be grafted into llm: has hidden size 32, and the adapters were made for 64"),
         ({"from": "deep", "tower": "clip"}, 3, "lavin cannot be grafted into llm: has 2 layers, and there are adapters for 3"),
         ({"from": "donor", "tower": "clip", "route": "mine"}, 2, "'mine' is not one of per_image, official"),
