@@ -22,12 +22,11 @@ Changes = Mapping[str, Change]  # by canonical name of a tensor of the host
 class Folding:
     """What becomes of the recipe's grafts.
 
-    left: those that are heard beside the host, with their entries of the recipe. folded: those that are part of it, in
-    the order of folding, each with what it does to the host's tensors.
+    left: those that are heard beside the host. folded: those that are part of it, in the order of folding, each with
+    what it does to the host's tensors.
     """
 
     left: tuple[FusedGraft, ...] = ()
-    entries: tuple[Graft, ...] = ()
     folded: tuple[tuple[FoldedGraft, Changes], ...] = ()
 
 
@@ -77,7 +76,7 @@ def folding_of(loaded: LoadedRecipe, member: Member, grafts: Sequence[FusedGraft
         told = f"{grafts[number].name} cannot be folded into {member.name}: {error}"
         raise loaded.error(("grafts", number, "fold"), told) from None
     numbers = sorted(left)
-    return Folding(tuple(left[n] for n in numbers), tuple(entries[n] for n in numbers), (*done, *silent))
+    return Folding(tuple(left[n] for n in numbers), (*done, *silent))
 
 
 def _host(member: Member) -> Host:

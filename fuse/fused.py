@@ -1,6 +1,6 @@
 """What a plan knows of a fused folder: branches, grafts, placeholders, and what lends tensors besides the members."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,48 @@ class FusedBranch:
 
 
 @dataclass(frozen=True)
+class Bridging:
+    """How a graft is brought over from another basis.
+
+    config: the bridge's, and shapes those of its tensors, as `fuse.grafts.bridge_files` makes them. host: the language
+    model that the graft was cut from. texts: what both language models read, and sha256 that of their file. least: R2
+    that every map must have.
+    """
+
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    host: Member
+    texts: tuple[str, ...]
+    sha256: str
+    least: float
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How well one map does on pairs that it was not fitted to: `read` is R2 of the donor's states from the new host's,
+    `write` R2 of the other way. pairs: how many it was fitted to."""
+
+    name: str
+    read: float
+    write: float
+    pairs: int
+
+    @property
+    def r2(self) -> float:
+        return min(self.read, self.write)
+
+
+Fits = Mapping[str, Sequence[Fit]]  # by graft
+
+
+@dataclass(frozen=True)
 class FusedGraft:
     """One graft of the output.
 
     config: what its module is built from. tokens: its placeholders, name -> how many follow every image. made: tensors
     that no donor holds and the merge computes, with their shapes. joined: of a graft that a fold made smaller, the
     donor's tensors that each of its tensors is made of, and unfolded what its config was; nothing is copied then.
+    options: the recipe's keys of its kind.
     """
 
     name: str
@@ -93,6 +129,8 @@ class FusedGraft:
     made: Mapping[str, tuple[int, ...]]
     joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unfolded: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    bridge: Bridging | None = None
 
     @property
     def prefix(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from fuse import families
 from fuse.anatomy import Member
 from fuse.errors import CheckpointError
-from fuse.fused import GRAFTS, FusedBranch, FusedGraft, Lender
+from fuse.fused import GRAFTS, Bridging, Fits, FusedBranch, FusedGraft, Lender
 from fuse.grafts.donor import Donor, open_donor
 from fuse.grafts.hosts import why_no_slots
 from fuse.grafts.kinds import KINDS
@@ -46,8 +46,11 @@ def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branche
     _check_tower(loaded, number, name, donor, config, branches)
     settings = families.text_config(host.checkpoint.config, host.family, str(host.folder))
     kind = families.text_type_of(host.checkpoint.config, host.family, str(host.folder))
-    if why := why_no_slots({**settings, "model_type": kind}) or donor.files.why_not(config, host.basis):
+    if why := why_no_slots({**settings, "model_type": kind}) or (
+        donor.files.why_not(config, host.basis) if entry.bridge is None else ""
+    ):
         raise CheckpointError(f"{name} cannot be grafted into {host.name}: {why}", where=donor.folder)
+    bridge = _bridge(loaded, number, entry, donor, config, host)
     tokens = donor.files.tokens(config)
     why_no_image = getattr(donor.files, "why_no_image", None)
     if (any(tokens.values()) or why_no_image) and not branches:
@@ -61,9 +64,23 @@ def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branche
     dropped = {key: "not of the parts that the recipe asks for" for key in donor.tensors if key not in wanted}
     lender = Lender(GRAFTS + name, entry.from_, donor.tensors, places, dropped)
     made = {key: tuple(shape) for key, shape in wanted.items() if key not in donor.tensors}
+    made |= bridge.shapes if bridge is not None else {}
     if not math.isfinite(entry.scale):
         raise loaded.error((*at, "scale"), "is not finite")
-    return FusedGraft(name, donor.kind, config, entry.scale, entry.tower, image, tokens, donor, lender, made)
+    return FusedGraft(
+        name, donor.kind, config, entry.scale, entry.tower, image, tokens, donor, lender, made, options=entry.options,
+        bridge=bridge,
+    )  # fmt: skip
+
+
+def _bridge(
+    loaded: LoadedRecipe, number: int, entry: Graft, donor: Donor, config: Mapping[str, Any], host: Member
+) -> Bridging | None:
+    if entry.bridge is None:
+        return None
+    from fuse.fused_bridges import open_bridge  # which needs numpy
+
+    return open_bridge(loaded, number, entry, donor, config, host)
 
 
 def _check_place(loaded: LoadedRecipe, number: int, name: str, branches: Sequence[FusedBranch]) -> None:
@@ -161,8 +178,18 @@ def graft_rows(grafts: Sequence[FusedGraft], dtype: str) -> list[Row]:
             copied.append(row)
         for key, shape in graft.made.items():
             kept = dtype or next(iter(graft.donor.tensors.values())).dtype
-            made.append(Row(graft.prefix + key, "make", key, "graft", shape, kept, (), note="made from the host"))
+            note = "fitted to both hosts" if graft.bridge and key in graft.bridge.shapes else "made from the host"
+            row = Row(graft.prefix + key, "make", key, "graft", shape, kept, (), parameters=_making(graft), note=note)
+            made.append(row)
     return [*copied, *made]
+
+
+def _making(graft: FusedGraft) -> dict[str, Any]:
+    """What decides the values of tensors that are made, besides the weights of hosts and donor."""
+    if graft.bridge is None:
+        return dict(graft.options)
+    bridge = graft.bridge
+    return {"method": bridge.config["method"], "host": bridge.host.checkpoint.origin, "texts": bridge.sha256}
 
 
 def graft_json(graft: FusedGraft, ids: Mapping[str, int]) -> dict[str, Any]:
@@ -171,16 +198,33 @@ def graft_json(graft: FusedGraft, ids: Mapping[str, int]) -> dict[str, Any]:
         "name": graft.name, "kind": graft.kind, "config": dict(graft.config), "scale": graft.scale,
         "tower": graft.tower, "image": graft.image, "tokens": dict(graft.tokens),
         "token_ids": {name: ids[graft.token(name)] for name in graft.tokens},
+        **({"bridge": dict(graft.bridge.config)} if graft.bridge else {}),
     }  # fmt: skip
 
 
-def grafts_json(grafts: Sequence[FusedGraft], sources: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
-    """The grafts as fuse.json states them: what each was cut from, and the sha256 of its file."""
+def grafts_json(
+    grafts: Sequence[FusedGraft], sources: Mapping[str, Mapping[str, str]], fits: Fits
+) -> list[dict[str, Any]]:
+    """The grafts as fuse.json states them: what each was cut from, the sha256 of its file, and of a bridge what it was
+    fitted to and how well.
+    """
     return [
         {
             "name": graft.name, "kind": graft.kind, "scale": graft.scale, "origin": graft.lender.origin,
             "host": {key: value for key, value in graft.donor.host.items() if key != "embedding"},
             "sha256": next(iter(sources[graft.lender.name].values()), ""),
+            **({"bridge": _bridge_json(graft, graft.bridge, sources, fits)} if graft.bridge else {}),
         }
         for graft in grafts
     ]  # fmt: skip
+
+
+def _bridge_json(
+    graft: FusedGraft, bridge: Bridging, sources: Mapping[str, Mapping[str, str]], fits: Fits
+) -> dict[str, Any]:
+    return {
+        "method": bridge.config["method"], "host": bridge.host.checkpoint.origin,
+        "sha256": dict(sources[graft.prefix + "bridge"]),
+        "texts": {"count": len(bridge.texts), "sha256": bridge.sha256},
+        "r2": {fit.name: [round(fit.read, 4), round(fit.write, 4)] for fit in fits[graft.name]},
+    }  # fmt: skip

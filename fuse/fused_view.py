@@ -29,6 +29,8 @@ def graft_text(graft: FusedGraft) -> str:
     written = sum(graft.tokens.values())
     text += f", {counted(written, 'token')} behind every image" if written else ""
     text += f", on the tower of {graft.tower}" if graft.tower else ""
+    if graft.bridge:
+        text += f", over a bridge ({graft.bridge.config['method']}) from {graft.bridge.host.checkpoint.origin}"
     text += f", folded for task {graft.config['task']}" if graft.joined else ""
     return text
 

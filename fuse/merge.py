@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fuse.checkpoint import fetch
 from fuse.errors import CheckpointError
+from fuse.fused import Fits
 from fuse.output import check_target, check_written, new_folder
 from fuse.plan import Plan
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[int], None] = lambda _: None) -> None:
-    """Run the plan into the folder `target`, which appears whole or not at all.
+def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[int], None] = lambda _: None) -> Fits:
+    """Run the plan into the folder `target`, which appears whole or not at all. Returns how well bridges fit, by graft.
 
     progress: called with the bytes written since the last call, `plan.bytes_written` in all.
     Raises RecipeError when the target is taken, CheckpointError when a tensor is not finite, MachineError when the
@@ -29,21 +30,27 @@ def merge(plan: Plan, target: Path, *, force: bool = False, progress: Callable[[
         fetch(member.checkpoint)
     for lender in plan.lenders:
         lender.fetch()
+    for bridge in plan.bridges.values():
+        fetch(bridge.host.checkpoint)
     with new_folder(target, force=force) as folder:
         copied = [shard for shard in plan.shards if plan.rows[shard[1][0]].action != "make"]
+        fits: Fits = {}
         digests = execute(plan.rows, copied, folder, progress, _constants(plan))
         if len(copied) < len(plan.shards):
             from fuse.grafts.make import make
 
-            digests |= make(plan, folder, progress)
+            more, fits = make(plan, folder, progress)
+            digests |= more
         files = {m.name: m.checkpoint.weight_files for m in plan.members} | {m.name: m.files for m in plan.lenders}
+        files |= {name: bridge.host.checkpoint.weight_files for name, bridge in plan.bridges.items()}
         sources = {name: {f.name: file_sha256(f) for f in of} for name, of in files.items()}
-        write_sidecars(plan, folder, digests, sources)
+        write_sidecars(plan, folder, digests, sources, fits)
         try:
             check_written(plan, folder)
         except CheckpointError as error:  # the folder has another name by now, or none
             told = error.where.replace(str(folder), str(target))
             raise CheckpointError(error.problem, where=told, hint=error.hint) from None
+    return fits
 
 
 def _constants(plan: Plan) -> Mapping[str, "Tensor"]:

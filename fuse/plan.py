@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fuse.anatomy import Member
-from fuse.fused import FoldedGraft, Fused, Lender
+from fuse.fused import GRAFTS, Bridging, FoldedGraft, Fused, Lender
 from fuse.new_tokens import NewToken
-from fuse.recipe_graft import Graft
 from fuse.rows import Added, Run
 from fuse.safetensors_header import DTYPE_BYTES, TensorEntry
 from fuse.verdicts import Verdict
@@ -130,13 +129,18 @@ class Plan:
     new_tokens: tuple[NewToken, ...] = ()
     template_text: str = ""  # set where the template is not the file that the member has
     fused: Fused | None = None  # set where the output is a fused folder
-    grafts: tuple[Graft, ...] = ()  # the recipe's entries, in the order of `fused.grafts`
     folded: tuple[FoldedGraft, ...] = ()  # grafts that became part of the host, in the order of folding
 
     @property
     def lenders(self) -> tuple[Lender, ...]:
         """What besides the members lends tensors."""
         return lenders_of(self.fused, self.folded)
+
+    @property
+    def bridges(self) -> dict[str, Bridging]:
+        """The bridges of grafts, by the name of what they read."""
+        grafts = self.fused.grafts if self.fused else ()
+        return {f"{GRAFTS}{graft.name}.bridge": graft.bridge for graft in grafts if graft.bridge}
 
     @property
     def bytes_read(self) -> int:

@@ -78,7 +78,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
         rows=tuple(rows), drops=tuple(dropped), verdicts=(*verdicts, output.verdict), members=tuple(everyone),
         host=host, shards=shard(rows, recipe.output.shard_size), recipe_text=loaded.text, template=output.template,
         template_text=output.template_text, recipe_file=loaded.file, dtype=recipe.output.dtype,
-        new_tokens=output.new_tokens, fused=output.fused, grafts=folding.entries, folded=folded,
+        new_tokens=output.new_tokens, fused=output.fused, folded=folded,
     )  # fmt: skip
 
 

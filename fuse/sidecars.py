@@ -7,6 +7,7 @@ from typing import Any
 import fuse
 from fuse import strict_json
 from fuse.checkpoint import INDEX
+from fuse.fused import Fits
 from fuse.new_tokens import extended_decoder, extended_tokenizer
 from fuse.plan import Plan
 from fuse.small_files import COPIED, FOLDERS, copy_small, set_dtype, without_code, write_json
@@ -15,12 +16,13 @@ PROVENANCE = "fuse.json"
 
 
 def write_sidecars(
-    plan: Plan, folder: Path, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]]
-) -> None:
+    plan: Plan, folder: Path, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]],
+    fits: Fits,
+) -> None:  # fmt: skip
     """Write everything but the weights, the index last.
 
     digests: sha256 of each weight file. sources: sha256 of each member's weight files, by member, and of
-    what else lends tensors.
+    what else lends tensors. fits: how well the maps of bridges fit, by graft.
     """
     from fuse.card import model_card
 
@@ -31,8 +33,8 @@ def write_sidecars(
         _write_tokens(plan, folder)
     else:
         _write_native_files(plan, folder)
-    write_json(folder / PROVENANCE, provenance(plan, digests, sources))
-    (folder / "README.md").write_text(model_card(plan), encoding="utf-8")
+    write_json(folder / PROVENANCE, provenance(plan, digests, sources, fits))
+    (folder / "README.md").write_text(model_card(plan, fits), encoding="utf-8")
     if len(plan.shards) > 1:
         weight_map = {plan.rows[i].name: name for name, numbers in plan.shards for i in numbers}
         write_json(
@@ -125,7 +127,9 @@ def _write_template(plan: Plan, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(plan.template.vocabulary.template, encoding="utf-8")
 
 
-def provenance(plan: Plan, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+def provenance(
+    plan: Plan, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]], fits: Fits
+) -> dict[str, Any]:
     """What the folder was made of: nothing that changes from run to run or machine to machine."""
     found: dict[str, Any] = {
         "fuse": fuse.__version__,
@@ -152,10 +156,10 @@ def provenance(plan: Plan, digests: Mapping[str, str], sources: Mapping[str, Map
 
         found["branches"] = branches_json(plan.fused, sources)
         if plan.fused.grafts:
-            found["grafts"] = grafts_json(plan.fused.grafts, sources)
+            found["grafts"] = grafts_json(plan.fused.grafts, sources, fits)
     if plan.folded:
         from fuse.fused_grafts import grafts_json
 
-        told = grafts_json([one.graft for one in plan.folded], sources)
+        told = grafts_json([one.graft for one in plan.folded], sources, {})
         found["folded"] = [graft | {"changes": dict(one.changes)} for graft, one in zip(told, plan.folded, strict=True)]
     return found

@@ -296,3 +296,64 @@ def test_a_vision_tower_is_left_alone(members: Mapping[str, Member]) -> None:
     config = bridge_config("mks2", MKS2, "procrustes", members["own"], members["own"])
     tower: Any = SimpleNamespace()
     assert Bridge(config).slots({"tower": tower})["tower"] is tower
+
+
+class Changes(Graft):
+    """Changes what both norms of every block give, as LaVIN's adapters do."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.linear = nn.Linear(WIDTH, WIDTH)
+
+    def attach(self, slots: Any) -> None:
+        for layer in range(slots["language"].layers):
+            for which in ("attention", "ffn"):
+                slots["language"].norm_output(layer, which, lambda x: x + self.linear(x).sin())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_norms_give_crosses(members: Mapping[str, Member], tokenizer: Any, method: str) -> None:
+    donor, host = build(), turned("llama", turn(WIDTH))
+    config = bridge_config("lavin", {"adapter_type": "block"}, method, members["own"], members["own"])
+    tensors, _ = make_bridge(config, (donor, tokenizer), (host, tokenizer), TEXTS)
+    torch.manual_seed(1)
+    graft = Changes().double()
+    wanted = logits(donor, graft)
+    assert (wanted - logits(donor)).abs().max() > 0.1
+    found = logits(host, with_bridge(graft, config, tensors))
+    assert (found - wanted).abs().max() < (1e-4 if method == "ridge" else 1e-11) * wanted.abs().max()
+
+
+def test_a_text_may_be_read_by_two_tokenizers(members: Mapping[str, Member], tmp_path: Path, tokenizer: Any) -> None:
+    """A host whose tokenizer splits words: states are paired where both have read the same characters."""
+    from fuse.grafts.bridge_states import pair, states
+
+    letters = _letters(tmp_path)
+    texts = ["w10 w25 w3", "w59", "w4 w4"]
+    pairs = pair(tokenizer, letters, texts)
+    assert pairs.source == [[10, 25, 3], [59], [4, 4]]
+    assert [letters.convert_ids_to_tokens(ids) for ids in pairs.target][2] == ["w", "4", "w", "4"]
+    assert pairs.places == [[(1, 5), (2, 7)], [], [(1, 3)]]
+    assert pairs.text.tolist() == [0, 0, 2]
+    assert sum(map(len, pair(tokenizer, letters, texts, most=2).places)) == 2
+    donor, host = build(), build(seed=3)
+    kept = [[a for a, _ in places] for places in pairs.places]
+    found = states(donor, pairs.source, kept, ["language.1.attention", "final"])
+    out = donor(torch.tensor([[10, 25, 3]]), output_hidden_states=True).hidden_states[1]
+    assert torch.equal(found["language.1.attention"][:2], out[0, 1:])
+    assert found["final"].shape == (3, WIDTH)
+    config = bridge_config("mks2", MKS2, "procrustes", members["own"], members["own"])
+    many = [f"w{i} w{i + 1} w{i + 2} w{i // 2 + 3}" for i in range(3, 50)]
+    _, fits = make_bridge(config, (donor, tokenizer), (host, letters), many)
+    assert {fit.pairs for fit in fits} == {3 * (len(many) - len(many) // 5)}
+
+
+def _letters(folder: Path) -> PreTrainedTokenizerFast:
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    signs = ["<unk>", "<s>", "</s>", "w", *map(str, range(10))]
+    inner = Tokenizer(models.WordLevel({sign: i for i, sign in enumerate(signs)}, unk_token="<unk>"))
+    split = pre_tokenizers.Split(Regex("."), "isolated")
+    inner.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), split])
+    PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", pad_token="</s>").save_pretrained(folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)

@@ -1,6 +1,7 @@
 """`fuse merge`: a recipe in, a folder out."""
 
 import time
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -19,6 +20,7 @@ def command(recipe: Path, out: Path, force: bool, quiet: bool, as_json: bool) ->
     """
     import json
 
+    from fuse.card import OTHERS, r2_text
     from fuse.merge import merge
     from fuse.output import check_target
     from fuse.planner import make_plan
@@ -30,18 +32,21 @@ def command(recipe: Path, out: Path, force: bool, quiet: bool, as_json: bool) ->
     check_target(plan, out, force=force)
     began = time.monotonic()
     with byte_progress(plan.bytes_written, shown=not quiet) as progress:
-        merge(plan, out, force=force, progress=progress)
+        fits = merge(plan, out, force=force, progress=progress)
     seconds = time.monotonic() - began
-    merged, folded = (sum(row.action == action for row in plan.rows) for action in ("merge", "fold"))
-    copied = len(plan.rows) - merged - folded
+    count = Counter(row.action for row in plan.rows)
     if as_json:
         click.echo(json.dumps({
-            "folder": str(out), "merged": merged, "copied": copied, "folded": folded, "dropped": len(plan.drops),
-            "bytes": plan.bytes_written, "seconds": round(seconds, 3), "plan": plan.digest(),
+            "folder": str(out), "merged": count["merge"], "copied": count["copy"], "folded": count["fold"],
+            "made": count["make"], "dropped": len(plan.drops), "bytes": plan.bytes_written,
+            "seconds": round(seconds, 3), "plan": plan.digest(),
+            "bridges": {name: {fit.name: fit.r2 for fit in own} for name, own in fits.items()},
         }, indent=1))  # fmt: skip
     else:
+        others = "".join(f"{count[key]} {word}, " for key, word in OTHERS.items() if count[key])
         click.echo(
-            f"{out}: {counted(merged, 'tensor')} merged, {copied} copied, "
-            f"{f'{folded} folded, ' if folded else ''}{len(plan.drops)} left out; "
-            f"{size_text(plan.bytes_written)} in {seconds:.1f} s"
+            f"{out}: {counted(count['merge'], 'tensor')} merged, {count['copy']} copied, {others}"
+            f"{len(plan.drops)} left out; {size_text(plan.bytes_written)} in {seconds:.1f} s"
         )
+        for name, own in fits.items():
+            click.echo(f"bridge of {name}: {counted(len(own), 'map')}, {r2_text(own)}")

@@ -1,7 +1,6 @@
 """The tensors of a bridge: two language models read the same texts, and the maps between them are fitted."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ import torch
 from fuse.anatomy import Member
 from fuse.engine.read import Reader
 from fuse.errors import CheckpointError
+from fuse.fused import Fit
 from fuse.grafts.bridge_files import EMBEDDING, FINAL, has_gains, is_layer, is_shared, shapes
 from fuse.grafts.bridge_fit import Bridge, fit, fits, held_out, shared_rows
 from fuse.grafts.bridge_states import pair, states
@@ -17,21 +17,6 @@ from fuse.plan import Source
 
 Loaded = tuple[Any, Any]  # a language model and its tokenizer
 LEAST_ROWS = 10  # embeddings without as many shared tokens say nothing
-
-
-@dataclass(frozen=True)
-class Fit:
-    """How well one map does on pairs that it was not fitted to: `read` is R2 of the donor's states from the new host's,
-    `write` R2 of the other way. pairs: how many it was fitted to."""
-
-    name: str
-    read: float
-    write: float
-    pairs: int
-
-    @property
-    def r2(self) -> float:
-        return min(self.read, self.write)
 
 
 def make_bridge(

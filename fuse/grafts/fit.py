@@ -14,7 +14,7 @@ BRIDGE = "cut it from a fine-tune of the same base, or name a `bridge` on the gr
 
 
 def basis_verdict(grafts: Sequence[FusedGraft], entries: Sequence[Graft], host: Member) -> list[Verdict]:
-    """One verdict on the bases of all grafts that no bridge brings over; none where there are none.
+    """One verdict on the bases of all grafts; none where there are none.
 
     Raises CheckpointError for a graft from another basis.
     """
@@ -22,6 +22,7 @@ def basis_verdict(grafts: Sequence[FusedGraft], entries: Sequence[Graft], host: 
     for graft, entry in zip(grafts, entries, strict=True):
         record = graft.donor.host
         if entry.bridge is not None:
+            told.append(f"{graft.name} crosses a bridge")
             continue
         if why := why_another_basis(record, host):
             raise CheckpointError(f"{graft.name}: {why}", where=graft.donor.folder / JSON, hint=BRIDGE)

@@ -33,9 +33,14 @@ def files_of(kind: str) -> Any:
 
 
 def build_graft(entry: Mapping[str, Any]) -> Any:
-    """The module of one graft, from its entry in config.json."""
+    """The module of one graft, with its bridge where it has one, from its entry in config.json."""
     if entry["kind"] not in KINDS:
         known = ", ".join(KINDS)
         raise CheckpointError(f"config.json: graft {entry['name']!r} has kind {entry['kind']!r} (known: {known})")
     module, _, name = KINDS[entry["kind"]].build.rpartition(".")
-    return getattr(import_module(f"fuse.grafts.{module}"), name)(entry["config"])
+    graft = getattr(import_module(f"fuse.grafts.{module}"), name)(entry["config"])
+    if not entry.get("bridge"):
+        return graft
+    from fuse.grafts.bridge import bridged
+
+    return bridged(graft, entry["bridge"])

@@ -22,6 +22,7 @@ def check_grafts(config: Any) -> None:
         checks = {
             "kind": graft["kind"] in KINDS,
             "config": isinstance(graft["config"], dict),
+            "bridge": graft.get("bridge") is None or isinstance(graft["bridge"], dict),
             "scale": type(graft["scale"]) in (int, float) and math.isfinite(graft["scale"]),
             "tower": graft.get("tower") in (None, *branches),
             "image": graft.get("image") in (None, *branches),

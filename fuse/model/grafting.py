@@ -10,6 +10,7 @@ from torch import nn
 
 from fuse.branches.branch import Embed
 from fuse.errors import RecipeError
+from fuse.grafts import bridge
 from fuse.grafts.graft import Reading, Sight, State
 from fuse.grafts.slots import slots_of
 from fuse.model.visual import Prompt
@@ -39,7 +40,7 @@ def attach(
         slots = dict(slots_of(language))
         if entry.get("tower"):
             slots |= slots_of(branches[entry["tower"]])
-        graft.attach(slots)
+        bridge.attach(graft, slots)
         made += slots.values()
     return made
 
@@ -82,7 +83,7 @@ def read_grafts(
             entry.get("token_ids") or {}, options.get(entry["name"], {}), entry.get("image"),
         )  # fmt: skip
         with remembering(grafts, states):
-            states[entry["name"]] = graft.read(reading)
+            states[entry["name"]] = bridge.read(graft, reading)
         prompt = replace(prompt, embeds=reading.embeds, states=dict(states))
     return prompt
 
