@@ -26,7 +26,7 @@ import zoo_files  # isort: skip
 import zoo_tower  # isort: skip
 from zoo_text import ANSWER, ASK, BEGIN, END, IMAGE, UNSEEN, ids_of  # isort: skip
 from zoo_tower import FORM, HUE  # isort: skip
-from zoo_world import Thing, draw, new_scene  # isort: skip
+from zoo_world import Thing, caption, draw, new_scene  # isort: skip
 
 
 def quiet(text: str) -> None:
@@ -105,10 +105,11 @@ def test_stage_2_changes_routers_and_low_rank_changes_alone() -> None:
 def test_captions_and_their_labels() -> None:
     scene = (Thing("south", "red", "star", "X"), Thing("northwest", "blue", "bar", "A"))
     words = ids_of("northwest blue south red")
-    assert mvm_stages.caption(scene, "color") == words
+    asked = caption(scene, "color")
+    assert (asked.text, ids_of(asked.answer), asked.skill) == ("what is there ?", words, "caption")
     ids, labels = mvm_stages.captioned(scene, HUE)
-    assert ids == [BEGIN, ASK, *[IMAGE] * 9, ANSWER, *words, END]
-    assert labels == [UNSEEN] * 12 + [*words, END]
+    assert ids == [BEGIN, ASK, *[IMAGE] * 9, *ids_of("what is there ?"), ANSWER, *words, END]
+    assert labels == [UNSEEN] * 16 + [*words, END]
 
 
 def test_the_contrast_is_the_papers_formula() -> None:
@@ -127,7 +128,7 @@ def test_a_caption_ends_at_its_own_end() -> None:
     scenes = [new_scene(Random(seed), 3, 6) for seed in range(4)]
     found = mvm_stages.ends_of(one, scenes)
     for row, scene in zip(found, scenes, strict=True):
-        ids = torch.tensor([[BEGIN, *mvm_stages.caption(scene, "color"), END]])
+        ids = torch.tensor([[BEGIN, *ids_of(caption(scene, "color").answer), END]])
         torch.testing.assert_close(row, one.language.model(ids).last_hidden_state[0, -1], rtol=0, atol=1e-5)
 
 
@@ -144,6 +145,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         zoo_files.write(member, out / name, f"# {name}\n", sight)
     asked = [str(out / "donor"), "--host", str(out / "base"), "--eyes", str(out / "hue")]
     train_mvm.main([*asked, "--steps", "1", "--mixing", "1", "--inner", "4"], standalone_mode=False)
+    shutil.copytree(out / "donor", out / "alone")
+    (out / "alone").rename(out / "donor" / "alone")  # as if it had been trained in the MLP's place
     asked[0] = str(out / "donor" / "control")
     train_mvm.main([*asked, "--steps", "1", "--control"], standalone_mode=False)
     return out
@@ -174,7 +177,7 @@ def test_a_graft_is_heard_as_it_was_trained(trained: Path, tmp_path: Path) -> No
     learnt = {name: torch.randn_like(weight.float()) * 0.1 for name, weight in load_file(file).items()}
     learnt = {name: weight.bfloat16() for name, weight in learnt.items()}
     save_file(learnt, file)
-    text = mvm_evidence.recipe("base", (), tmp_path / "donor", f"from: {tmp_path}/donor/mixture")
+    text = mvm_evidence.recipe(mvm_evidence.HOSTS["own"], tmp_path / "donor", "mixture")
     (tmp_path / "recipe.yaml").write_text(text.replace("ZOO", str(trained)))
     ran = fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out")
     assert (ran.code, ran.err) == (0, ""), ran
@@ -189,7 +192,7 @@ def test_a_graft_is_heard_as_it_was_trained(trained: Path, tmp_path: Path) -> No
     one.graft.load_state_dict({name: weight.float() for name, weight in learnt.items()})
     linear = load_file(trained / "donor" / "linear.safetensors")
     one.linear.load_state_dict({name: weight.float() for name, weight in linear.items()})
-    features = one.tower(pixel_values=torch.stack(inputs["branches.hue.pixel_values"])).last_hidden_state[:, 1:]
+    features = one.tower(pixel_values=torch.stack(inputs["branches.lent.pixel_values"])).last_hidden_state[:, 1:]
     ids = torch.tensor([[BEGIN, ASK, *[IMAGE] * 9, *ids_of("what color is at north ?"), ANSWER]])
     embeds = one.embedded(ids, features)
     slots = slots_of(one.language)
@@ -201,9 +204,9 @@ def test_a_graft_is_heard_as_it_was_trained(trained: Path, tmp_path: Path) -> No
 
 
 def test_every_row_of_the_tables_can_be_made(trained: Path, tmp_path: Path) -> None:
-    for host, own, _ in mvm_evidence.HOSTS.values():
+    for host in mvm_evidence.HOSTS.values():
         labels = []
-        for row in mvm_evidence.rows(host, own, trained / "donor", tmp_path):
+        for row in mvm_evidence.rows(host, trained / "donor", tmp_path):
             labels.append(row.label)
             if not row.recipe:
                 assert row.parent == str(tmp_path)
@@ -211,6 +214,7 @@ def test_every_row_of_the_tables_can_be_made(trained: Path, tmp_path: Path) -> N
             file = tmp_path / "row.yaml"
             file.write_text(row.recipe.replace("ZOO", str(trained)))
             plan = make_plan(load_recipe(file))
-            assert plan.fused is not None and len(plan.fused.branches) == 1 + len(own), row.label
+            assert plan.fused is not None and len(plan.fused.branches) == len(host.own) + host.lent, row.label
             assert len(plan.fused.grafts) == (row.label != "control"), row.label
-        assert labels[0] == "no memory" and labels[-1] == "control" and len(set(labels)) == len(labels) == 11
+        assert labels[0] == "no memory" and len(set(labels)) == len(labels) == (13 if host.lent else 10)
+        assert {"control", "alone, none", "alone, softmax"} <= set(labels) or not host.lent

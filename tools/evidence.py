@@ -202,7 +202,7 @@ def _scores(row: Row, asked: Sequence[Question], data: Path, zoo: Path, out: Pat
         replies = _together([zoo / name for name in row.together], some)
     else:
         folder = zoo / row.parent if row.parent else merged(row, zoo, out)
-        replies = evaluate([folder], data, some, Options(max_tokens=8, shown=False))[0].replies
+        replies = evaluate([folder], data, some, Options(max_tokens=16, shown=False))[0].replies
     found = np.full(len(asked), np.nan)
     found[taken] = scores(some, replies)
     return found

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, normalize
 from zoo_base import BATCH, Say, answer_loss, optimizer_of, rate_at, step_on
 from zoo_text import ANSWER, ASK, BEGIN, END, IMAGE, UNSEEN, Lesson, beside_words, conversation, ids_of, padded, talk
 from zoo_tower import Sight, pictures
-from zoo_world import PLACES, Scene
+from zoo_world import Scene, caption
 
 from fuse.grafts.mks2 import Mks2Graft
 from fuse.grafts.slots import slots_of
@@ -101,15 +101,11 @@ def with_mixture(pupil: Pupil, rank: int) -> Pupil:
     return replace(pupil, graft=graft)
 
 
-def caption(scene: Scene, kind: str) -> list[int]:
-    """What stands where, in reading order: `north red south blue`."""
-    things = sorted(scene, key=lambda thing: PLACES.index(thing.place))
-    return ids_of(" ".join(f"{thing.place} {getattr(thing, kind)}" for thing in things))
-
-
 def captioned(scene: Scene, sight: Sight) -> Lesson:
-    """A picture without a question, and its caption for an answer."""
-    begin, words = [BEGIN, ASK, *[IMAGE] * sight.tokens, ANSWER], [*caption(scene, sight.kind), END]
+    """A picture, what is there, and its caption for an answer."""
+    told = caption(scene, sight.kind)
+    begin = [BEGIN, ASK, *[IMAGE] * sight.tokens, *ids_of(told.text), ANSWER]
+    words = [*ids_of(told.answer), END]
     return begin + words, [UNSEEN] * len(begin) + words
 
 
@@ -121,7 +117,7 @@ def contrast(texts: Tensor, images: Tensor) -> Tensor:
 
 def ends_of(pupil: Pupil, scenes: Iterable[Scene]) -> Tensor:
     """[B, d], the last hidden state at the end token of each caption, read as text alone."""
-    ids, _ = padded([([BEGIN, *caption(scene, pupil.sight.kind), END], []) for scene in scenes])
+    ids, _ = padded([([BEGIN, *ids_of(caption(scene, pupil.sight.kind).answer), END], []) for scene in scenes])
     hidden = pupil.language.model(input_ids=ids, use_cache=False).last_hidden_state
     return hidden[torch.arange(len(ids)), (ids == END).long().argmax(-1)]
 

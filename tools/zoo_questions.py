@@ -12,9 +12,10 @@ from random import Random
 
 import click
 from zoo_text import told
-from zoo_world import KINDS, SPECIAL, VOCABULARY, draw, new_scene, questions
+from zoo_world import KINDS, SPECIAL, VOCABULARY, Asked, Scene, caption, draw, new_scene, questions
 
 SKILLS = ("count", "presence", "color", "shape", "letter", "color+shape", "color+letter", "letter+shape")
+CAPTION = "caption"  # tells every color and where it is, which only a visual memory was taught
 TEXT_SKILLS = ("reading", "backwards")  # questions without a picture
 SPLITS = {"tune": 1, "test": 2}
 
@@ -36,9 +37,13 @@ def write_questions(folder: Path, split: str, each: int, skills: Sequence[str] =
 def _drawn(skill: str, random: Random, picture: Path) -> dict[str, str]:
     """A question about a picture, which is written."""
     scene = new_scene(random)
-    asked = next(one for one in questions(scene, random) if one.skill == skill)
+    asked = caption(scene, "color") if skill == CAPTION else _asked(scene, skill, random)
     draw(scene, random).save(picture)
     return {"image": picture.name, "question": asked.text, "answer": asked.answer}
+
+
+def _asked(scene: Scene, skill: str, random: Random) -> Asked:
+    return next(one for one in questions(scene, random) if one.skill == skill)
 
 
 def _in_words(skill: str, random: Random) -> dict[str, str]:
@@ -55,7 +60,7 @@ def _in_words(skill: str, random: Random) -> dict[str, str]:
 @click.command()
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--split", type=click.Choice(list(SPLITS)), default="test", show_default=True)
-@click.option("--skill", "skills", multiple=True, type=click.Choice([*SKILLS, *TEXT_SKILLS]), default=SKILLS)
+@click.option("--skill", "skills", multiple=True, type=click.Choice([*SKILLS, CAPTION, *TEXT_SKILLS]), default=SKILLS)
 @click.option("--each", type=click.IntRange(1, 999), default=100, show_default=True, help="Questions of every skill.")
 def main(folder: Path, split: str, skills: Sequence[str], each: int) -> None:
     """Write the questions and pictures of one split into FOLDER."""

@@ -105,6 +105,13 @@ def questions(scene: Scene, random: Random) -> list[Asked]:
     return found
 
 
+def caption(scene: Scene, kind: str) -> Asked:
+    """What stands where, in reading order: `north red south blue`."""
+    things = sorted(scene, key=lambda thing: PLACES.index(thing.place))
+    words = " ".join(f"{thing.place} {getattr(thing, kind)}" for thing in things)
+    return Asked("what is there ?", words, "caption", frozenset({kind}))
+
+
 # --- drawing ---------------------------------------------------------------------------------------------------------
 
 Rgb = tuple[int, int, int]
