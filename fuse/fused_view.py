@@ -51,6 +51,10 @@ def folded_text(plan: Plan, one: FoldedGraft) -> str:
 
 def cost_lines(plan: Plan, cost: Cost) -> list[str]:
     """A line per branch, then what one image leaves of the context and what running the model takes."""
+    words = f"{size_text(cost.cache * WORDS)} for {WORDS:,} text tokens"
+    inference = f"  weights {size_text(cost.weights)}, KV cache "
+    if not cost.branches:
+        return ["at inference", inference + words]
     width, height = cost.size
     lines = [f"encoders (an image of {width}x{height} pixels; --image-size asks about another)"]
     lines += [f"  {_branch(branch)}" for branch in cost.branches]
@@ -61,12 +65,7 @@ def cost_lines(plan: Plan, cost: Cost) -> list[str]:
         f"  {'=' if fits else '!'} context of {plan.host.name} {cost.context:,}: {visual}, "
         + (f"{cost.left:,} left" if fits else "which leave no room for words; give branches max_tokens")
     )
-    lines.append("at inference")
-    lines.append(
-        f"  weights {size_text(cost.weights)}, KV cache {size_text(cost.cache * cost.visual)} an image and "
-        f"{size_text(cost.cache * WORDS)} for {WORDS:,} text tokens"
-    )
-    return lines
+    return [*lines, "at inference", f"{inference}{size_text(cost.cache * cost.visual)} an image and {words}"]
 
 
 def _branch(branch: Seeing) -> str:

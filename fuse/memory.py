@@ -7,15 +7,24 @@ from typing import TYPE_CHECKING
 from fuse.methods.table import METHODS
 
 if TYPE_CHECKING:
+    from fuse.fused import Bridging
     from fuse.plan import Row
 
 BLOCK = 1 << 20  # elements that elementwise methods take at a time
 WORK = 4  # bytes of one element in float32
+MOST_PAIRS = 8192  # of tokens that a bridge is fitted to, spread evenly over its texts
 
 
 def host_memory(rows: "Sequence[Row]") -> int:
     """Bytes of a whole language model in float32."""
     return sum(WORK * prod(row.shape) for row in rows if row.part == "language")
+
+
+def bridge_memory(bridge: "Bridging") -> int:
+    """Bytes to fit a bridge, besides the new host: the donor's in float32, and paired states of both."""
+    own = sum(WORK * prod(entry.shape) for entry in bridge.host.language.values())
+    maps = len(bridge.config["maps"])
+    return own + WORK * MOST_PAIRS * maps * (bridge.config["width"] + bridge.config["host_width"])
 
 
 def row_memory(row: "Row") -> int:

@@ -153,9 +153,11 @@ class Plan:
     @property
     def memory(self) -> int:
         """Bytes of tensors that the engine holds at its peak, besides what Python and torch need."""
-        from fuse.memory import host_memory, row_memory
+        from fuse.memory import bridge_memory, host_memory, row_memory
 
-        host = host_memory(self.rows) if any(folded.whole for folded in self.folded) else 0
+        made = any(graft.made for graft in self.fused.grafts) if self.fused else False
+        host = host_memory(self.rows) if made or any(folded.whole for folded in self.folded) else 0
+        host += max([0, *map(bridge_memory, self.bridges.values())])
         return max([host, *(row_memory(row) for row in self.rows)])
 
     def digest(self) -> str:

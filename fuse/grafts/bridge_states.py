@@ -9,8 +9,9 @@ import torch
 
 from fuse.errors import CheckpointError
 from fuse.grafts.slots import slots_of
+from fuse.memory import MOST_PAIRS
 
-LONGEST, MOST = 512, 8192  # tokens of a text; pairs in all, spread evenly over the texts
+LONGEST = 512  # tokens of a text
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Pairs:
         return torch.tensor([number for number, found in enumerate(self.places) for _ in found])
 
 
-def pair(source: Any, target: Any, texts: Iterable[str], most: int = MOST) -> Pairs:
+def pair(source: Any, target: Any, texts: Iterable[str], most: int = MOST_PAIRS) -> Pairs:
     """The pairs of two tokenizers of transformers. Raises CheckpointError for one that does not tell where tokens end.
 
     Texts are cut after 512 tokens; of more than `most` pairs every second, third ... is kept.
