@@ -3,10 +3,10 @@
     python tools/mvm_evidence.py build/mvm_evidence --donor build/mvm --each 50
 
 Every row is a recipe that is merged and asked the same questions: a host with the eyes that the memory was trained
-with, without it, and with it under each router. `own` is the host of the training; `form` and `expert` are other members
-of its family, and `form` keeps its own eyes in front of the memory's; `visionfuse` is the fusion of hue and form, with
-their own eyes and projectors alone. DONOR/control and DONOR/alone, where they are there, are two further trainings: of
-the image linear without a memory, and with the memory in place of the MLP.
+with, without it, and with it under each router. `own` is the host of the training. `form` and `expert` are others of
+its family; `form` keeps its own eyes in front of the memory's. `visionfuse` is the fusion of hue and form, with their
+own eyes and projectors alone. DONOR/control and DONOR/alone, where they are there, are two further trainings: of the
+image linear without a memory, and with the memory in place of the MLP.
 """
 
 import json
