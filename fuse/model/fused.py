@@ -23,14 +23,15 @@ from fuse.model import seq2seq
 from fuse.model.config import FusedConfig
 from fuse.model.continuing import next_positions, remember, states_behind, whole_mask
 from fuse.model.generation import FusedGenerationMixin, is_empty, text_positions
-from fuse.model.grafting import States, attach, heard, need_words, read_grafts, remembering
+from fuse.model.grafted import GraftedMixin
+from fuse.model.grafting import States, read_grafts, remembering
 from fuse.model.language import build_language_model
 from fuse.model.masks import BLOCK_HOSTS, PREFIX_HOSTS, blocks, prompt_masks
 from fuse.model.positions import positions
 from fuse.model.visual import Prompt, read_prompt, split_inputs
 
 
-class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
+class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin, GraftedMixin):
     """One language model, many vision encoders.
 
     Inputs are those of `FusedProcessor`: input_ids and attention_mask [B, L], and for every branch `branches.NAME.*`,
@@ -66,7 +67,6 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
         self.language_model = build_language_model(config.text_config, *how)
         self.branches = nn.ModuleDict({b["name"]: build_branch(b, attention) for b in config.branches})
         self.grafts = nn.ModuleDict({g["name"]: build_graft(g) for g in config.grafts})
-        self._attached: list[Any] | None = None
         if not config.is_encoder_decoder:
             config.text_config = self.get_decoder().config  # masks made from outside must suit its attention
         self._no_split_modules = sorted(
@@ -104,31 +104,6 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
 
     def get_decoder(self) -> Any:
         return self.language_model.get_decoder()
-
-    def attach(self) -> None:
-        """Attach the grafts to their slots, where they are not; the first pass does it.
-
-        Not before: quantisation puts other modules into the places of those that the model is built with. Raises
-        CheckpointError where the host has no such slot.
-        """
-        if self._attached is None:
-            branches = dict(self.branches.items())
-            self._attached = attach(self.config.grafts, dict(self.grafts.items()), self.language_model, branches)
-
-    def set_scale(self, name: str, scale: float) -> None:
-        """How much of a graft is heard from now on. Its placeholders follow the folder's own config.
-
-        Raises RecipeError for a graft that is not there, and where a scale of 0 and another change places for a graft
-        that has placeholders in the prompt.
-        """
-        entry = next((graft for graft in self.config.grafts if graft["name"] == name), None)
-        if entry is None:
-            raise RecipeError(f"there is no graft {name!r}", hint=", ".join(g["name"] for g in self.config.grafts))
-        if any((entry.get("tokens") or {}).values()) and (scale == 0) != (entry["scale"] == 0):
-            raise RecipeError(f"graft {name!r} writes into the prompt", hint="change its scale in config.json")
-        for slots in self._attached or ():
-            slots.remove()
-        entry["scale"], self._attached = scale, None
 
     def read(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None,
@@ -226,7 +201,7 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
         assert inputs_embeds is not None
         if graft_states is None:
             graft_states = {} if begins else states_behind(past_key_values)
-            self._check_states(graft_states)
+            self.check_states(graft_states)
         host, plain = self.config.host_type, attention_mask is None or _is_2d(attention_mask)
         if not begins and plain:
             attention_mask = whole_mask(past_key_values, attention_mask)
@@ -255,15 +230,6 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin):
             loss = self.loss_function(out.logits, labels, vocab_size=rows, num_items_in_batch=items)
             out = type(out)(**{**out, "loss": loss})
         return out if as_dict is not False else out.to_tuple()
-
-    def _check_states(self, states: States) -> None:
-        """Embeddings that a caller made, or a cache of another model, do not tell grafts what they must know."""
-        mine = {graft["name"] for graft in heard(self.config.grafts)}
-        if lost := [name for name in need_words(self.grafts) if name in mine - states.keys()]:  # pyright: ignore
-            raise RecipeError(
-                f"graft {lost[0]!r} must see the prompt's tokens, and this call gives embeddings or a foreign cache",
-                hint="give input_ids, or graft_states of `read`",
-            )
 
     def _positions(self, prompt: Prompt) -> torch.Tensor:
         return positions(self.config.host_type, prompt.attention_mask, prompt.patches, prompt.shared)
