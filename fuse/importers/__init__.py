@@ -51,12 +51,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class Imported:
-    """A file sorted. dropped: key of the file -> why it is not needed, in words that follow "left out: "."""
+    """A file sorted. dropped: key of the file -> why it is not needed, in words that follow "left out: ".
+
+    generation: what generation_config.json of the language model says, besides what that of `--host` does.
+    """
 
     graft: Piece | None = None
     projector: Piece | None = None
     language: Piece | None = None
     dropped: Mapping[str, str] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def pieces(self) -> dict[str, Piece]:

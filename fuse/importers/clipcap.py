@@ -3,7 +3,8 @@
 `clip_project.*` becomes a projector, `gpt.*` an ordinary GPT-2 folder under OUT/language, whose config.json comes from
 `--host`, a GPT-2 folder whose tokenizer is copied too, or else from the tensors' shapes. Shapes do not tell how many
 heads GPT-2 has: 64 numbers a head, as in all of GPT-2's own sizes, unless `--set heads=N`. What else they do not tell
-are constants of the authors' train.py: 8 heads in the mapper, Tanh and relu.
+are constants of the authors' code: 8 heads in the mapper, Tanh and relu, and captions that end with the first full
+stop, which generation_config.json says as a second end (of GPT-2's own vocabulary, where "." is token 13).
 """
 
 from __future__ import annotations
@@ -12,9 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, RecipeError
 from fuse.importers import About, Imported, Piece
 
 if TYPE_CHECKING:
@@ -27,12 +26,14 @@ _MAPPER, _GPT = "clip_project.", "gpt."
 _MASK = re.compile(r"gpt\.transformer\.h\.\d+\.attn\.(bias|masked_bias)")  # the causal mask, of old releases
 _LAYER = re.compile(r"transformer\.(?:layers|h)\.(\d+)\.")
 _HEADS, _HEAD_SIZE = 8, 64
+_ROWS, _END, _STOP = 50257, 50256, 13  # of GPT-2's own vocabulary: its tokens, <|endoftext|> and "."
 
 
 def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
     """The mapper into a projector, GPT-2 into a language model.
 
-    Raises CheckpointError for a mapper that is neither of ClipCap's, and for what its tensors do not tell.
+    Raises CheckpointError for a mapper that is neither of ClipCap's, and for what its tensors do not tell, RecipeError
+    for options that do not fit them.
     """
     mapper = {key.removeprefix(_MAPPER): value for key, value in state.items() if key.startswith(_MAPPER)}
     gpt = {key.removeprefix(_GPT): value for key, value in state.items() if key.startswith(_GPT)}
@@ -42,17 +43,19 @@ def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
         raise CheckpointError("holds no `clip_project.*`", hint="ClipCap saves them as coco_prefix-*.pt")
     if "transformer.wte.weight" in gpt:
         head = gpt.get("lm_head.weight")
-        if head is not None and torch.equal(head, gpt["transformer.wte.weight"]):
+        if head is not None and head.equal(gpt["transformer.wte.weight"]):
             dropped["gpt.lm_head.weight"] = "the embedding, which GPT-2 uses as its head"
     kind, config = _mapper(mapper, _width(gpt, about), about)
     names = {_MAPPER + name: name for name in mapper}
     told = {"model_type": "gpt2", "norm": "layer", "norm_eps": 1e-5} if gpt else {}
-    language = None
+    language, generation = None, {}
     if gpt:
         kept = {_GPT + name: name for name in gpt if _GPT + name not in dropped}
         language = Piece.renamed("gpt2", _gpt_config(gpt, kept.values(), about), state, kept)
         told["layers"] = language.config["n_layer"]
-    return Imported(None, Piece.renamed(kind, config, state, names, told), language, dropped)
+        if len(gpt["transformer.wte.weight"]) == _ROWS:
+            generation = {"bos_token_id": _END, "eos_token_id": [_END, _STOP]}
+    return Imported(None, Piece.renamed(kind, config, state, names, told), language, dropped, generation)
 
 
 def _width(gpt: Mapping[str, Tensor], about: About) -> int | None:
@@ -69,6 +72,10 @@ def _mapper(mapper: Mapping[str, Tensor], width: int | None, about: About) -> tu
     if "prefix_const" in mapper:
         const, linear = _matrix(mapper, "prefix_const", _MAPPER), _matrix(mapper, "linear.weight", _MAPPER)
         inner = _matrix(mapper, "transformer.layers.0.mlp.fc1.weight", _MAPPER)
+        length = about.options.get("prefix_length", const.shape[0])
+        if length != const.shape[0] or (width and const.shape[1] != width):
+            told = f"its prefix is {const.shape[0]} tokens of {const.shape[1]} numbers"
+            raise CheckpointError(f"{told}, and not {length} of {width or const.shape[1]}")
         return "clipcap_transformer", {
             "width": linear.shape[1], "hidden_size": const.shape[1], "clip_length": linear.shape[0] // const.shape[1],
             "prefix_length": const.shape[0], "layers": _layers(mapper), "heads": _HEADS, "inner": inner.shape[0],
@@ -83,7 +90,7 @@ def _mapper(mapper: Mapping[str, Tensor], width: int | None, about: About) -> tu
         )
     if type(length) is not int or length <= 0 or last.shape[0] % length or (width and last.shape[0] != length * width):
         told = f" of {width}" if width else ""
-        raise CheckpointError(f"its prefix of {last.shape[0]} numbers cannot be cut into {length!r} tokens{told}")
+        raise CheckpointError(f"its prefix of {last.shape[0]} numbers cannot be cut into {length} tokens{told}")
     return "clipcap_mlp", {
         "width": first.shape[1], "hidden": first.shape[0], "hidden_size": last.shape[0] // length,
         "prefix_length": length, "normalize": normalize,
@@ -102,15 +109,17 @@ def _gpt_config(gpt: Mapping[str, Tensor], kept: Any, about: About) -> dict[str,
     if about.host:
         if about.host.get("model_type") != "gpt2":
             raise CheckpointError(f"holds a GPT-2, and --host is a {about.host.get('model_type')}")
+        if "heads" in about.options:
+            raise RecipeError("heads is what --host says", where="--set", hint="leave one of the two out")
         config = {key: value for key, value in about.host.items() if key not in ("torch_dtype", "_name_or_path")}
         return config | tied
-    heads = about.options.get("heads", width // _HEAD_SIZE if width % _HEAD_SIZE == 0 else 0)
+    heads = about.options.get("heads", width // _HEAD_SIZE)
+    if "heads" not in about.options and width % _HEAD_SIZE:
+        told = f"does not tell how many heads GPT-2 has, and {width} numbers are no heads of {_HEAD_SIZE}"
+        raise CheckpointError(told, hint="--set heads=N, or --host FOLDER")
     if type(heads) is not int or heads <= 0 or width % heads:
-        raise CheckpointError(
-            f"does not tell how many heads GPT-2 has, and {width} is not {_HEAD_SIZE} for each of {heads!r}",
-            hint="--set heads=N, or --host FOLDER",
-        )
-    ends = {"bos_token_id": rows - 1, "eos_token_id": rows - 1} if rows == 50257 else {}
+        raise RecipeError(f"heads is {heads}, and does not divide {width}", where="--set")
+    ends = {"bos_token_id": _END, "eos_token_id": _END} if rows == _ROWS else {}
     return {
         "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **sizes, "n_head": heads, "n_inner": inner.shape[1],
         "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, **ends, **tied,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fuse import strict_json
 from fuse.anatomy import Member
 from fuse.branches.projector_files import read_projector
 from fuse.branches.projector_kinds import describe
@@ -200,11 +201,17 @@ def _write(imported: Imported, source: Mapping[str, str], host: Member | None, o
                     if host and (host.folder / name).is_file():
                         copy_small(host.folder / name, folder / what / name)
                 write_json(folder / what / "config.json", piece.config)
+                _add_generation(folder / what / "generation_config.json", imported.generation)
             else:
                 if piece.tensors:  # LLaMA-Adapter's projector has none
                     _save(piece, folder / f"{what}.safetensors")
                 told = {"format": FORMAT, "kind": piece.kind, "config": piece.config}
                 write_json(folder / f"{what}.json", told | {"host": host_record(piece, host), "source": dict(source)})
+
+
+def _add_generation(file: Path, told: Mapping[str, Any]) -> None:
+    if told:
+        write_json(file, {**(strict_json.read_object(file) if file.is_file() else {}), **told})
 
 
 def _save(piece: Piece, file: Path) -> None:
