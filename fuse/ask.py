@@ -205,6 +205,7 @@ def prompt_of(answerer: Answerer, question: str, images: int, answer: str | None
     if not has_template(answerer):
         token = getattr(answerer.processor, "image_token", "<image>")
         written = "" if type(answerer.processor).__name__ in WRITE_IMAGES else f"{token} " * images
+        written = written if question else written.rstrip(" ")  # a space at the end would be a token of its own
         slots = slots_behind(getattr(answerer.model.config, "grafts", ()), images)
         return written + question + slots + (answer or "")
     said: list[Any] = [question] if answer is None else [question, answer]
