@@ -7,7 +7,7 @@ import pytest
 
 from fuse.ask import load
 from fuse.recipe_yaml import load_recipe
-from tests import official_adapters, recipe_members, tiny_lmeye, tiny_mks2
+from tests import official_adapters, recipe_members, tiny_clipcap, tiny_lavin, tiny_lion, tiny_lmeye, tiny_mks2
 from tests.cli import fuse_here
 from tests.original_branches import picture
 
@@ -15,9 +15,15 @@ ROOT = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.yaml"))
 # recipe -> kind of tiny model by member ("base" for the base)
 KINDS = {
+    "clipcap.yaml": {"gpt": "gpt2"},
     "demo/two_skills.yaml": {"base": "llama", "dates": "llama", "extract": "llama"},
+    "folded.yaml": {"vlm": "llava"},
+    "lavin.yaml": {"llm": "llama"},
+    "lavin_folded.yaml": {"llm": "llama"},
     "llama_adapter.yaml": {"llama": "llama"},
     "llama_adapter_v2.yaml": {"llama": "llama"},
+    "lion.yaml": {"t5": "t5"},
+    "lion_decoder.yaml": {"vlm": "llava"},
     "llm_slerp.yaml": {"left": "mistral", "right": "mistral"},
     "llm_task_arithmetic.yaml": {"base": "mistral", "zephyr": "mistral", "hermes": "mistral"},
     "llm_ties_over_depth.yaml": {"base": "qwen2", "chat": "qwen2", "math": "qwen2"},
@@ -42,11 +48,16 @@ KINDS = {
     "vlm_with_open_clip_encoder.yaml": {"llava": "llava"},
     "zoo/visionfuse.yaml": {"base": "llama", "hue": "llava", "form": "llava"},
     "zoo/visionfuse_three.yaml": {"base": "llama", "hue": "llava", "form": "llava", "sign": "llava"},
+    "zoo/with_memory.yaml": {"form": "llava"},
     "zoo/with_expert.yaml": {"base": "llama", "hue": "llava", "expert": "llama"},
 }
 # recipe -> visual tokens of each branch for an image of 60 x 40 pixels; SliME's are as many as it may choose
 TOKENS = {
+    "clipcap.yaml": [5],
+    "lavin.yaml": [1],
     "llama_adapter_v2.yaml": [1],
+    "lion.yaml": [17],
+    "lion_decoder.yaml": [4, 17],
     "llm_with_encoder.yaml": [16],
     "lmeye.yaml": [1],
     "mks2.yaml": [4],
@@ -62,16 +73,24 @@ TOKENS = {
     "vlm_with_open_clip_encoder.yaml": [4, 3],
     "zoo/visionfuse.yaml": [4, 4],
     "zoo/visionfuse_three.yaml": [4, 4, 4],
+    "zoo/with_memory.yaml": [4, 16],
 }
 # recipe -> what writes each folder of a graft or a projector that it names, by the last part of its path
 DONORS: dict[str, dict[str, recipe_members.Donor]] = {
+    "clipcap.yaml": {"clipcap": tiny_clipcap.donor},
+    "folded.yaml": {"style": official_adapters.peft_folder, "memory": tiny_mks2.memory},
+    "lavin.yaml": {"lavin": tiny_lavin.donor},
+    "lavin_folded.yaml": {"lavin": tiny_lavin.donor},
     "llama_adapter.yaml": {"llama_adapter": official_adapters.first_donor},
     "llama_adapter_v2.yaml": {"llama_adapter_v2": official_adapters.multimodal_donor},
+    "lion.yaml": {"lion": tiny_lion.of_checkpoint},
+    "lion_decoder.yaml": {"lion_llava": tiny_lion.of_decoder},
     "lmeye.yaml": {"lmeye": tiny_lmeye.write_donor},
     "lora.yaml": {"style": official_adapters.peft_folder, "domain": official_adapters.peft_folder},
     "mks2.yaml": {"memory": tiny_mks2.memory},
     "mks2_folded.yaml": {"memory": tiny_mks2.memory},
     "mks2_mixture.yaml": {"memory": tiny_mks2.memory, "mixture": tiny_mks2.mixture},
+    "zoo/with_memory.yaml": {"memory": tiny_mks2.memory},
 }
 
 

@@ -3,10 +3,10 @@
     python tools/mvm_evidence.py build/mvm_evidence --donor build/mvm --each 50
 
 Every row is a recipe that is merged and asked the same questions: a host with the eyes that the memory was trained
-with, without it, and with it under each router. `own` is the host of the training. `form` and `expert` are others of
-its family; `form` keeps its own eyes in front of the memory's. `visionfuse` is the fusion of hue and form, with their
-own eyes and projectors alone. DONOR/control and DONOR/alone, where they are there, are two further trainings: of the
-image linear without a memory, and with the memory in place of the MLP.
+with, without it, and with it under each router. `own` is the host of the training, `form` and `expert` are others of
+its family, `visionfuse` is the fusion of hue and form; where these have eyes of their own, they keep them in front of
+the memory's. DONOR/control and DONOR/alone, where they are there, are two further trainings: of the image linear
+without a memory, and with the memory in place of the MLP.
 """
 
 import json
@@ -31,7 +31,6 @@ class Host:
     members: Mapping[str, float]
     own: tuple[str, ...]
     skills: tuple[str, ...]
-    lent: bool = True  # has the memory's eyes, too
 
 
 SEEN, WORDS = (CAPTION, "count", "presence", "color"), ("reading", "backwards")
@@ -40,7 +39,7 @@ HOSTS: Mapping[str, Host] = {
     "own": Host({"base": 1}, (), (*SEEN, *WORDS)),
     "form": Host({"form": 1}, ("form",), BOTH),
     "expert": Host({"expert": 1}, (), (*SEEN, *WORDS)),
-    "visionfuse": Host({"hue": 0.5, "form": 0.5}, ("hue", "form"), BOTH, lent=False),
+    "visionfuse": Host({"hue": 0.5, "form": 0.5}, ("hue", "form"), BOTH),
 }
 
 
@@ -64,25 +63,30 @@ ROUTERS: Mapping[str, tuple[str, str]] = {  # label of a row -> what it is, the 
 }
 
 
-def recipe(host: Host, donor: Path, graft: str = "") -> str:
-    """The host with the eyes of a donor behind its own, and its graft: the end of its entry in YAML, or nothing."""
+def recipe(host: Host, donor: Path, graft: str = "", *, lent: bool = True) -> str:
+    """The host with the eyes of a donor behind its own, and its graft: the end of its entry in YAML, or nothing.
+
+    lent: with those eyes.
+    """
     eyes = f"{{name: lent, encoder: {donor}/eyes, projector: {donor}/linear.safetensors}}"
     names = {name: "llm" if name == "base" else name for name in host.members}  # `base` has a meaning in recipes
     lines = ["members:", *(f"  {names[name]}: ZOO/{name}" for name in host.members), "language:"]
     weights = ", ".join(f"{names[name]}: {weight:g}" for name, weight in host.members.items())
     lines += [f"  method: linear\n  weights: {{{weights}}}", "vision:", *(f"  - {name}" for name in host.own)]
-    lines += [f"  - {eyes}"] * host.lent
+    lines += [f"  - {eyes}"] * lent
     return "\n".join([*lines, *(["grafts:", f"  - {{name: memory, from: {donor}/{graft}}}"] if graft else [])]) + "\n"
 
 
 def rows(host: Host, donor: Path, bare: Path) -> list[Row]:
     """The rows of one table. bare: the folder of the host with the eyes and without a memory, the baseline."""
-    found = [Row("no memory", "eyes and image linear" if host.lent else "VisionFuse", parent=str(bare))]
+    found = [Row("no memory", "eyes and image linear", parent=str(bare))]
+    if host.own:
+        found.append(Row("plain", "without those eyes", recipe=recipe(host, donor, lent=False)))
     for label, (why, options) in ROUTERS.items():
         found.append(Row(label, why, recipe=recipe(host, donor, options)))
-    if host.lent and (donor / "control").is_dir():
+    if (donor / "control").is_dir():
         found.append(Row("control", "linear trained without a memory", recipe=recipe(host, donor / "control")))
-    if host.lent and (donor / "alone").is_dir():
+    if (donor / "alone").is_dir():
         for label in ("none", "softmax"):
             why, options = ROUTERS[label]
             told = f"{why}; trained in its place"
