@@ -1,92 +1,17 @@
 """`fold: true` through the command line: native weights that compute what host and grafts computed together."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
+from transformers import AutoProcessor
 
-import fuse  # noqa: F401 - makes the Auto classes know fused folders
-from fuse.grafts.lora_names import depth, sizes, stacks
-from tests import tiny_grafts, tiny_processors, tiny_text, tiny_vlm
-from tests.cli import Ran, fuse_here
-from tests.members import perturbed
+from tests import folds, tiny_grafts
+from tests.folds import compare, lora, members, merged
+from tests.original_branches import picture
 
-IDS = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(1))
-HEAD = "members: {one: @one, two: @two}\nlanguage: {method: linear, weights: {one: 0.5, two: 0.5}}\n"
-
-
-def members(folder: Path, kind: str, **settings: Any) -> dict[str, Any]:
-    """Two fine-tunes of one tiny model, called `one` and `two`; their config."""
-    model = tiny_text.build(kind, **settings)
-    for seed, name in enumerate(("one", "two")):
-        perturbed(model, seed).save_pretrained(folder / name)
-        tiny_processors.tokenizer().save_pretrained(folder / name)
-    return model.config.to_dict()
-
-
-def lora(config: dict[str, Any], *linears: str) -> dict[str, Any]:
-    """LoRA of some projections in every block, each with a rank and a scaling of its own."""
-    host = tiny_grafts.basis_of(config)
-    stack = next(iter(stacks(host)))
-    modules = {}
-    for layer in range(depth(host, stack)):
-        for number, name in enumerate(linears):
-            given, gives = sizes(host, name)
-            row = {"rank": 1 + number, "in": given, "out": gives, "scaling": 0.5 + number / 4}
-            modules[f"{stack}.{layer}.{name}"] = row
-    return {"modules": modules}
-
-
-def run(verb: str, parts: Path, folder: Path, grafts: str, out: str = "out", head: str = HEAD, more: str = "") -> Ran:
-    """Plan or merge a recipe; `@` is the folder of its parts. grafts: flow entries. more: of `output`."""
-    text = f"{head}grafts: [{grafts}]\noutput: {{{more or 'dtype: float32'}}}\n".replace("@", f"{parts}/")
-    (folder / f"{out}.yaml").write_text(text)
-    return fuse_here(verb, folder / f"{out}.yaml", *([folder / out] if verb == "merge" else []))
-
-
-def load(folder: Path) -> Any:
-    """The model of whichever class the folder is of, every weight found."""
-    kind = json.loads((folder / "config.json").read_text())["model_type"]
-    auto: Any = {"fuse": AutoModelForImageTextToText, "llava": AutoModelForImageTextToText, "t5": AutoModelForSeq2SeqLM}
-    auto = auto.get(kind, AutoModelForCausalLM)
-    model, report = auto.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    assert {key: list(value) for key, value in report.items() if value} == {}
-    return model.eval()
-
-
-@torch.no_grad()
-def logits(model: Any) -> torch.Tensor:
-    more = {"decoder_input_ids": IDS[:, :4]} if model.config.is_encoder_decoder else {}
-    return model(input_ids=IDS, attention_mask=torch.ones_like(IDS), **more).logits
-
-
-def merged(parts: Path, folder: Path, grafts: str, out: str, **how: str) -> Any:
-    """The model of a recipe."""
-    ran = run("merge", parts, folder, grafts, out, **how)
-    assert (ran.code, ran.err) == (0, ""), ran
-    return load(folder / out)
-
-
-def compare(parts: Path, folder: Path, grafts: str, **how: str) -> tuple[Any, Any]:
-    """The model with grafts heard and that with grafts folded, after a look at their logits, which agree.
-
-    grafts: flow entries with `fold: FOLD`.
-    """
-    heard, folded = (
-        merged(parts, folder, grafts.replace("FOLD", fold), out, **how)
-        for out, fold in (("heard", "false"), ("folded", "true"))
-    )
-    wanted = logits(heard)
-    assert (logits(folded) - wanted).abs().max() < 1e-5
-    for graft in heard.config.grafts:
-        heard.set_scale(graft["name"], 0.0)
-        assert (logits(heard) - wanted).abs().max() > 1e-3, graft["name"]
-        heard.set_scale(graft["name"], 1.0)
-    return heard, folded
-
+SEEING = "members: {vlm: @vlm}\nlanguage: {method: linear, weights: {vlm: 1}}\nvision: [vlm]\n"
 
 # host -> settings, kind of graft, changes of the donor's config (a list: LoRA of these projections), options
 CASES: dict[str, tuple[dict[str, Any], str, Any, str]] = {
@@ -124,27 +49,8 @@ def test_a_native_class_computes_what_host_and_graft_did(case: str, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two tiny llamas, a tiny LLaVA on the same base, and donors of every kind that fit them."""
-    folder = tmp_path_factory.mktemp("parts")
-    config = members(folder, "llama")
-    for kind in tiny_grafts.CONFIGS:
-        tiny_grafts.donor(folder / kind, kind, config)
-    tiny_grafts.donor(folder / "wide_lora", "lora", config, **lora(config, "q", "v", "gate", "up", "down"))
-    tiny_grafts.donor(folder / "instead", "mks2", config, router="none", place="instead", layers=[1])
-    tiny_grafts.donor(folder / "one_lion", "lion", config, adapters=1)
-    tiny_processors.save(tiny_vlm.build("llava"), folder / "vlm")
-    text = json.loads((folder / "vlm" / "config.json").read_text())["text_config"]
-    tower = {
-        "width": 32,
-        "layers": 2,
-        "adapter_dim": 4,
-        "groups": 2,
-        "visual_adapter_type": "router",
-        "route": "per_image",
-    }
-    tiny_grafts.donor(folder / "seeing_lavin", "lavin", text, tower=tower)
-    tiny_grafts.donor(folder / "vlm_lora", "lora", text, **lora(text, "q", "down"))
-    return folder
+    """Members and donors."""
+    return folds.furnish(tmp_path_factory.mktemp("parts"))
 
 
 # grafts, and those that the output still hears
@@ -175,3 +81,54 @@ def test_several_grafts(case: str, parts: Path, tmp_path: Path) -> None:
     grafts, left = TOGETHER[case]
     _, folded = compare(parts, tmp_path, grafts)
     assert [graft["name"] for graft in getattr(folded.config, "grafts", [])] == left
+
+
+@pytest.mark.parametrize("task", ["image", "region"])
+def test_one_task_of_lion_is_one_adapter(task: str, parts: Path, tmp_path: Path) -> None:
+    heard, folded = compare(parts, tmp_path, f"{{from: @lion, scale: 0.8, task: {task}, fold: FOLD}}")
+    config = folded.config.grafts[0]["config"]
+    assert (config["adapters"], config["bottleneck"], config["task"]) == (1, 8, task)
+    assert sum(w.numel() for w in folded.grafts.parameters()) < sum(w.numel() for w in heard.grafts.parameters())
+
+
+def test_lion_in_a_t5(tmp_path: Path) -> None:
+    tiny_grafts.donor(tmp_path / "donor", "lion", members(tmp_path, "t5"))
+    compare(tmp_path, tmp_path, "{from: donor, task: image, fold: FOLD}")
+
+
+def see(model: Any, folder: Path) -> torch.Tensor:
+    """Logits at the words of a prompt with an image, of the tokens that every output has."""
+    processor: Any = AutoProcessor.from_pretrained(folder)
+    given = processor(images=[picture(60, 40)], text=[f"{processor.image_token} w5 w6 w7"], return_tensors="pt")
+    with torch.no_grad():
+        return model(**given).logits[:, -4:, :90]
+
+
+# grafts, and those that the output still hears
+SEES: dict[str, tuple[str, list[str]]] = {
+    "memory and LoRA": ("{from: @vlm_mks2, scale: 0.5, fold: FOLD}, {from: @vlm_lora, fold: FOLD}", []),
+    "LaVIN's language side": (
+        "{from: @seeing_lavin, parts: language, modality: image, rounding: none, fold: FOLD}", [],
+    ),
+    "LaVIN with its tower": (
+        "{from: @seeing_lavin, tower: vlm, modality: image, rounding: none, fold: FOLD}", ["lavin"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SEES)
+def test_a_vision_member(case: str, parts: Path, tmp_path: Path) -> None:
+    grafts, left = SEES[case]
+    heard, folded = (
+        merged(parts, tmp_path, grafts.replace("FOLD", fold), out, head=SEEING)
+        for out, fold in (("heard", "false"), ("folded", "true"))
+    )
+    assert (folded.config.model_type == "llava") == (not left)
+    assert [graft["name"] for graft in getattr(folded.config, "grafts", [])] == left
+    wanted = see(heard, tmp_path / "heard")
+    assert (see(folded, tmp_path / "folded") - wanted).abs().max() < 1e-5
+    plain = see(merged(parts, tmp_path, "", "plain", head=SEEING), tmp_path / "plain")
+    assert (plain - wanted).abs().max() > 1e-3
+    if left:
+        folded.set_scale("lavin", 0.0)  # what is left is the tower's part
+        assert (see(folded, tmp_path / "folded") - wanted).abs().max() > 1e-4
