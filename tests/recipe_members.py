@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from fuse.branches import open_clip_files
 from fuse.branches.mgm import MgmBranch
 from fuse.branches.slime import SlimeBranch
-from tests import fused_members, layouts, tiny_encoders, tiny_processors, tiny_vlm
+from tests import fused_members, layouts, tiny_encoders, tiny_processors, tiny_text, tiny_vlm
 from tests.members import TEMPLATE, perturbed
 from tests.original_branches import seeded, slime
 from tests.test_branch_mgm import mgm
 from tests.test_branch_towers import OFFICIAL, clip_folder, convnext_folder, original, outside
 from tests.test_fused_originals import GATED
+from tests.test_fused_seq2seq import save_t5
 
 TEXT = {k: v for k, v in tiny_vlm.GROUPED.items() if k != "pad_token_id"}
 LLMS = {
@@ -36,6 +37,8 @@ HIDDEN, CLIP, CONVNEXT = tiny_vlm.TEXT["hidden_size"], "clip", "convnext"
 def build(kind: str) -> Any:
     """The random model that all tiny members of a kind are fine-tunes of."""
     torch.manual_seed(0)
+    if kind == "gpt2":
+        return tiny_text.build(kind, vocab_size=tiny_vlm.VOCAB, bos_token_id=1, eos_token_id=2)
     if kind in LLMS:
         model, config = LLMS[kind]
         rope = {"rope_type": "default", "rope_theta": 1e6} if kind == "qwen2" else None
@@ -49,10 +52,13 @@ def build(kind: str) -> Any:
 
 def save(kind: str, folder: Path, seed: int) -> Path:
     """A tiny member of a kind: a model_type, "mgm" or "slime" in their authors' layout, with "3" where Llama 3's."""
+    if kind == "t5":
+        save_t5(folder, seed=seed)
+        return folder
     plain = kind.removesuffix("3") if kind.removesuffix("3") in {"llama", *ORIGINAL} else kind
     if plain in ORIGINAL:
         _original(plain, folder, seed)
-    elif plain in LLMS:
+    elif plain in LLMS or plain == "gpt2":  # which has no chat template
         perturbed(build(plain), seed).save_pretrained(folder)
     else:
         return tiny_processors.save(perturbed(build(plain), seed), folder)
