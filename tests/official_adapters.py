@@ -65,13 +65,13 @@ def second(config: Mapping[str, Any] = TINY, lora: bool = True, biases: bool = T
 class Eyes(nn.Module):
     """The modules of the authors' multimodal model that see, under the names of its file."""
 
-    def __init__(self, features: int, width: int = 32) -> None:
+    def __init__(self, features: int, width: int = 32, inside: int = WIDTH) -> None:
         super().__init__()
-        self.clip_proj, self.clip_proj_norm = nn.Linear(features, WIDTH), nn.LayerNorm(WIDTH)
-        self.visual_query = nn.Embedding(LENGTH, WIDTH)
+        self.clip_proj, self.clip_proj_norm = nn.Linear(features, inside), nn.LayerNorm(inside)
+        self.visual_query = nn.Embedding(LENGTH, inside)
         norm = nn.LayerNorm  # as timm 0.3.2 has it, which the authors ask for; today's timm has another eps
-        self.visual_blocks = nn.ModuleList(Block(WIDTH, HEADS, 4.0, qkv_bias=True, norm_layer=norm) for _ in range(2))
-        self.visual_proj, self.visual_proj_norm = nn.Linear(WIDTH, width), nn.LayerNorm(width)
+        self.visual_blocks = nn.ModuleList(Block(inside, HEADS, 4.0, qkv_bias=True, norm_layer=norm) for _ in range(2))
+        self.visual_proj, self.visual_proj_norm = nn.Linear(inside, width), nn.LayerNorm(width)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for parameter in self.parameters():
@@ -86,9 +86,9 @@ class Eyes(nn.Module):
         return self.visual_proj_norm(self.visual_proj(both[:, :LENGTH]))
 
 
-def multimodal(config: Mapping[str, Any] = TINY, features: int = 8) -> dict[str, torch.Tensor]:
+def multimodal(config: Mapping[str, Any] = TINY, features: int = 8, inside: int = WIDTH) -> dict[str, torch.Tensor]:
     """A whole file of version 2."""
-    return {**second(config), **Eyes(features, config["hidden_size"]).state_dict()}
+    return {**second(config), **Eyes(features, config["hidden_size"], inside).state_dict()}
 
 
 def save_first(file: Path, config: Mapping[str, Any]) -> None:
@@ -97,9 +97,9 @@ def save_first(file: Path, config: Mapping[str, Any]) -> None:
     torch.save(first(depth, 10 * (depth - 1), depth - 1, width, heads), file)
 
 
-def save_multimodal(file: Path, config: Mapping[str, Any], features: int = 8) -> None:
-    """Version 2 for a language model, wrapped as the authors' files are."""
-    torch.save({"model": multimodal(config, features), "config": {"w_bias": True}}, file)
+def save_multimodal(file: Path, config: Mapping[str, Any], inside: int = WIDTH) -> None:
+    """Version 2 for a language model, wrapped as the authors' files are. inside: width of the visual blocks."""
+    torch.save({"model": multimodal(config, inside=inside), "config": {"w_bias": True}}, file)
 
 
 def first_donor(folder: Path, config: Mapping[str, Any]) -> None:
@@ -142,3 +142,9 @@ def llava_folder(folder: Path, config: Mapping[str, Any], width: int = 12) -> No
     shapes = {"0.weight": (20, width), "0.bias": (20,), "2.weight": (gives, 20), "2.bias": (gives,)}
     beside = {f"base_model.model.model.mm_projector.{key}": random(*shape) for key, shape in shapes.items()}
     torch.save(beside, folder / "non_lora_trainables.bin")
+
+
+def llava_donor(folder: Path, config: Mapping[str, Any]) -> None:
+    """The donor folder, projector and all, that `fuse import` makes of a release of LLaVA."""
+    llava_folder(folder.with_suffix(".release"), config)
+    import_file("llava_lora", folder.with_suffix(".release"), folder)
