@@ -19,7 +19,7 @@ from fuse.grafts.kinds import KINDS, files_of
 from fuse.methods.table import METHODS, REQUIRED
 from fuse.recipe_vision import Branch
 from fuse.recipe_yaml import load_recipe
-from tests import recipe_members, tiny_grafts
+from tests import official_adapters, recipe_members, tiny_clipcap, tiny_grafts, tiny_mks2
 from tests.cli import fuse_here
 from tests.original_branches import picture
 
@@ -91,10 +91,42 @@ MEMBERS = {
     "docs/vision.md": {"base": "llama", "llava": "llava", "next": "llava_next", "mgm": "mgm", "slime": "slime"},
     "docs/evaluation.md": {"llava": "llava", "next": "llava_next"},
     "docs/grafts.md": {"vlm": "llava"},
+    "docs/grafts_clipcap.md": {"gpt2": "gpt2", "a": "gpt2", "b": "gpt2"},
+    "docs/grafts_lion.md": {"t5": "t5"},
+    "docs/grafts_lmeye.md": {"llm": "llama"},
+    "docs/grafts_mks2.md": {"vlm": "llava"},
+    "docs/grafts_llama_adapter.md": {"llama": "llama"},
+    "docs/grafts_lora.md": {"llama": "llama", "vicuna": "llama"},
     "docs/search.md": {"base": "llama", "vlm": "llava_next", "math": "llama"},
 }  # fmt: skip
 # what writes each donor that a document names, by the last part of its path
 DONORS: dict[str, dict[str, recipe_members.Donor]] = {
+    "README.md": {
+        "memory": lambda folder, text: tiny_grafts.donor(folder, "mks2", text),
+        "lora": lambda folder, text: tiny_grafts.donor(folder, "lora", text),
+    },
+    "docs/grafts_clipcap.md": {
+        "donors": lambda folder, text: folder.mkdir(),
+        "coco_prefix-009.pt": tiny_clipcap.of_host,
+        **dict.fromkeys(("clipcap", "clipcap_a", "clipcap_b"), tiny_clipcap.donor),
+    },
+    "docs/grafts_lion.md": {"lion": tiny_lion.of_checkpoint, "lmeye": tiny_lion.with_qformer},
+    "docs/grafts_lmeye.md": {"lmeye": tiny_lmeye.write_donor},
+    "docs/grafts_mks2.md": {"memory": tiny_mks2.memory},
+    "docs/grafts_llama_adapter.md": {
+        "donors": lambda folder, text: folder.mkdir(),
+        "llama_adapter_len10_layer30_release.pth": official_adapters.save_first,
+        "BIAS-7B.pth": lambda file, text: official_adapters.save_multimodal(file, text, inside=32),  # of 16 heads
+        "llama_adapter": official_adapters.first_donor,
+        "llama_adapter_v2": official_adapters.multimodal_donor,
+    },
+    "docs/grafts_lora.md": {
+        "donors": lambda folder, text: folder.mkdir(),
+        "style": official_adapters.peft_folder,
+        "domain": official_adapters.peft_folder,
+        "llava-v1.5-7b-lora": official_adapters.llava_folder,
+        "llava_lora": official_adapters.llava_donor,
+    },
     "docs/grafts.md": {
         "memory": lambda folder, text: tiny_grafts.donor(folder, "mks2", text),
         "adapter": lambda folder, text: tiny_grafts.donor(folder, "llama_adapter", text),
