@@ -130,8 +130,8 @@ def _check_tower(
 
 
 def tower_size(config: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Width and layers of an encoder branch's vision transformer, where its JSON tells them."""
-    tower = config.get("tower") or {}
+    """Width and layers of a branch's vision transformer, where its JSON tells them: an encoder's, or a member's."""
+    tower = config.get("tower") or config.get("vision_config") or {}
     told = tower.get("vision_cfg") or tower
     width, layers = told.get("hidden_size", told.get("width")), told.get("num_hidden_layers", told.get("layers"))
     return (width, layers) if type(width) is int and type(layers) is int else None
