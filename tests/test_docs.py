@@ -19,7 +19,16 @@ from fuse.grafts.kinds import KINDS, files_of
 from fuse.methods.table import METHODS, REQUIRED
 from fuse.recipe_vision import Branch
 from fuse.recipe_yaml import load_recipe
-from tests import official_adapters, recipe_members, tiny_clipcap, tiny_grafts, tiny_mks2
+from tests import (
+    official_adapters,
+    recipe_members,
+    tiny_clipcap,
+    tiny_grafts,
+    tiny_lavin,
+    tiny_lion,
+    tiny_lmeye,
+    tiny_mks2,
+)
 from tests.cli import fuse_here
 from tests.original_branches import picture
 
@@ -91,6 +100,8 @@ MEMBERS = {
     "docs/vision.md": {"base": "llama", "llava": "llava", "next": "llava_next", "mgm": "mgm", "slime": "slime"},
     "docs/evaluation.md": {"llava": "llava", "next": "llava_next"},
     "docs/grafts.md": {"vlm": "llava"},
+    "docs/grafts_fold.md": {"vlm": "llava"},
+    "docs/grafts_lavin.md": {"llama": "llama"},
     "docs/grafts_clipcap.md": {"gpt2": "gpt2", "a": "gpt2", "b": "gpt2"},
     "docs/grafts_lion.md": {"t5": "t5"},
     "docs/grafts_lmeye.md": {"llm": "llama"},
@@ -109,6 +120,12 @@ DONORS: dict[str, dict[str, recipe_members.Donor]] = {
         "donors": lambda folder, text: folder.mkdir(),
         "coco_prefix-009.pt": tiny_clipcap.of_host,
         **dict.fromkeys(("clipcap", "clipcap_a", "clipcap_b"), tiny_clipcap.donor),
+    },
+    "docs/grafts_fold.md": {"style": official_adapters.peft_folder, "memory": tiny_mks2.memory},
+    "docs/grafts_lavin.md": {
+        "donors": lambda folder, text: folder.mkdir(),
+        "checkpoint-19.pth": tiny_lavin.checkpoint,
+        "lavin": tiny_lavin.donor,
     },
     "docs/grafts_lion.md": {"lion": tiny_lion.of_checkpoint, "lmeye": tiny_lion.with_qformer},
     "docs/grafts_lmeye.md": {"lmeye": tiny_lmeye.write_donor},

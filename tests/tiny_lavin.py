@@ -44,8 +44,13 @@ def saved(file: Path, state: Mapping[str, torch.Tensor], **options: Any) -> Path
     return file
 
 
-def donor(folder: Path, host: Mapping[str, Any], **sizes: Any) -> None:
-    """A donor folder for a language model, of its text config."""
+def checkpoint(file: Path, host: Mapping[str, Any], **sizes: Any) -> Path:
+    """A checkpoint for a language model, of its text config."""
     given = {"layers": host["num_hidden_layers"], "width": host["hidden_size"], "deep": DEEP, **sizes}
-    told = fuse_here("import", "lavin", saved(folder.with_suffix(".pth"), official(**given)), folder)
+    return saved(file, official(**given))
+
+
+def donor(folder: Path, host: Mapping[str, Any], **sizes: Any) -> None:
+    """What `fuse import` makes of one."""
+    told = fuse_here("import", "lavin", checkpoint(folder.with_suffix(".pth"), host, **sizes), folder)
     assert told.code == 0, told.err
