@@ -42,6 +42,12 @@ def saved(file: Path, state: Mapping[str, torch.Tensor]) -> Path:
     return file
 
 
+def of_host(file: Path, host: Mapping[str, Any]) -> None:
+    """A checkpoint whose GPT-2 has the sizes of this config.json."""
+    sizes = {key: host[key] for key in ("n_embd", "n_layer", "n_head", "n_positions", "vocab_size")}
+    saved(file, official(**sizes))
+
+
 def donor(folder: Path, host: Mapping[str, Any], kind: str = "clipcap_mlp", seed: int = 0) -> None:
     """A projector folder for a GPT-2 with this config.json, by `fuse import` of a file that holds the mapper alone."""
     file = saved(folder.with_suffix(".pt"), mapper(kind, host["n_embd"], seed=seed))
