@@ -7,6 +7,7 @@ to them here. Prompts go through the host's own projections and need no order.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -79,12 +80,12 @@ def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
     config = _config(state, named, about)
     tensors: dict[str, Tensor] = {}
     origins: dict[str, tuple[str, ...]] = {}
-    for name in _shapes(config):
+    for name, shape in _shapes(config).items():
         keys = [f"{layer}|{name}" for layer in range(config["depth"])] if name in ("gate", "new_gate") else [name]
         if lacking := [key for key in keys if key not in named]:
             raise CheckpointError(f"holds nothing for {lacking[0].replace('|', ': ')}, though it does for other layers")
         origins[name] = tuple(named[key] for key in keys)
-        tensors[name] = _tensor(name, [state[key] for key in origins[name]], config)
+        tensors[name] = _tensor(name, [state[key] for key in origins[name]], shape, config)
     visual = config["visual"]
     width = {"width": visual["features"], "hidden_size": config["hidden_size"]} if visual else {}
     projector = Piece("llama_adapter", width, {}, {}, {"model_type": "llama", "norm": "rms"}) if visual else None
@@ -102,17 +103,29 @@ def _config(state: Mapping[str, Tensor], named: Mapping[str, str], about: About)
     gates = _gates(named)
     if "query" not in named or not gates:
         raise CheckpointError("holds no adapter_query.weight with gates of layers", hint=HELP)
-    rows, width = state[named["query"]].shape
+    rows, width = _matrix(state, named["query"])
     depth, heads = len(gates), state[gates[0]].numel()
+    for layer, key in enumerate(gates):
+        if state[key].numel() != heads:
+            told = f"the gate of layer {layer} has {state[key].numel()} heads, and that of layer 0 has {heads}"
+            raise CheckpointError(told)
+    if not heads or width % (2 * heads):
+        raise CheckpointError(f"{heads} gates of a layer are not those of heads that share {width} channels")
     linears: dict[str, dict[str, Any]] = {}
     for name in LINEARS.values():
         down, up, bias = (named.get(f"layers.0.{name}.{what}") for what in ("down", "up", "bias"))
         if down and up:
-            linears[name] = {"in": state[down].shape[1], "out": state[up].shape[0], "rank": state[down].shape[0]}
+            rank, inputs = _matrix(state, down)
+            outputs = _matrix(state, up)[0]
+        elif down or up:
+            raise CheckpointError(f"holds one factor of the LoRA of {name} in layer 0 and not the other")
         elif bias:
-            linears[name] = {"in": _inputs(name, width, state, named), "out": state[bias].shape[0], "rank": 0}
-        if down or up or bias:
-            linears.setdefault(name, {})["bias"] = bool(bias)
+            rank, inputs, outputs = 0, _inputs(name, width, state, named), state[bias].numel()
+        else:
+            continue
+        if name in "qk" and outputs % (width // heads):
+            raise CheckpointError(f"changes {outputs} channels of {name}, which are no whole heads of {width // heads}")
+        linears[name] = {"in": inputs, "out": outputs, "rank": rank, "bias": bool(bias)}
     norms = [n for n in ("attention", "ffn") if f"norms.0.{n}" in named] + ["final"] * ("norms.final" in named)
     config = {
         "hidden_size": width, "depth": depth, "heads": heads, "rows": rows, "length": LENGTH,
@@ -125,10 +138,18 @@ def _config(state: Mapping[str, Tensor], named: Mapping[str, str], about: About)
     return config
 
 
+def _matrix(state: Mapping[str, Tensor], key: str) -> tuple[int, int]:
+    """Both sizes of a matrix."""
+    shape = tuple(state[key].shape)
+    if len(shape) != 2:
+        raise CheckpointError(f"tensor {key!r} has shape {list(shape)}, which is no matrix")
+    return shape
+
+
 def _inputs(name: str, width: int, state: Mapping[str, Tensor], named: Mapping[str, str]) -> int:
     """Numbers that a projection takes: those of the MLP's inside come from a neighbour's bias."""
     beside = named.get("layers.0.up.bias") or named.get("layers.0.gate.bias")
-    return state[beside].shape[0] if name == "down" and beside else width
+    return state[beside].numel() if name == "down" and beside else width
 
 
 def _visual(state: Mapping[str, Tensor], named: Mapping[str, str], about: About) -> dict[str, Any] | None:
@@ -137,17 +158,17 @@ def _visual(state: Mapping[str, Tensor], named: Mapping[str, str], about: About)
     blocks = [name for name in named if name.startswith("visual.blocks.") and name.endswith(".fc1.weight")]
     if not blocks or "visual.proj_in.weight" not in named:
         raise CheckpointError("holds visual_query.weight without the blocks that read it")
-    width, features = state[named["visual.proj_in.weight"]].shape
+    width, features = _matrix(state, named["visual.proj_in.weight"])
     return {
         "features": features, "width": width, "depth": len(blocks),
-        "heads": about.options.get("visual_heads", VISUAL_HEADS), "inner": state[named[blocks[0]]].shape[0],
+        "heads": about.options.get("visual_heads", VISUAL_HEADS), "inner": _matrix(state, named[blocks[0]])[0],
     }  # fmt: skip
 
 
 def _length(state: Mapping[str, Tensor], named: Mapping[str, str], config: Mapping[str, Any], about: About) -> int:
     """Prompts of one layer. Version 1's files do not tell, but the gates below the prompts have stayed 0."""
     if config["visual"]:
-        return state[named["visual.query"]].shape[0]
+        return _matrix(state, named["visual.query"])[0]
     if "length" in about.options:
         return about.options["length"]
     zeros = [bool((state[key] == 0).all()) for key in _gates(named)]
@@ -185,22 +206,19 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(str(error), hint=hint) from None
 
 
-def _tensor(name: str, found: list[Tensor], config: Mapping[str, Any]) -> Tensor:
-    """As the graft holds it. Gates are [1, H, 1, 1] in the file."""
-    if name == "gate":
-        return _stack(found)
-    if name == "new_gate":
-        return _stack(found)[:, 0]
-    one = found[0]
-    if re.fullmatch(r"layers\.\d+\.[qk]\.(up|bias)", name):
-        return halves(one, config["hidden_size"] // config["heads"])
-    return one
+def _tensor(name: str, found: list[Tensor], shape: tuple[int, ...], config: Mapping[str, Any]) -> Tensor:
+    """As the graft holds it; one of another shape as it is, so that it is refused under its own name.
 
-
-def _stack(found: list[Tensor]) -> Tensor:
+    Gates are [1, H, 1, 1] in the file, second gates [1, 1, 1, 1].
+    """
     import torch
 
-    return torch.stack([one.flatten() for one in found])
+    if name in ("gate", "new_gate"):
+        fits = all(one.numel() * len(found) == math.prod(shape) for one in found)
+        return torch.stack([one.flatten() for one in found]).reshape(shape) if fits else found[0]
+    if found[0].shape == shape and re.fullmatch(r"layers\.\d+\.[qk]\.(up|bias)", name):
+        return halves(found[0], config["hidden_size"] // config["heads"])
+    return found[0]
 
 
 def halves(rows: Tensor, head_dim: int) -> Tensor:
