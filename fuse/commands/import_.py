@@ -1,6 +1,7 @@
 """`fuse import`: an official checkpoint of one of the systems into donor folders."""
 
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +13,27 @@ if TYPE_CHECKING:
     from fuse.importers.run import Report
 
 
-@click.command("import", epilog=f"Kinds: {', '.join(IMPORTERS)}.")
+class Kinds(click.Command):
+    """A command whose help ends with the kinds of file that there are."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: list[tuple[str, str]] = []
+        for kind, row in IMPORTERS.items():
+            module = import_module(f"fuse.importers.{row.module}")
+            options = ", ".join(getattr(module, "OPTIONS", ()))
+            rows.append((kind, f"{module.HELP}.{f' --set: {options}.' if options else ''}"))
+        with formatter.section("Kinds"):
+            formatter.write_dl(rows)
+
+
+@click.command("import", cls=Kinds)
 @click.argument("kind")
 @click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--host", type=click.Path(path_type=Path), help="Folder of the language model that it was trained for.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="What the file does not tell, by kind.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="What the file does not tell; may be repeated."
+)
 @click.option("--force", is_flag=True, help="Replace OUT if it exists (only after the new folder is complete).")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, with a row per tensor.")
 def command(
@@ -26,7 +42,11 @@ def command(
     """Sort the tensors of FILE, an official checkpoint of KIND, into the donor folder OUT.
 
     Nothing in FILE is run. OUT holds graft.json and graft.safetensors, projector.json and projector.safetensors, and
-    language/, as far as FILE has them. With --host OUT records which language model the parts belong to.
+    language/, as far as FILE has them. With --host OUT records which language model the parts belong to, so that a
+    recipe that puts them on another one is refused. What is printed says where every tensor went, or why it was left
+    out.
+
+    Example: fuse import clipcap coco_prefix-009.pt donors/clipcap --host gpt2
     """
     import json
 

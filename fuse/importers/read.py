@@ -88,6 +88,8 @@ def _files(path: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
             told = f"holds none of {', '.join(names)}" if names else "is a folder"
             raise RecipeError(told, where=path, hint="name the checkpoint file itself")
         return found
+    if not path.is_file():
+        raise RecipeError("is no plain file", where=path)
     if path.suffix.lower() not in SUFFIXES:
         raise RecipeError(f"has suffix {path.suffix!r}", where=path, hint=f"fuse imports {', '.join(SUFFIXES)}")
     return (path,)
@@ -105,6 +107,10 @@ def _load(file: Path) -> Any:
         raise CheckpointError(
             "this is a git-lfs pointer, not the weights", where=file, hint="run `git lfs pull` in that folder"
         )
+    if not start:
+        raise CheckpointError("is empty", where=file)
+    if start[8:9] == b"{":
+        raise CheckpointError("looks like safetensors", where=file, hint="call it .safetensors")
     zipped = start.startswith(b"PK\x03\x04")
     if not zipped and not start.startswith(b"\x80"):
         raise CheckpointError("is no checkpoint of PyTorch: it begins neither as a zip nor as a pickle", where=file)
