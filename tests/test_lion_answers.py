@@ -105,7 +105,7 @@ def test_tags_and_a_task_through_the_command_line(
     ("setting", "told"),
     [
         ("lion.task=words", "graft 'lion': task cannot be 'words'"),
-        ("lion.tag=dog", "graft 'lion' has no option 'tag' (did you mean task?)"),
+        ("lion.tag=dog", "graft 'lion' has no option 'tag' (known: task)"),
         ("lion=dog", "--set 'lion=dog' is not GRAFT.KEY=VALUE (such as --set lion.task=region)"),
     ],
 )

@@ -42,8 +42,10 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with every key that a graft reads. Raises KeyError or ValueError for what is no config of LION."""
     made = {**DEFAULTS, **config}
     stacks = made["stacks"]
-    if not isinstance(stacks, Mapping) or tuple(stacks) not in STACKS:
+    names = next((names for names in STACKS if isinstance(stacks, Mapping) and set(stacks) == set(names)), None)
+    if names is None:
         raise ValueError('stacks is neither {"language": LAYERS} nor {"encoder": LAYERS, "decoder": LAYERS}')
+    made["stacks"] = stacks = {name: stacks[name] for name in names}  # JSON may come sorted
     for key in ("width", "bottleneck"):
         _whole(key, made[key], _LIMITS[key])
     for name, layers in stacks.items():
