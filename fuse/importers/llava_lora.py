@@ -32,7 +32,7 @@ def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
     factors: dict[str, tuple[int, ...]] = {}
     for key, tensor in state.items():
         prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), "")
-        if prefix:
+        if prefix and ".lora_" not in key:
             projector[key] = key.removeprefix(prefix)
         elif ".lora_" not in key:
             hint = "a member that holds whole weights can be merged instead"
