@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from fuse.ask import load
-from tests import tiny_grafts, tiny_text
+from tests import recipe_members, tiny_grafts, tiny_text
 from tests.cli import Ran, fuse_here
 from tests.members import save_member
 from tests.rotated_hosts import WIDTH, build, turn, turned
@@ -46,10 +46,10 @@ def record(member: Path) -> dict[str, Any]:
     return host_of(open_member(member.name, str(member), revision=None, relative_to=Path()))
 
 
-def run(folder: Path, verb: str, name: str, host: str, *grafts: dict[str, Any]) -> Ran:
+def run(folder: Path, verb: str, name: str, host: str, *grafts: dict[str, Any], **more: Any) -> Ran:
     recipe = {
         "members": {host: {"path": host}}, "language": {"method": "linear", "weights": {host: 1}},
-        "grafts": list(grafts), "output": {"dtype": "float32"},
+        "grafts": list(grafts), "output": {"dtype": "float32"}, **more,
     }  # fmt: skip
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     return fuse_here(verb, folder / f"{name}.yaml", *([folder / name, "--quiet"] if verb == "merge" else []))
@@ -129,6 +129,14 @@ def test_what_cannot_cross_is_refused(place: Path, host: str, graft: dict[str, A
     made = run(place, "plan", "refused", host, graft)
     assert made.code == code
     assert told in made.err
+
+
+def test_into_a_vlm(place: Path) -> None:
+    """Its language model reads the texts by itself, and the eyes stay."""
+    recipe_members.save("llava", place / "vlm", 0)
+    made = run(place, "merge", "seeing", "vlm", {**MEMORY, "accept_r2": -1000}, vision=["vlm"])
+    assert made.code == 0, made.err
+    assert "bridge of mks2: 2 maps, R2 " in made.out
 
 
 def test_another_width_and_depth(place: Path) -> None:

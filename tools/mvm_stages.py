@@ -60,8 +60,16 @@ class Pupil:
 def new_pupil(
     language: Any, tower: Any, sight: Sight, *, inner: int, place: str
 ) -> Pupil:  # fmt: skip
-    """A pupil whose memories say nothing yet: their last matrices are zeros. The language model is left as it is."""
-    config = language.config
+    """A pupil whose memories say nothing yet. The language model is left as it is."""
+    graft = memory_of(language.config, inner, place)
+    for module in (language, tower):
+        module.requires_grad_(False)
+    linear = nn.Linear(tower.config.hidden_size, language.config.hidden_size)
+    return Pupil(language, tower, sight, linear, graft)
+
+
+def memory_of(config: Any, inner: int, place: str) -> Mks2Graft:
+    """Memories for every block of a language model, whose last matrices are zeros."""
     graft = Mks2Graft(
         {
             "hidden_size": config.hidden_size, "inner_size": inner, "layers": list(range(config.num_hidden_layers)),
@@ -72,10 +80,7 @@ def new_pupil(
     for name, weight in graft.named_parameters():
         if name.endswith("down.weight"):
             nn.init.zeros_(weight)
-    for module in (language, tower):
-        module.requires_grad_(False)
-    linear = nn.Linear(tower.config.hidden_size, config.hidden_size)
-    return Pupil(language, tower, sight, linear, graft)
+    return graft
 
 
 def with_mixture(pupil: Pupil, rank: int) -> Pupil:

@@ -27,7 +27,7 @@ def write_questions(folder: Path, split: str, each: int, skills: Sequence[str] =
     for skill in skills:
         for number in range(each):
             name, random = f"{skill.replace('+', '_')}_{number:03}", Random(f"{SPLITS[split]} {skill} {number}")
-            line = _in_words(skill, random) if skill in TEXT_SKILLS else _drawn(skill, random, folder / f"{name}.png")
+            line = in_words(skill, random) if skill in TEXT_SKILLS else _drawn(skill, random, folder / f"{name}.png")
             lines.append(json.dumps({"id": name, **line, "skill": skill}))
     file = folder / "questions.jsonl"
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -46,7 +46,7 @@ def _asked(scene: Scene, skill: str, random: Random) -> Asked:
     return next(one for one in questions(scene, random) if one.skill == skill)
 
 
-def _in_words(skill: str, random: Random) -> dict[str, str]:
+def in_words(skill: str, random: Random) -> dict[str, str]:
     """A question about words that stand before it, or one to say words backwards."""
     if skill == "backwards":
         words = random.sample(VOCABULARY[len(SPECIAL) :], random.randint(2, 5))

@@ -76,7 +76,7 @@ def states(
             if not where:
                 continue
             given = torch.tensor([list(text)], device=device)
-            model(given, **({"decoder_input_ids": given} if two else {"use_cache": False}))
+            model(input_ids=given, **({"decoder_input_ids": given} if two else {"use_cache": False}))
             for name in names:
                 state = seen[name][0, list(where)].cpu()
                 found[name].append(state.to(torch.promote_types(state.dtype, torch.float32)))
