@@ -52,7 +52,7 @@ def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branche
         raise CheckpointError(f"{name} cannot be grafted into {host.name}: {why}", where=donor.folder)
     bridge = _bridge(loaded, number, entry, donor, config, host)
     tokens = donor.files.tokens(config)
-    why_no_image = getattr(donor.files, "why_no_image", None)
+    why_no_image = _looking(donor, config)
     if (any(tokens.values()) or why_no_image) and not branches:
         raise loaded.error(at, f"{name} works on images, and vision has no branch")
     image = entry.image or _seen_by(donor, config, branches)
@@ -143,9 +143,15 @@ def _seen_by(donor: Donor, config: Mapping[str, Any], branches: Sequence[FusedBr
     """
     kinds = [branch.config.get("projector") for branch in branches]
     mine = [b for b, p in zip(branches, kinds, strict=True) if isinstance(p, Mapping) and p.get("kind") == donor.kind]
-    why_not = getattr(donor.files, "why_no_image", lambda *_: "")
-    able = [branch for branch in branches if not why_not(config, branch.config)]
+    why_not = _looking(donor, config)
+    able = [branch for branch in branches if why_not is None or not why_not(config, branch.config)]
     return (mine or able or list(branches))[0].name if branches else None
+
+
+def _looking(donor: Donor, config: Mapping[str, Any]) -> Any:
+    """`why_no_image` of the donor's kind; None where none of its grafts looks at images, or not this one (`looks`)."""
+    looks = getattr(donor.files, "looks", lambda config: True)
+    return getattr(donor.files, "why_no_image", None) if looks(config) else None
 
 
 def _check_together(loaded: LoadedRecipe, number: int, grafts: Sequence[FusedGraft]) -> None:

@@ -22,6 +22,7 @@ and `.bias`, `norms.{i}.attention` and `.ffn`, `norms.final`, and under `visual.
 from collections.abc import Mapping
 from typing import Any
 
+from fuse.branches.projector_kinds import describe
 from fuse.families import Basis
 from fuse.grafts.lora_names import has, sizes, stacks
 
@@ -129,6 +130,22 @@ def tokens(config: Mapping[str, Any]) -> dict[str, int]:
     """No placeholders: prompts are read by attention alone and stand at no position."""
     del config
     return {}
+
+
+def looks(config: Mapping[str, Any]) -> bool:
+    """Only version 2 looks at images; the prompts of version 1 are always the same."""
+    return config["visual"] is not None
+
+
+def why_no_image(config: Mapping[str, Any], branch: Mapping[str, Any]) -> str:
+    """Why version 2 cannot look through a branch; "" where it can. branch: its JSON, as `EncoderBranch` takes it."""
+    projector: Any = branch.get("projector")
+    told = isinstance(projector, Mapping) and "kind" in projector and "config" in projector
+    described = describe(projector["kind"], projector["config"], "") if told else None
+    if described is None or described.reads.what != "projected":
+        return "it does not show CLIP's projected tokens, as the projector of `fuse import llama_adapter` does"
+    wide, wanted = described.width, config["visual"]["features"]
+    return "" if wide == wanted else f"its tokens have {wide} numbers, and the adapter takes {wanted}"
 
 
 def _whole(config: Mapping[str, Any], key: str, least: int = 1) -> int:
