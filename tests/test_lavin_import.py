@@ -12,6 +12,7 @@ from fuse.errors import CheckpointError
 from fuse.grafts import lavin_files
 from fuse.importers import About
 from fuse.importers.lavin import sort_keys
+from tests import tiny_processors, tiny_text
 from tests.cli import fuse_here
 from tests.tiny_lavin import TOWER, official, saved
 
@@ -39,6 +40,23 @@ def test_an_official_file_becomes_a_graft_and_a_projector(tmp_path: Path) -> Non
     eyes = load_file(tmp_path / "donor" / "projector.safetensors")
     assert torch.equal(eyes["conv_B.weight"], state["adapter_proj.conv_B.weight"])
     assert len(found) + len(eyes) == len(state)
+
+
+def test_both_halves_record_their_host(tmp_path: Path) -> None:
+    host = tiny_text.build("llama", hidden_size=16)
+    host.save_pretrained(tmp_path / "llama")
+    tiny_processors.tokenizer().save_pretrained(tmp_path / "llama")
+    file = saved(tmp_path / "checkpoint.pth", official(deep=4))
+    told = fuse_here("import", "lavin", file, tmp_path / "donor", "--host", tmp_path / "llama")
+    assert told.code == 0, told.err
+    for name in ("graft.json", "projector.json"):
+        found = json.loads((tmp_path / "donor" / name).read_text())["host"]
+        assert (found["hidden_size"], found["layers"], found["norm"]) == (16, 2, "rms")
+        assert found["embedding"]
+    file = saved(tmp_path / "deep.pth", official(layers=3))
+    told = fuse_here("import", "lavin", file, tmp_path / "deep", "--host", tmp_path / "llama")
+    assert told.code == 3 and "layers is 2, and the imported file was made for 3" in told.err
+    assert not (tmp_path / "deep").exists()
 
 
 @pytest.mark.parametrize("kind", ["normal", "router", "router_block"])

@@ -57,7 +57,7 @@ def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
     if not projector:
         return Imported(graft, dropped=dropped)
     told = _projector_config({new: state[old] for old, new in projector.items()}, config)
-    piece = Piece.renamed("lavin", told, state, projector, _HOST)
+    piece = Piece.renamed("lavin", told, state, projector, {**_HOST, "layers": config["layers"]})
     return Imported(graft, piece, dropped=dropped)
 
 
