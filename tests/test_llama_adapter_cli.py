@@ -125,6 +125,34 @@ def test_generation_keeps_the_image_and_beams_keep_theirs(place: Path) -> None:
 
 
 @torch.no_grad()
+def test_later_words_still_see_the_image(place: Path) -> None:
+    """A second turn over the cache reads what one prompt with all words reads."""
+    made = load(place / "both")
+    token = made.processor.image_token
+    photo = [[picture(60, 40)]]
+    whole = made.model(**made.processor(text=[f"{token} w5 w6 w7 w8"], images=photo)).logits
+    given = made.processor(text=[f"{token} w5 w6"], images=photo)
+    first = made.model(**given, use_cache=True)
+    later = made.processor(text=["w7 w8"])["input_ids"]
+    both = torch.ones(1, given["input_ids"].shape[1] + later.shape[1], dtype=torch.long)
+    then = made.model(input_ids=later, attention_mask=both, past_key_values=first.past_key_values).logits
+    assert difference(then, whole[:, -2:]) < 1e-5
+
+
+@torch.no_grad()
+def test_saved_again_and_in_half_precision(place: Path, tmp_path: Path) -> None:
+    made, plain = load(place / "both"), load(place / "plain")
+    given = made.processor(text=[f"{made.processor.image_token} w5 w6"], images=[[picture(60, 40)]])
+    wanted = made.model(**given).logits
+    made.model.save_pretrained(tmp_path / "again")
+    made.processor.save_pretrained(tmp_path / "again")
+    assert torch.equal(load(tmp_path / "again").model(**given).logits, wanted)
+    found = made.model.bfloat16()(**given).logits.float()
+    apart = difference(plain.model(**given).logits[..., : wanted.shape[-1]], wanted)
+    assert difference(found, wanted) < 0.1 * apart
+
+
+@torch.no_grad()
 def test_scale_0_is_the_host_bit_by_bit(place: Path) -> None:
     silent, plain = load(place / "silent"), load(place / "plain")
     given = plain.processor(text=[f"{plain.processor.image_token} w5 w6"], images=[[picture(60, 40)]])
@@ -151,6 +179,34 @@ def test_refuses(place: Path, graft: dict[str, Any], sentence: str) -> None:
     ran = merge(place, "refused", vision=EYES, grafts=[graft])
     assert ran.code == 2 and ran.err.endswith(f": {sentence}\n") and ran.err.count("\n") == 1, ran.err
     assert not (place / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("vision", "graft", "sentence"),
+    [
+        (None, {}, "grafts.0: llama_adapter works on images, and vision has no branch"),
+        ([*EYES, {"name": "other", "encoder": "clip", "projector": "p.safetensors"}], {"image": "other"},
+         "grafts.0: llama_adapter cannot look through other: it does not show CLIP's projected tokens, as the projector of `fuse import llama_adapter` does (`image: BRANCH` names another)"),
+        ([{"name": "clip", "encoder": "clip", "projector": "p.safetensors"}], {},
+         "grafts.0: llama_adapter cannot look through clip: it does not show CLIP's projected tokens, as the projector of `fuse import llama_adapter` does (`image: BRANCH` names another)"),
+    ],
+)  # fmt: skip
+def test_refuses_what_it_cannot_look_through(place: Path, vision: Any, graft: dict[str, Any], sentence: str) -> None:
+    recipe_members._projector(place / "p.safetensors", 12)
+    told = {"vision": vision} if vision else {}
+    ran = merge(place, "blind", **told, grafts=[{"from": "second", **graft}])
+    assert ran.code == 2 and ran.err.endswith(f": {sentence}\n") and ran.err.count("\n") == 1, ran.err
+    assert not (place / "blind").exists()
+
+
+def test_finds_the_branch_that_it_can_look_through(place: Path) -> None:
+    recipe_members._projector(place / "p.safetensors", 12)
+    vision = [{"name": "first", "encoder": "clip", "projector": "p.safetensors"}, *EYES]
+    made = merge(place, "found", vision=vision, grafts=[{"from": "second"}])
+    assert (made.code, made.err) == (0, ""), made
+    assert json.loads((place / "found" / "config.json").read_text())["grafts"][0]["image"] == "clip"
+    asked = fuse_here("ask", place / "found", "w5", "--image", place / "photo.png", "--max-tokens", 2, "--json")
+    assert (asked.code, asked.err) == (0, ""), asked
 
 
 def test_refuses_two_images_in_one_prompt(place: Path) -> None:

@@ -55,6 +55,30 @@ def test_a_peft_folder_is_a_donor(place: Path, tmp_path: Path) -> None:
     assert (asked.code, asked.err) == (0, "") and json.loads(asked.out)["question"] == "w5 w6"
 
 
+def test_folded_it_is_a_llama_that_computes_what_peft_computes(place: Path, tmp_path: Path) -> None:
+    ran = merge(place, tmp_path / "out", {"from": str(place / "peft"), "fold": True})
+    assert (ran.code, ran.err) == (0, ""), ran
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "llama"
+    assert (
+        load_file(tmp_path / "out" / "model.safetensors").keys()
+        == load_file(place / "llm" / "model.safetensors").keys()
+    )
+    assert difference(logits(tmp_path / "out"), torch.load(place / "logits.pt")) < 1e-5
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_scale_is_a_multiple_of_alpha(place: Path, tmp_path: Path, fold: bool) -> None:
+    """Minus twice the scale is PEFT's own adapter with an alpha of minus twice its own."""
+    told = json.loads((place / "peft" / "adapter_config.json").read_text())
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "adapter_config.json").write_text(json.dumps(told | {"lora_alpha": -2 * told["lora_alpha"]}))
+    save_file(load_file(place / "peft" / "adapter_model.safetensors"), tmp_path / "other" / "adapter_model.safetensors")
+    assert merge(place, tmp_path / "a", {"from": str(tmp_path / "other")}).code == 0
+    assert merge(place, tmp_path / "b", {"from": str(place / "peft"), "scale": -2, "fold": fold}).code == 0
+    assert difference(logits(tmp_path / "a"), logits(tmp_path / "b")) < 1e-5
+    assert difference(logits(tmp_path / "a"), torch.load(place / "logits.pt")) > 1e-3
+
+
 def test_scale_0_is_the_host_bit_by_bit(place: Path, tmp_path: Path) -> None:
     assert merge(place, tmp_path / "out", {"from": str(place / "peft"), "scale": 0}).code == 0
     assert torch.equal(logits(tmp_path / "out"), logits(place / "llm"))
