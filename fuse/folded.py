@@ -31,15 +31,14 @@ class Folding:
 
 
 def leaves_grafts(loaded: LoadedRecipe) -> bool:
-    """Whether a graft is left beside the host, which a class of transformers has no place for.
-
-    Raises what `open_donor` raises.
+    """Whether a graft needs the fused class: it is left beside the host, names a branch, or can never be folded, which
+    the fold itself will say. Raises what `open_donor` raises.
     """
-    return any(
-        not entry.fold
-        or (entry.scale != 0 and (bool(entry.tower) or open_donor(entry.from_, loaded.folder).kind in folding.STAYS))
-        for entry in loaded.recipe.grafts
-    )
+    for entry in loaded.recipe.grafts:
+        kind = open_donor(entry.from_, loaded.folder).kind if entry.fold else ""
+        if not entry.fold or entry.tower or kind in folding.NEVER or (entry.scale != 0 and kind in folding.STAYS):
+            return True
+    return False
 
 
 def folding_of(loaded: LoadedRecipe, member: Member, grafts: Sequence[FusedGraft]) -> Folding:

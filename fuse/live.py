@@ -111,5 +111,6 @@ def _needs_host(plan: Plan) -> bool:
 def _frame(plan: Plan) -> tuple[Any, ...]:
     """All of a plan but the numbers of its tensors: what the folder's small files and the model are made from."""
     tensors = {row.name: (row.shape, row.dtype) for row in plan.rows}
-    small = replace(plan, rows=(), drops=(), verdicts=(), shards=(), recipe_text="", recipe_file=Path())
-    return small, tensors
+    folds = [(one.graft.lender, one.changes) for one in plan.folded]
+    small = replace(plan, rows=(), drops=(), verdicts=(), shards=(), recipe_text="", recipe_file=Path(), folded=())
+    return small, tensors, folds

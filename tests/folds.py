@@ -101,6 +101,5 @@ def furnish(folder: Path) -> Path:
     tower |= {"visual_adapter_type": "router", "route": "per_image"}
     tiny_grafts.donor(folder / "seeing_lavin", "lavin", text, tower=tower)
     tiny_grafts.donor(folder / "vlm_lora", "lora", text, **lora(text, "q", "down"))
-    for kind in ("mks2", "lmeye"):
-        tiny_grafts.donor(folder / f"vlm_{kind}", kind, text)
+    tiny_grafts.donor(folder / "vlm_mks2", "mks2", text)
     return folder
