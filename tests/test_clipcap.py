@@ -257,9 +257,12 @@ WRONG: dict[str, tuple[dict[str, torch.Tensor], tuple[str, ...], str]] = {
         {**ALONE, "clip_project.model.4.weight": torch.ones(3, 3)}, ("prefix_length=5",),
         "FILE: tensor 'clip_project.model.4.weight' is no part of clipcap_mlp as the others make it",
     ),
-    "half a GPT-2": (without(MLP, "gpt.transformer.h.1.mlp.c_proj.bias"), ("heads=4",), ""),
+    "half a GPT-2": (
+        without(MLP, "gpt.transformer.h.1.mlp.c_proj.bias"), ("heads=4",),
+        "FILE: tensor 'transformer.h.1.mlp.c_proj.bias' is missing: config.json promises 2 layers of gpt2\n",
+    ),
     "normalize": (ALONE, ("normalize=maybe",), "--set: normalize is 'maybe', not one of false, true"),
-    "option": (ALONE, ("lenght=4",), "--set: the import of clipcap has no option 'lenght' "),
+    "option": (ALONE, ("lenght=4",), "--set: the import of clipcap has no option 'lenght' ("),
 }  # fmt: skip
 
 
