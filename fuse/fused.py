@@ -46,7 +46,7 @@ class FusedBranch:
 
     config: the branch's JSON. folders: where, besides the member's, a preprocessor_config.json may lie. grid: rows and
     columns of an encoder branch's visual tokens, where its files tell them. separator, positions, norm: as the recipe
-    says them.
+    says them. shares: the weights of its projectors, where several are averaged; their lenders come in that order.
     """
 
     name: str
@@ -61,6 +61,7 @@ class FusedBranch:
     separator: str | None = None
     positions: str = "continued"
     norm: str = "none"
+    shares: tuple[float, ...] = ()
 
     @property
     def token(self) -> str:

@@ -1,12 +1,15 @@
 """Encoder branches of a plan: an encoder and a projector from files, as a recipe names them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fuse.anatomy import Member
 from fuse.branches.class_token import without_class_token
-from fuse.branches.encoder_files import LIBRARIES, EncoderFiles, Row, read_encoder
+from fuse.branches.encoder_files import LIBRARIES, EncoderFiles, Row, read_encoder, same_projector
+from fuse.branches.projector_folder import Given
 from fuse.errors import CheckpointError, RecipeError
 from fuse.fused import FusedBranch, Lender
+from fuse.methods.table import METHODS
 from fuse.recipe_vision import Branch
 from fuse.recipe_yaml import LoadedRecipe
 
@@ -18,17 +21,19 @@ def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member
     """
     keys = ("name", *LIBRARIES, "weights", "projector", "layer")
     entry = {key: value for key in keys if (value := getattr(branch, key)) is not None}
+    first, *others = branch.projectors
+    shares = tuple(share.weight for share in branch.projectors) if others else ()
+    if shares and (wrong := METHODS["linear"].problem({"weights": shares, "normalize": True}, len(shares))):
+        raise loaded.error(("vision", number, "projector"), wrong)
     try:
-        files = read_encoder(entry, relative_to=loaded.folder)
+        files = read_encoder(entry | {"projector": first.path}, relative_to=loaded.folder)
+        more = [same_projector(share.path, loaded.folder, files.projector) for share in others]
     except RecipeError as error:
         if error.where == f"vision.{branch.name}.layer":
             raise loaded.error(("vision", number, "layer"), error.problem, error.hint) from None
         given = f"{error.where}: " if error.where and error.where != f"vision.{branch.name}" else ""
         raise loaded.error(("vision", number), f"{given}{error.problem}", error.hint) from None
-    if (
-        branch.weights
-        and (loaded.folder / branch.weights).resolve() == (loaded.folder / str(branch.projector)).resolve()
-    ):
+    if branch.weights and any(_real(loaded, branch.weights) == _real(loaded, p.path) for p in branch.projectors):
         raise loaded.error(("vision", number, "projector"), "is the file of the weights", "keep them in two files")
     if files.hidden_size not in (0, host.basis.hidden_size):  # 0: it gives no tokens, and only shows features to grafts
         raise CheckpointError(
@@ -39,20 +44,24 @@ def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member
     if branch.prune == "cls" and not files.has_class:
         raise loaded.error(("vision", number, "prune"), *without_class_token(str(files.config["architecture"])))
     folders = (files.checkpoint.folder,) if files.checkpoint else ()
-    lenders = _lenders(str(branch.name), branch, files)
+    lenders = _lenders(str(branch.name), branch, files, more)
     return FusedBranch(
-        str(branch.name), "encoder", None, files.config, branch.max_tokens, branch.prune, lenders, folders, files.grid
-    )
+        str(branch.name), "encoder", None, files.config, branch.max_tokens, branch.prune, lenders, folders, files.grid,
+        shares=shares,
+    )  # fmt: skip
 
 
-def _lenders(name: str, branch: Branch, files: EncoderFiles) -> tuple[Lender, ...]:
-    """The encoder's file or folder, and the projector's file: two files may use one key twice."""
+def _lenders(name: str, branch: Branch, files: EncoderFiles, more: Sequence[Given]) -> tuple[Lender, ...]:
+    """The encoder's file or folder, and each projector's file: two files may use one key twice."""
     weights = branch.encoder or branch.weights
     parts: dict[str, list[Row]] = {"encoder": [], "projector": []}
     projector = {entry.file for entry, *_ in files.projector.placed}
     for row in files.rows:
         parts["projector" if row.entry.file in projector else "encoder"].append(row)
-    origins = {"encoder": str(weights), "projector": str(branch.projector)}
+    first, *others = branch.projectors
+    origins = {"encoder": str(weights), "projector": first.path}
+    for i, (given, share) in enumerate(zip(more, others, strict=True), 2):
+        parts[f"projector.{i}"], origins[f"projector.{i}"] = [Row(*placed) for placed in given.placed], share.path
     return tuple(
         Lender(
             f"{name}.{part}", origins[part], {row.entry.name: row.entry for row in rows},

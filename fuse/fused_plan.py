@@ -133,7 +133,9 @@ def branch_rows(
             mixed[branch.name] = parameters.members if parameters else ()
             if parameters:
                 parameters.check_patterns()
-        rows += [row for lender in branch.lenders for row in _lent_rows(branch, lender, dtype)]
+        rows += _averaged(
+            [row for lender in branch.lenders for row in _lent_rows(branch, lender, dtype)], branch.shares
+        )
     seen: dict[str, Row] = {}
     for row in rows:
         if (other := seen.setdefault(row.name, row)) is not row:
@@ -152,6 +154,24 @@ def _lent_rows(branch: FusedBranch, lender: Lender, dtype: str) -> list[Row]:
         source = Source(lender.name, entry)
         rows.append(Row(branch.prefix + canonical, "copy", canonical, _part(canonical), entry.shape, kept, (source,)))
     return rows
+
+
+def _averaged(rows: list[Row], shares: tuple[float, ...]) -> list[Row]:
+    """The same rows, with one in place of those that every one of several projectors gives: their weighted mean."""
+    if not shares:
+        return rows
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.name, []).append(row)
+    made: list[Row] = []
+    for same in found.values():
+        if same[0].part == "projector":
+            sources = tuple(source for row in same for source in row.sources)
+            weights = {"weights": list(shares), "normalize": True}
+            made.append(replace(same[0], action="merge", sources=sources, method="linear", parameters=weights))
+        else:
+            made += same
+    return made
 
 
 def _part(canonical: str) -> Part:

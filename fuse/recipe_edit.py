@@ -233,6 +233,16 @@ def _paths(data: CommentedMap) -> list[tuple[Any, Any]]:
     found += [(data["members"], name) for name in data["members"]]
     tables = [inner for table, key in found if isinstance(inner := table.get(key), dict)]
     tables += [table["towers"] for table in tables if isinstance(table.get("towers"), dict)]
-    tables += [entry for entry in data.get("vision") or [] if isinstance(entry, dict)]
+    entries = [entry for entry in data.get("vision") or [] if isinstance(entry, dict)]
+    tables += [
+        *entries,
+        *(
+            share
+            for entry in entries
+            if isinstance(entry.get("projector"), list)
+            for share in entry["projector"]
+            if isinstance(share, dict)
+        ),
+    ]
     found += [(table, key) for table in tables for key in PATHS]
     return [(table, key) for table, key in found if isinstance(table.get(key), str)]

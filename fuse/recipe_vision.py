@@ -1,14 +1,25 @@
 """What a recipe says about one branch of `vision`."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from fuse.names import mistake_in
 from fuse.recipe_merge import Merge
-from fuse.recipe_types import Strict, Text, mistake
+from fuse.recipe_types import Number, Strict, Text, mistake
 
 ENCODERS = ("open_clip", "timm", "encoder")
+
+
+class Share(Strict):
+    """One of several projectors of one shape, whose weighted mean is used."""
+
+    path: Text = Field(description="File or folder of the projector.")
+    weight: Number = Field(1, description="Its weight in the mean; the weights are divided by their sum.")
+
+
+def _one_or_more(value: Any) -> str:
+    return "list" if isinstance(value, list) else "text"
 
 
 class Branch(Strict):
@@ -23,7 +34,16 @@ class Branch(Strict):
     timm: Text | None = Field(None, description="Architecture of timm.")
     encoder: Text | None = Field(None, description="Folder of an encoder that transformers' AutoModel loads.")
     weights: Text | None = Field(None, description="The encoder's safetensors file.")
-    projector: Text | None = Field(None, description="safetensors file of the projector into the language model.")
+    projector: (
+        Annotated[
+            Annotated[Text, Tag("text")] | Annotated[list[Share], Tag("list"), Field(min_length=2)],
+            Discriminator(_one_or_more),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="safetensors file or folder of the projector into the language model, or several to be averaged.",
+    )
     layer: int = Field(
         -1, ge=-1000, le=-1, description="The encoder's layer that is read: -1 its end, -2 the last block but one."
     )
@@ -81,6 +101,13 @@ class Branch(Strict):
             raise mistake("branch", "mixes encoders of members, and this one is from a file", "merge")
         if wrong := mistake_in(self.name):
             raise mistake("branch", f"a branch cannot be called {self.name!r}: {wrong}", "name")
+
+    @property
+    def projectors(self) -> list[Share]:
+        """The projectors of an encoder branch, of which the first gives the layout."""
+        if self.projector is None or isinstance(self.projector, str):
+            return [Share(path=self.projector)] if self.projector else []
+        return self.projector
 
     @property
     def title(self) -> str:

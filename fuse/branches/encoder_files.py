@@ -130,6 +130,32 @@ def _tokens(kind: Described, tower: Tower) -> int | None:
     return None if tower.prefix is None else kind.tokens(tower.prefix + patches)
 
 
+def same_projector(location: str, relative_to: Path, first: Given) -> Given:
+    """A projector that can be averaged with another, tensor by tensor.
+
+    Raises RecipeError where there is none, CheckpointError where it is not of the same kind, config and sizes.
+    """
+    folder = _folder(location, relative_to)
+    found = open_projector(folder) if folder else linear_projector(_file(location, relative_to, "projector"))
+    mine, other = found.config["projector"], first.config["projector"]
+    if mine != other:
+        raise CheckpointError(
+            f"is another projector than {first.where}: {_difference(mine, other)}", where=found.where,
+            hint="projectors of one kind and config can be averaged",
+        )  # fmt: skip
+    return found
+
+
+def _difference(mine: Any, other: Any) -> str:
+    """What is different in two projectors of a branch's JSON."""
+    if isinstance(mine, list) or isinstance(other, list) or mine["kind"] != other["kind"]:
+        names = ["linear layers" if isinstance(one, list) else one["kind"] for one in (mine, other)]
+        return f"{names[0]}, not {names[1]}" if names[0] != names[1] else "linear layers of other sizes"
+    keys = [*other["config"], *(key for key in mine["config"] if key not in other["config"])]
+    key = next(key for key in keys if mine["config"].get(key) != other["config"].get(key))
+    return f"{key} is {mine['config'].get(key)!r}, not {other['config'].get(key)!r}"
+
+
 def _folder(location: str, relative_to: Path) -> Path | None:
     """The projector folder that the recipe names, None where it names a file."""
     path = Path(location) if Path(location).is_absolute() else relative_to / location
