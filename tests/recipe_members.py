@@ -108,7 +108,7 @@ def furnish(
             _projector(folder / branch["projector"], width)
         elif "encoder" in branch:
             save_encoder(folder / branch["encoder"])
-            if branch["projector"] not in (donors or {}):
+            if isinstance(branch["projector"], str) and branch["projector"] not in (donors or {}):
                 _projector(folder / branch["projector"], 12)
 
 
@@ -151,7 +151,9 @@ def stand_in(recipe: str) -> str:
     for branch in _entries(data):
         if "encoder" in branch:
             branch["encoder"] = f"{branch['name']}_encoder"
-        if "projector" in branch and not branch["projector"].endswith(".safetensors"):
+        if isinstance(branch.get("projector"), list):
+            branch["projector"] = [{**share, "path": Path(share["path"]).name} for share in branch["projector"]]
+        elif "projector" in branch and not branch["projector"].endswith(".safetensors"):
             branch["projector"] = Path(branch["projector"]).name
         if "max_tokens" in branch:
             branch["max_tokens"] = 3

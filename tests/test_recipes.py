@@ -17,6 +17,7 @@ RECIPES = sorted(p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.yaml"))
 KINDS = {
     "clipcap.yaml": {"gpt": "gpt2"},
     "demo/two_skills.yaml": {"base": "llama", "dates": "llama", "extract": "llama"},
+    "eim_parts.yaml": {"a": "gpt2", "b": "gpt2"},
     "folded.yaml": {"vlm": "llava"},
     "lavin.yaml": {"llm": "llama"},
     "lavin_folded.yaml": {"llm": "llama"},
@@ -55,6 +56,7 @@ KINDS = {
 # recipe -> visual tokens of each branch for an image of 60 x 40 pixels; SliME's are as many as it may choose
 TOKENS = {
     "clipcap.yaml": [5],
+    "eim_parts.yaml": [5],
     "lavin.yaml": [1],
     "llama_adapter_v2.yaml": [1],
     "lion.yaml": [17],
@@ -80,6 +82,7 @@ TOKENS = {
 # recipe -> what writes each folder of a graft or a projector that it names, by the last part of its path
 DONORS: dict[str, dict[str, recipe_members.Donor]] = {
     "clipcap.yaml": {"clipcap": tiny_clipcap.donor},
+    "eim_parts.yaml": {"clipcap_a": tiny_clipcap.donor, "clipcap_b": tiny_clipcap.donor},
     "folded.yaml": {"style": official_adapters.peft_folder, "memory": tiny_mks2.memory},
     "lavin.yaml": {"lavin": tiny_lavin.donor},
     "lavin_folded.yaml": {"lavin": tiny_lavin.donor},
