@@ -160,6 +160,26 @@ def test_a_decoder_only_host(parts: Path, tmp_path: Path) -> None:
         assert not torch.allclose(model(**given).logits[:, -1], loud, atol=1e-4)
 
 
+def test_slots_behind_an_image_stay_in_order(parts: Path, tmp_path: Path) -> None:
+    """The request comes first, also from a folder that transformers has saved, whose config.json is sorted."""
+    recipe = RECIPE.replace("HOST", "llama").replace("name: eyes", "name: eyes, place: image")
+    (parts / "behind.yaml").write_text(recipe)
+    ran = fuse_here("merge", parts / "behind.yaml", tmp_path / "out")
+    assert (ran.code, ran.err) == (0, ""), ran
+    model, processor = opened(tmp_path / "out")
+    token, ids = processor.image_token, placeholders(model)
+    written = processor(images=[[picture(60, 40)]], text=[f"{token} w5"])["input_ids"]
+    wanted = [ids["img"]] * QUERIES + [ids["imgq"], *[ids["imgd"]] * 3]
+    assert [one for one in written[0].tolist() if one in ids.values()] == wanted
+    model.save_pretrained(tmp_path / "again")
+    processor.save_pretrained(tmp_path / "again")
+    again, other = opened(tmp_path / "again")
+    given = other(images=[[picture(60, 40)]], text=[f"{token} w5"])
+    assert torch.equal(given["input_ids"], written)
+    with torch.no_grad():
+        assert torch.equal(again(**given).logits, model(**given).logits)
+
+
 def test_a_branch_without_a_q_former(parts: Path, tmp_path: Path) -> None:
     recipe_members._projector(parts / "wide.safetensors", 12)
     recipe = RECIPE.replace("HOST", "llama").replace("projector: donor", "projector: wide.safetensors")

@@ -42,11 +42,15 @@ def write(
 
 
 def graft_slots(grafts: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The placeholders that follow every image, for grafts that are heard."""
+    """The placeholders that follow every image, for grafts that are heard.
+
+    Those of one graft stand in the order of their ids, which is the kind's: transformers sorts what it saves.
+    """
     return [
-        graft["token_ids"][name]
+        number
         for graft in grafts if graft["scale"] != 0
-        for name, count in (graft.get("tokens") or {}).items() for _ in range(count)
+        for number, name in sorted((number, name) for name, number in (graft.get("token_ids") or {}).items())
+        for _ in range(graft["tokens"][name])
     ]  # fmt: skip
 
 
