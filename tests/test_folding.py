@@ -1,5 +1,6 @@
 """`fold: true` through the command line: native weights that compute what host and grafts computed together."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from transformers import AutoProcessor
 
 from tests import folds, tiny_grafts
-from tests.folds import compare, lora, members, merged
+from tests.folds import compare, lora, members, merged, run
 from tests.original_branches import picture
 
 SEEING = "members: {vlm: @vlm}\nlanguage: {method: linear, weights: {vlm: 1}}\nvision: [vlm]\n"
@@ -132,3 +133,15 @@ def test_a_vision_member(case: str, parts: Path, tmp_path: Path) -> None:
     if left:
         folded.set_scale("lavin", 0.0)  # what is left is the tower's part
         assert (see(folded, tmp_path / "folded") - wanted).abs().max() > 1e-4
+
+
+def test_a_members_tower_of_another_size(parts: Path, tmp_path: Path) -> None:
+    text = json.loads((parts / "vlm" / "config.json").read_text())["text_config"]
+    for width, layers, told in (
+        (12, 2, "has width 16, and the tower's adapters were made for 12"),
+        (16, 3, "has 2 layers, and there are adapters for 3"),
+    ):
+        tower = {"width": width, "layers": layers, "adapter_dim": 4, "groups": 2, "visual_adapter_type": "normal"}
+        tiny_grafts.donor(tmp_path / "donor", "lavin", text, tower=tower)
+        ran = run("plan", parts, tmp_path, "{from: donor, tower: vlm}", head=SEEING)
+        assert ran.code == 3 and f"lavin cannot be grafted into the tower of vlm: it {told}" in ran.err, ran
