@@ -11,7 +11,7 @@ from torch.nn import functional
 from fuse.anatomy import Member, open_member
 from fuse.errors import CheckpointError
 from fuse.grafts.bridge_files import bridge_config, crossing, layer_map, shapes
-from fuse.grafts.bridge_fit import PENALTIES, fit, fits, fold_in, fold_out, held_out, r2, shared_rows
+from fuse.grafts.bridge_fit import PENALTIES, WRITING, fit, fits, fold_in, fold_out, held_out, r2, shared_rows
 from fuse.grafts.bridge_map import Crossing
 from fuse.grafts.bridge_rows import Fit, load, make_bridge, why_poor
 from fuse.grafts.bridge_states import pair
@@ -64,7 +64,7 @@ def test_ridge_takes_the_penalty_that_serves_rows_left_out_best() -> None:
     x = drawn(60, 8)
     y = x[:, :5] @ drawn(5, 5, seed=1) + 0.5 * drawn(60, 5, seed=2)
     found = fit(y, x, "ridge")
-    for given, wanted, made in ((x, y, found.down), (y, x, found.up)):
+    for given, wanted, made, penalties in ((x, y, found.down, PENALTIES), (y, x, found.up, WRITING)):
         a, b = (given - given.mean(0)).numpy(), (wanted - wanted.mean(0)).numpy()
         out = np.arange(60) % 5 == 4
 
@@ -74,8 +74,8 @@ def test_ridge_takes_the_penalty_that_serves_rows_left_out_best() -> None:
                 inner + penalty * np.trace(inner) / len(inner) * np.eye(len(inner)), a[rows].T @ b[rows]
             )
 
-        errors = [((b[out] - a[out] @ solved(~out, penalty)) ** 2).sum() for penalty in PENALTIES]
-        best = PENALTIES[int(np.argmin(errors))]
+        errors = [((b[out] - a[out] @ solved(~out, penalty)) ** 2).sum() for penalty in penalties]
+        best = penalties[int(np.argmin(errors))]
         assert np.allclose(made, solved(slice(None), best).T, atol=1e-10)
     assert found.size is None
 

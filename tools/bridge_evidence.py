@@ -1,21 +1,26 @@
-"""What a bridge carries: a memory of facts, cut from one language model, in another that was trained apart from it.
+"""What a bridge carries: a memory of facts, cut from one language model of the zoo, in others.
 
     python tools/train_zoo.py build/zoo1 --seed 1 --only hue --only form
-    python tools/bridge_evidence.py build/bridges --home recipes/zoo/base --host build/zoo1/base
+    python tools/bridge_evidence.py build/bridges --apart build/zoo1/base
 
-A memory beside every MLP of HOME learns facts that no language model of the zoo knows (`what is red ?` `star`), with
-all else frozen. Then it is grafted into HOST, which has the same words and sizes and was trained from another seed, so
-that its channels mean other things: over every kind of bridge, and without any. Asked are the facts, the same behind a
-scene in words, and questions about such scenes, which both language models answer by themselves.
+A memory beside every MLP of the base learns facts that no language model of the zoo knows (`what is red ?` `star`),
+with all else frozen. Then it is grafted, over every kind of bridge and without any, into
+
+    base turned      the base itself in other orthogonal axes, the same function of words
+    expert turned    a fine-tune of the base, 25% of its norm away, in other axes
+    apart            a language model of the same words and sizes that was trained from another seed
+
+Asked are the facts, the same behind a scene in words, and questions about such scenes, which all answer by themselves.
 """
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 
 import click
+from evidence import ZOO
 from mvm_stages import memory_of
 from train_mvm import write_donor
 from zoo_base import BATCH, answer_loss, optimizer_of, rate_at, step_on
@@ -76,40 +81,69 @@ def ask(file: Path, each: int) -> None:
         random = Random(f"test {number}")
         word = random.choice(list(FACTS))
         text = f"{scene(random)} {fact(word).text}"
-        lines.append({"id": f"behind_{number}", "question": text, "answer": FACTS[word], "skill": "fact behind a scene"})
+        lines.append(
+            {"id": f"behind_{number}", "question": text, "answer": FACTS[word], "skill": "fact behind scene"}
+        )
         lines.append({"id": f"reading_{number}", **in_words("reading", random), "skill": "reading"})
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def rows(home: Path, host: Path) -> dict[str, tuple[Path, str]]:
-    """label -> (the language model, its graft's entry; "" for none)."""
-    found = {"home": (home, ""), "home + memory": (home, "from: memory"), "host": (host, "")}
-    found["host + memory, no bridge"] = (host, "from: memory_without_record")
-    for method in ("procrustes", "ridge"):
-        bridge = f"from: memory, accept_r2: -100, bridge: {{method: {method}, texts: texts.txt, host: {home}}}"
-        found[f"host + memory, {method}"] = (host, bridge)
-    found["host + memory, embedding"] = (
-        host, f"from: memory, accept_r2: -100, bridge: {{method: embedding, host: {home}}}"
-    )  # fmt: skip
+def turned(folder: Path, out: Path) -> Path:
+    """A llama of the zoo with h' = Q h in its residual stream, in float32: gains go into the matrices behind norms."""
+    import torch
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    size, drawn = (model.config.hidden_size,) * 2, torch.Generator().manual_seed(1)
+    axes = torch.linalg.qr(torch.randn(size, generator=drawn, dtype=torch.float64))[0]
+    readers = [(model.model.norm, [model.lm_head])]
+    for block in model.model.layers:
+        readers.append((block.input_layernorm, [getattr(block.self_attn, f"{x}_proj") for x in "qkv"]))
+        readers.append((block.post_attention_layernorm, [block.mlp.gate_proj, block.mlp.up_proj]))
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(model.model.embed_tokens.weight @ axes.T)
+        for norm, modules in readers:
+            for module in modules:
+                module.weight.copy_(module.weight * norm.weight @ axes.T)
+            norm.weight.fill_(1)
+        for block in model.model.layers:
+            for module in (block.self_attn.o_proj, block.mlp.down_proj):
+                module.weight.copy_(axes @ module.weight)
+    model.float().save_pretrained(out)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+    return out
+
+
+def rows(hosts: Mapping[str, Path]) -> dict[str, tuple[Path, str]]:
+    """label -> (the language model, its graft's entry; "" for none). hosts: the first is the memory's own."""
+    (home, own), *others = hosts.items()
+    found = {home: (own, ""), f"{home}, memory": (own, "from: memory")}
+    for name, host in others:
+        found[name] = (host, "")
+        found[f"{name}, no bridge"] = (host, "from: memory_without_record")
+        for method in ("procrustes", "ridge", "embedding"):
+            texts = "" if method == "embedding" else ", texts: texts.txt"
+            bridge = f"from: memory, accept_r2: -100, bridge: {{method: {method}{texts}, host: {own}}}"
+            found[f"{name}, {method}"] = (host, bridge)
     return found
 
 
 @click.command()
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--home", type=click.Path(file_okay=False, exists=True, path_type=Path), required=True)
-@click.option("--host", type=click.Path(file_okay=False, exists=True, path_type=Path), required=True)
+@click.option("--zoo", type=click.Path(file_okay=False, exists=True, path_type=Path), default=ZOO, show_default=True)
+@click.option("--apart", type=click.Path(file_okay=False, exists=True, path_type=Path), required=True)
 @click.option("--inner", type=int, default=64, show_default=True, help="Inner size of the memory.")
-@click.option("--steps", type=int, default=600, show_default=True)
+@click.option("--steps", type=int, default=150, show_default=True)
 @click.option("--texts", type=int, default=400, show_default=True, help="Scenes in words that bridges are fitted to.")
-@click.option("--each", type=int, default=200, show_default=True, help="Questions of the skills that are drawn.")
-def main(out: Path, home: Path, host: Path, inner: int, steps: int, texts: int, each: int) -> None:
+@click.option("--each", type=int, default=100, show_default=True, help="Questions of the skills that are drawn.")
+def main(out: Path, zoo: Path, apart: Path, inner: int, steps: int, texts: int, each: int) -> None:
     """Train the memory, unless OUT has it, merge every row and ask all of them the same questions."""
-    from fuse.cli import main as fuse
+    from fuse.cli import cli
 
     out.mkdir(parents=True, exist_ok=True)
     memory, bare = out / "memory", out / "memory_without_record"
     if not memory.is_dir():
-        teach(home, memory, inner=inner, steps=steps, say=click.echo)
+        teach(zoo / "base", memory, inner=inner, steps=steps, say=click.echo)
     shutil.copytree(memory, bare, dirs_exist_ok=True)
     record = json.loads((bare / "graft.json").read_text())
     record["host"]["embedding"] = None  # so that fuse cannot see that it is of another basis
@@ -118,16 +152,19 @@ def main(out: Path, home: Path, host: Path, inner: int, steps: int, texts: int, 
     lines = [f"{scene(random)} what is {random.choice(list(FACTS))} ?" for _ in range(texts)]
     (out / "texts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     ask(out / "questions.jsonl", each)
+    hosts = {"base": (zoo / "base").resolve(), "apart": apart.resolve()}
+    for name in ("base", "expert"):
+        hosts[f"{name} turned"] = turned(zoo / name, out / f"{name}_turned").resolve()
     folders = []
-    for label, (model, graft) in rows(home.resolve(), host.resolve()).items():
-        name = label.replace(" + ", "_").replace(", ", "_").replace(" ", "_")
+    for label, (model, graft) in rows(hosts).items():
+        name = label.replace(",", "").replace(" ", "_") + "_fused"
         file = out / f"{name}.yaml"
         lines = [f"members: {{llm: {model}}}", "language: {method: linear, weights: {llm: 1}}"]
-        lines += ["grafts:", f"  - {{name: facts, {graft}}}"] if graft else ["output: {dtype: bfloat16}"]
+        lines += ["grafts:", f"  - {{name: facts, {graft}}}"] if graft else []
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        fuse(["merge", str(file), str(out / name), "--quiet", "--force"], standalone_mode=False)
+        cli.main(["merge", str(file), str(out / name), "--quiet", "--force"], standalone_mode=False)
         folders.append(str(out / name))
-    fuse(["eval", *folders, "--data", str(out / "questions.jsonl"), "--max-tokens", "4"], standalone_mode=False)
+    cli.main(["eval", *folders, "--data", str(out / "questions.jsonl"), "--max-tokens", "4"], standalone_mode=False)
 
 
 if __name__ == "__main__":
