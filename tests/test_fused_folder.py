@@ -237,7 +237,9 @@ def test_what_was_written_is_compared_with_the_plan(three: Path, tmp_path: Path)
     config = config_of(out)
     config["branches"].pop()
     (out / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"tensor 'branches\.views\..*' belongs to no branch and no graft of config\.json"):
+    with pytest.raises(
+        CheckpointError, match=r"tensor 'branches\.views\..*' belongs to no branch and no graft of config\.json"
+    ):
         check_written(plan, out)
     config["text_config"]["num_hidden_layers"] = 1
     (out / "config.json").write_text(json.dumps(config))

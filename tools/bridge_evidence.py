@@ -81,9 +81,7 @@ def ask(file: Path, each: int) -> None:
         random = Random(f"test {number}")
         word = random.choice(list(FACTS))
         text = f"{scene(random)} {fact(word).text}"
-        lines.append(
-            {"id": f"behind_{number}", "question": text, "answer": FACTS[word], "skill": "fact behind scene"}
-        )
+        lines.append({"id": f"behind_{number}", "question": text, "answer": FACTS[word], "skill": "fact behind scene"})
         lines.append({"id": f"reading_{number}", **in_words("reading", random), "skill": "reading"})
     file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
