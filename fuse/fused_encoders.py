@@ -13,6 +13,8 @@ from fuse.methods.table import METHODS
 from fuse.recipe_vision import Branch
 from fuse.recipe_yaml import LoadedRecipe
 
+BELONGS = "a projector belongs to the language model that it was trained for"
+
 
 def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member) -> FusedBranch:
     """The branch that entry `number` of `vision` describes.
@@ -39,8 +41,10 @@ def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member
         raise CheckpointError(
             f"the projector of {branch.name} gives tokens of {files.hidden_size} numbers, and {host.name} reads "
             f"{host.basis.hidden_size}", where=files.projector.where,
-            hint="a projector belongs to the language model that it was trained for",
+            hint=BELONGS,
         )  # fmt: skip
+    for projector in (files.projector, *more):
+        _check_basis(str(branch.name), projector, host)
     if branch.prune == "cls" and not files.has_class:
         raise loaded.error(("vision", number, "prune"), *without_class_token(str(files.config["architecture"])))
     folders = (files.checkpoint.folder,) if files.checkpoint else ()
@@ -49,6 +53,17 @@ def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member
         str(branch.name), "encoder", None, files.config, branch.max_tokens, branch.prune, lenders, folders, files.grid,
         shares=shares,
     )  # fmt: skip
+
+
+def _check_basis(name: str, projector: Given, host: Member) -> None:
+    """A projector folder that records the embedding of its language model is for hosts of that basis."""
+    record = projector.host
+    if not record.get("embedding") or not projector.hidden_size:
+        return
+    from fuse.grafts.basis import why_another_basis  # which needs numpy
+
+    if why := why_another_basis({key: record.get(key) for key in ("model", "embedding")}, host):
+        raise CheckpointError(f"the projector of {name}: {why}", where=projector.where, hint=BELONGS)
 
 
 def _lenders(name: str, branch: Branch, files: EncoderFiles, more: Sequence[Given]) -> tuple[Lender, ...]:

@@ -144,3 +144,18 @@ def test_another_width_and_depth(place: Path) -> None:
     made = run(place, "merge", "across", "gpt2", {**MEMORY, "accept_r2": -1000})
     assert made.code == 0, made.err
     assert torch.isfinite(logits(place / "across")).all()
+
+
+def test_a_projector_of_another_basis_is_refused(place: Path) -> None:
+    recipe_members.save_encoder(place / "clip")
+    (place / "projector").mkdir()
+    recipe_members._projector(place / "projector" / "projector.safetensors", 12)
+    told = {"format": 1, "kind": "linear", "config": {}, "host": record(place / "own")}
+    (place / "projector" / "projector.json").write_text(json.dumps(told))
+    vision = [{"name": "clip", "encoder": "clip", "projector": "projector"}]
+    made = run(place, "plan", "eyes", "own", vision=vision)
+    assert made.code == 0, made.err
+    made = run(place, "plan", "eyes", "other", vision=vision)
+    assert made.code == 3
+    assert "the projector of clip: the embedding of other has another basis than that of own: " in made.err
+    assert made.err.endswith("(a projector belongs to the language model that it was trained for)\n")
