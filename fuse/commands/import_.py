@@ -43,7 +43,7 @@ def command(
 
     Nothing in FILE is run. OUT holds graft.json and graft.safetensors, projector.json and projector.safetensors, and
     language/, as far as FILE has them. With --host OUT records which language model the parts belong to, so that a
-    recipe that puts a graft on one of another basis is refused. What is printed says where every tensor went, or why it
+    recipe that puts them on one of another basis is refused. What is printed says where every tensor went, or why it
     was left out.
 
     Example: fuse import clipcap coco_prefix-009.pt donors/clipcap --host gpt2
