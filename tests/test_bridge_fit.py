@@ -11,7 +11,7 @@ from torch.nn import functional
 from fuse.anatomy import Member, open_member
 from fuse.errors import CheckpointError
 from fuse.grafts.bridge_files import bridge_config, crossing, layer_map, shapes
-from fuse.grafts.bridge_fit import PENALTIES, WRITING, fit, fits, fold_in, fold_out, held_out, r2, shared_rows
+from fuse.grafts.bridge_fit import PENALTIES, WRITING, fit, fits, held_out, r2, shared_rows
 from fuse.grafts.bridge_map import Crossing
 from fuse.grafts.bridge_rows import Fit, load, make_bridge, why_poor
 from fuse.grafts.bridge_states import pair
@@ -92,42 +92,6 @@ def test_r2_of_numpy() -> None:
 
 def test_every_fifth_text_is_held_out() -> None:
     assert held_out(torch.tensor([0, 3, 4, 4, 5, 9])).tolist() == [False, False, True, True, False, True]
-
-
-@pytest.mark.parametrize("method", ["procrustes", "ridge"])
-def test_linear_layers_fold_the_bridge_exactly(method: str) -> None:
-    y, x = drawn(40, 4), drawn(40, 7, seed=1)
-    bridge = fit(y, x, method)
-    reads, bias, gives = drawn(5, 4, seed=2), drawn(5, seed=3), drawn(4, 5, seed=4)
-    other = drawn(4, seed=5)
-    for own in (bias, None):
-        weight, moved = fold_in(reads, own, bridge)
-        wanted = functional.linear(x @ bridge.down.T + bridge.offset, reads, own)
-        assert torch.allclose(functional.linear(x, weight, moved), wanted, atol=1e-12)
-    given = drawn(6, 5, seed=6)
-    for own in (other, None):
-        said = functional.linear(given, gives, own)
-        weight, moved = fold_out(gives, own, bridge, adds=True)
-        assert torch.allclose(functional.linear(given, weight, moved), said @ bridge.up.T, atol=1e-12)
-        assert (moved is None) == (own is None)
-        weight, moved = fold_out(gives, own, bridge, adds=False)
-        assert torch.allclose(
-            functional.linear(given, weight, moved), said @ bridge.up.T + bridge.up_offset, atol=1e-12
-        )
-
-
-def test_a_whole_adapter_folds() -> None:
-    """LION's adapters read and write the residual stream without a norm: W_d' = W_d D, W_u' = U W_u."""
-    bridge = fit(drawn(40, 4), drawn(40, 7, seed=1), "ridge")
-    down, down_bias, up, up_bias = drawn(3, 4), drawn(3, seed=1), drawn(4, 3, seed=2), drawn(4, seed=3)
-    first, first_bias = fold_in(down, down_bias, bridge)
-    second, second_bias = fold_out(up, up_bias, bridge, adds=True)
-    h = drawn(9, 7, seed=8)
-    inside = functional.linear(
-        (functional.linear(h @ bridge.down.T + bridge.offset, down, down_bias)).relu(), up, up_bias
-    )
-    folded = functional.linear(functional.linear(h, first, first_bias).relu(), second, second_bias)
-    assert torch.allclose(folded, inside @ bridge.up.T, atol=1e-12)
 
 
 def test_tokens_are_shared_across_spellings_of_a_space() -> None:

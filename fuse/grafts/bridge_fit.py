@@ -1,7 +1,7 @@
 """Bridges between two bases, fitted in closed form to pairs of states of two language models: no gradient.
 
-Pure functions of tensors, in float64. `systems.md` 5.2 names the methods; what they leave open is our choice and said
-where it is made. This is calibration on data, not training: the maps are the closed-form solutions of two problems,
+Pure functions of tensors, in float64. The methods are the usual ones; what they leave open is our choice and said where
+it is made. This is calibration on data, not training: the maps are the closed-form solutions of two problems,
 
     procrustes   min |Y - s X R'|, R orthogonal (semi-orthogonal for other widths), the size s that keeps norms
     ridge        min |Y - X W'|^2 + penalty |W|^2, once in each direction
@@ -89,28 +89,6 @@ def fits(bridge: Bridge, source: torch.Tensor, target: torch.Tensor) -> tuple[fl
 def held_out(texts: torch.Tensor) -> torch.Tensor:
     """Which pairs are kept for R2, [n]: those of every fifth text (our choice). texts: [n], the text of each pair."""
     return texts % 5 == 4
-
-
-def fold_in(weight: torch.Tensor, bias: torch.Tensor | None, bridge: Bridge) -> tuple[torch.Tensor, torch.Tensor]:
-    """A linear layer that reads the donor's states, made to read the new host's; exact. weight: [out, d] -> [out, D]"""
-    wide = weight.double()
-    moved = wide @ bridge.offset if bias is None else wide @ bridge.offset + bias.double()
-    return (wide @ bridge.down).to(weight), moved.to(weight)
-
-
-def fold_out(
-    weight: torch.Tensor, bias: torch.Tensor | None, bridge: Bridge, adds: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-    """A linear layer that gives the donor's states made to give the new host's, exactly. weight: [d, in] -> [D, in].
-
-    adds: what it gives is added to a state; else it is one itself (a projector's visual token), and the offset is part
-    of it.
-    """
-    turned = (bridge.up @ weight.double()).to(weight)
-    moved = None if bias is None else bridge.up @ bias.double()
-    if not adds:
-        moved = bridge.up_offset if moved is None else moved + bridge.up_offset
-    return turned, None if moved is None else moved.to(weight)
 
 
 def spoken(token: str) -> str:
