@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 # In units of the mean variance; our choice. What a graft writes lies outside of what texts span, where a map that is
-# fitted sharply to states makes it far too large: docs/grafts_bridges.md has figures.
+# fitted sharply to states makes it far too large (docs/grafts_bridges.md).
 PENALTIES, WRITING = (1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0), (1e-2, 1e-1, 1.0)
 
 
