@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from fuse.errors import printable
 from fuse.fused import FoldedGraft, FusedGraft
 from fuse.plan import Plan, folded_names
 from fuse.sizes import counted, size_text
@@ -22,7 +23,8 @@ def graft_text(graft: FusedGraft) -> str:
     """`mks2 (ffn), scale 0.5, cut from llama of 4 layers`."""
     host = graft.donor.host
     text = f"{graft.kind} ({', '.join(graft.donor.files.SLOTS)}), scale {graft.scale:g}, cut from "
-    text += str(host.get("model") or host.get("model_type"))
+    told = str(host.get("model") or host.get("model_type") or "a host that it does not name")
+    text += printable(" ".join(told.split()))  # a donor may come from anybody
     text += f" of {counted(host['layers'], 'layer')}" if isinstance(host.get("layers"), int) else ""
     if graft.scale == 0:
         return text + "; not heard"

@@ -11,6 +11,8 @@ from typing import Any
 from fuse.branches.encoder_reads import Reads
 
 SIZES = ("hidden_size", "vision", "width", "queries", "layers", "heads", "intermediate", "every")
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "quick_gelu", "relu", "silu")
+MOST_LAYERS = 1000
 
 
 def reads(config: Mapping[str, Any]) -> Reads:
@@ -33,13 +35,14 @@ def tokens(config: Mapping[str, Any], given: int) -> int:
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor of projector.safetensors. Raises KeyError and ValueError for a config that is none."""
     for name in SIZES:
-        if type(config[name]) is not int or not 0 < config[name] < 1 << 31:
+        most = MOST_LAYERS if name == "layers" else 1 << 31
+        if type(config[name]) is not int or not 0 < config[name] < most:
             raise ValueError(f"{name} is {config[name]!r}, not a size")
     for name in ("eps", "vision_eps"):
         if type(config[name]) is not float or not 0 < config[name] < 1:
             raise ValueError(f"{name} is {config[name]!r}, not a small number")
-    if not isinstance(config["activation"], str):
-        raise ValueError(f"activation is {config['activation']!r}")
+    if config["activation"] not in ACTIVATIONS:
+        raise ValueError(f"activation is {config['activation']!r}, not one of {', '.join(ACTIVATIONS)}")
     d, v, w, f = (config[name] for name in ("hidden_size", "vision", "width", "intermediate"))
     if w % config["heads"]:
         raise ValueError(f"a width of {w} does not divide by {config['heads']} heads")

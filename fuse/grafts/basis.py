@@ -150,6 +150,7 @@ def _decoded(embedding: Mapping[str, Any]) -> NDArray[np.float32]:
         values = np.frombuffer(b64decode(embedding["values"], validate=True), "<f4").reshape(len(rows), -1)
         texts = embedding.get("tokens")
         good = all(type(row) is int for row in rows) and (texts is None or len(texts) == len(rows))
+        good = good and all(isinstance(text, str | None) for text in texts or ())
         if good and len(rows) and values.shape[1] and np.isfinite(values).all():
             return values
     except (KeyError, TypeError, ValueError):

@@ -16,6 +16,10 @@ from fuse.safetensors_header import FLOAT_BYTES, TensorEntry, read_header
 from fuse.suggest import did_you_mean
 
 JSON, WEIGHTS, FORMAT = "graft.json", "graft.safetensors", 1
+HOST: dict[str, tuple[type, ...]] = {  # what a host record holds, by the types of JSON
+    "model": (str,), "model_type": (str,), "hidden_size": (int,), "layers": (int,), "norm": (str,),
+    "norm_eps": (int, float), "embedding": (dict,),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,15 @@ def open_donor(location: str, relative_to: Path) -> Donor:
     if told.get("format") != FORMAT:
         raise CheckpointError(f"has format {told.get('format')!r}, and fuse reads {FORMAT}", where=where)
     kind = told.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise CheckpointError(f"has kind {kind!r} ({did_you_mean(str(kind), KINDS)})", where=where)
     for key in ("config", "host"):
         if not isinstance(told.get(key), dict):
             raise CheckpointError(f"{key} is missing", where=where)
+    _check_host(told["host"], where)
     if not (folder / WEIGHTS).is_file():
         raise CheckpointError(f"holds no {WEIGHTS}", where=folder)
-    donor = Donor(folder, str(kind), told["config"], told["host"], read_header(folder / WEIGHTS))
+    donor = Donor(folder, kind, told["config"], told["host"], read_header(folder / WEIGHTS))
     _check(donor)
     return donor
 
@@ -87,11 +92,19 @@ def _open_peft(folder: Path) -> Donor:
     return donor
 
 
+def _check_host(host: Mapping[str, Any], where: Path) -> None:
+    """CheckpointError for a host record of other types than its writers give; what is missing or null is not known."""
+    for key, types in HOST.items():
+        value = host.get(key)
+        if value is not None and type(value) not in types:
+            raise CheckpointError(f"host: {key} is {str(value)[:60]!r}, which it cannot be", where=where)
+
+
 def _check(donor: Donor) -> None:
     where = donor.folder / JSON
     try:
         wanted = donor.files.shapes(donor.config)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise CheckpointError(f"config: {problem}", where=where) from None
     file = donor.folder / WEIGHTS

@@ -89,7 +89,7 @@ def _stack(
     dim, groups = _whole(config, "adapter_dim"), _whole(config, "groups")
     if dim % groups or width % groups:
         raise ValueError(f"{groups} groups do not divide {dim} channels and a width of {width}")
-    for layer in range(_whole(config, "layers")):
+    for layer in range(_whole(config, "layers", most=10_000)):
         for place in places:
             at = f"{name}.{layer}.{place}"
             yield f"{at}.conv_A.weight", (dim, width, 1)
@@ -167,10 +167,12 @@ def tokens(config: Mapping[str, Any]) -> dict[str, int]:
     return {}
 
 
-def _whole(config: Mapping[str, Any], key: str) -> int:
+def _whole(config: Mapping[str, Any], key: str, most: int = (1 << 24) - 1) -> int:
     value = config[key]
-    if type(value) is not int or not 0 < value < 1 << 24:
+    if type(value) is not int or value <= 0:
         raise ValueError(f"{key} is {value!r}, not a whole number above 0")
+    if value > most:
+        raise ValueError(f"{key} is {str(value)[:60]}, and more than {most:,} cannot be")
     return value
 
 

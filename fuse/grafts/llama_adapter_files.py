@@ -32,12 +32,13 @@ SLOTS = ("attention_prefix",)  # and `linear` and `norm` of version 2
 EXCLUDES: Mapping[str, str] = {}
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 NORMS = ("attention", "ffn", "final")
+DEEPEST = 10_000  # blocks
 _LAYER_NORMS = frozenset({"gpt2", "opt"})  # families whose norms have a bias and a mean
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Every tensor of graft.safetensors. Raises KeyError or ValueError for a config that describes no adapter."""
-    depth, width = _whole(config, "depth"), _whole(config, "hidden_size")
+    depth, width = _whole(config, "depth", most=DEEPEST), _whole(config, "hidden_size")
     found: dict[str, tuple[int, ...]] = {
         "query": (_whole(config, "rows"), width),
         "gate": (depth, _whole(config, "heads")),
@@ -74,7 +75,7 @@ def visual_shapes(visual: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
         raise ValueError(f"{visual['heads']} heads do not divide a width of {width}")
     layers = {"proj_in": (width, features), "proj_out": (config["hidden_size"], width)}
     norms = {"norm_in": width, "norm_out": config["hidden_size"]}
-    for i in range(_whole(visual, "depth")):
+    for i in range(_whole(visual, "depth", most=DEEPEST)):
         at = f"blocks.{i}"
         layers |= {f"{at}.qkv": (3 * width, width), f"{at}.proj": (width, width)}
         layers |= {f"{at}.fc1": (inner, width), f"{at}.fc2": (width, inner)}
@@ -148,8 +149,10 @@ def why_no_image(config: Mapping[str, Any], branch: Mapping[str, Any]) -> str:
     return "" if wide == wanted else f"its tokens have {wide} numbers, and the adapter takes {wanted}"
 
 
-def _whole(config: Mapping[str, Any], key: str, least: int = 1) -> int:
+def _whole(config: Mapping[str, Any], key: str, least: int = 1, most: int = (1 << 31) - 1) -> int:
     value = config[key]
-    if type(value) is not int or not least <= value < 1 << 31:
+    if type(value) is not int or value < least:
         raise ValueError(f"{key} is {value!r}, not a whole number of at least {least}")
+    if value > most:
+        raise ValueError(f"{key} is {str(value)[:60]}, and more than {most:,} cannot be")
     return value

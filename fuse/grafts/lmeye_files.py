@@ -18,6 +18,7 @@ SLOTS = ("two_pass", "input_embeds")
 EXCLUDES: Mapping[str, str] = {}
 
 NUMBERS = ("hidden_size", "width", "prompts", "slots")
+ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu")
 CLIP_NUMBERS = ("layers", "heads", "intermediate")
 LAYER = {
     "self_attn.q_proj": ("c", "c"), "self_attn.k_proj": ("c", "c"), "self_attn.v_proj": ("c", "c"),
@@ -99,12 +100,14 @@ def linear(name: str, fan_in: int, fan_out: int) -> dict[str, tuple[int, ...]]:
 def clip_shapes(clip: Mapping[str, Any], c: int) -> dict[str, tuple[int, ...]]:
     """The frozen text tower, of which two tokens are kept: those that begin and end a text, with their positions."""
     for name in CLIP_NUMBERS:
-        if type(clip[name]) is not int or not 0 < clip[name] < 1 << 16:
+        if type(clip[name]) is not int or not 0 < clip[name] < 1 << 16 or (name == "layers" and clip[name] > 1000):
             raise ValueError(f"clip: {name} is {clip[name]!r}, not a size")
     if c % clip["heads"]:
         raise ValueError(f"clip: a width of {c} does not divide by {clip['heads']} heads")
-    if not isinstance(clip["activation"], str) or type(clip["eps"]) is not float or not 0 < clip["eps"] < 1:
-        raise ValueError("clip: activation and eps are not those of a CLIP")
+    if clip["activation"] not in ACTIVATIONS:
+        raise ValueError(f"clip: activation is {clip['activation']!r}, not one of {', '.join(ACTIVATIONS)}")
+    if type(clip["eps"]) is not float or not 0 < clip["eps"] < 1:
+        raise ValueError(f"clip: eps is {clip['eps']!r}, not a small number")
     sizes = {"c": c, "f": clip["intermediate"]}
     found: dict[str, tuple[int, ...]] = {
         "clip.text_model.embeddings.token_embedding.weight": (2, c),
