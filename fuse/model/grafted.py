@@ -3,6 +3,7 @@
 # transformers' mixins are typed against a protocol that none of its own classes meets.
 # pyright: reportAttributeAccessIssue=false
 
+import sys
 from typing import Any
 
 from fuse.errors import RecipeError
@@ -27,14 +28,16 @@ class GraftedMixin:
     def set_scale(self, name: str, scale: float) -> None:
         """How much of a graft is heard from now on. Its placeholders follow the folder's own config.
 
-        Raises RecipeError for a graft that is not there, and where a scale of 0 and another change places for a graft
-        that has placeholders in the prompt.
+        Raises RecipeError for a graft that is not there, a scale that is no finite number, and where a scale of 0 and
+        another change places for a graft that has placeholders in the prompt.
         """
         entry = next((graft for graft in self.config.grafts if graft["name"] == name), None)
         if entry is None:
             raise RecipeError(f"there is no graft {name!r}", hint=", ".join(g["name"] for g in self.config.grafts))
         if any((entry.get("tokens") or {}).values()) and (scale == 0) != (entry["scale"] == 0):
             raise RecipeError(f"graft {name!r} writes into the prompt", hint="change its scale in config.json")
+        if not isinstance(scale, int | float) or not abs(scale) <= sys.float_info.max:
+            raise RecipeError(f"graft {name!r}: scale cannot be {scale!r}", hint="a finite number")
         for slots in self._attached or ():
             slots.remove()
         entry["scale"], self._attached = scale, None
