@@ -43,6 +43,8 @@ def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branche
             near = did_you_mean(given, [branch.name for branch in branches]) if branches else "vision has none"
             raise loaded.error((*at, key), f"{given!r} is no branch ({near})")
     config = _configured(loaded, number, entry, donor)
+    if why := getattr(donor.files, "why_no_option", lambda options, host: "")(entry.options, host.basis):
+        raise loaded.error(at, why, "leave it out")
     _check_tower(loaded, number, name, donor, config, branches)
     settings = families.text_config(host.checkpoint.config, host.family, str(host.folder))
     kind = families.text_type_of(host.checkpoint.config, host.family, str(host.folder))
@@ -53,8 +55,11 @@ def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branche
     bridge = _bridge(loaded, number, entry, donor, config, host)
     tokens = donor.files.tokens(config)
     why_no_image = _looking(donor, config)
-    if (any(tokens.values()) or why_no_image) and not branches:
+    heard_there = getattr(donor.files, "needs_images", lambda config: False)(config) and not entry.fold
+    if (any(tokens.values()) or why_no_image or heard_there) and not branches:
         raise loaded.error(at, f"{name} works on images, and vision has no branch")
+    if entry.image is not None and not why_no_image:
+        raise loaded.error((*at, "image"), f"{name} looks at no image, so no branch can be named", "leave it out")
     image = entry.image or _seen_by(donor, config, branches)
     looked = next((branch.config for branch in branches if branch.name == image), {})
     if why_no_image and (why := why_no_image(config, looked)):

@@ -136,6 +136,13 @@ def host_settings(config: Mapping[str, Any], host: Basis) -> dict[str, Any]:
     return {"dense_act_fn": config["activation"]} if config.get("activation") and host.family == "t5" else {}
 
 
+def why_no_option(options: Mapping[str, Any], host: Basis) -> str:
+    """Why an option that the recipe states does nothing on this host, or ""."""
+    if options.get("activation") == "gelu" and host.family != "t5":
+        return "`activation: gelu` is for the feed-forward layers of a T5, and the host is none"
+    return ""
+
+
 def tokens(config: Mapping[str, Any]) -> dict[str, int]:
     """`hint`, which stands only where a question with tags is written."""
     return {"hint": 0} if config.get("hint") else {}

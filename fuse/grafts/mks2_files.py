@@ -183,6 +183,11 @@ def tokens(config: Mapping[str, Any]) -> dict[str, int]:
     return {}
 
 
+def needs_images(config: Mapping[str, Any]) -> bool:
+    """Whether it is heard at visual tokens alone, so that a model without eyes would never hear it."""
+    return config["router"] == "token_type"
+
+
 def _only(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {key: values[key]} if key in values else {}
 
