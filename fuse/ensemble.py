@@ -79,6 +79,9 @@ def ask_members(
     from fuse.recipe_yaml import load_recipe
 
     loaded = load_recipe(recipe)
+    if loaded.recipe.grafts:
+        told = "an ensemble asks the members as they are, and this recipe has grafts"
+        raise loaded.error(("grafts",), told, "merge it first and ask the folder, or leave the grafts out")
     members = [open_named(loaded, ("members", name), name) for name in loaded.recipe.members]
     for member in members:
         if not member.family.native:
