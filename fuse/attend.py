@@ -67,14 +67,14 @@ def attended_answer(
     apart = answerer.model.config.is_encoder_decoder
     start = 1 if apart else inputs["input_ids"].shape[1]
     with torch.no_grad():
-        prompt = answerer.model.read(**inputs)
+        prompt, before = _read(answerer.model, inputs)
         with watching(answerer.model.get_decoder()) as attentions:
             out = answerer.model.generate(
                 **inputs, max_new_tokens=max_tokens, do_sample=False, pad_token_id=pad_of(answerer.tokenizer),
                 streamer=answerer.streamer(say),
             )  # fmt: skip
     words = out[0, start:]
-    attentions = attentions[: len(words)]
+    attentions = attentions[before : before + len(words)]
     ids = inputs["input_ids"][0].tolist()
     tokens = {branch["name"]: branch["token_id"] for branch in branches}
     # a decoder beside its encoder looks at the prompt alone in every step, as another does in its first
@@ -101,6 +101,16 @@ def attended_answer(
         notes = {name: counted(len(seen[i].tokens), "token") for name, seen in prompt.seen.items()}
         overlay(image, found, file, answer, question=question, shares=None if several else shares, notes=notes)
     return answer, files
+
+
+def _read(model: Any, inputs: Any) -> tuple[Any, int]:
+    """The prompt with its visual tokens, and how many passes of the language model its grafts ask for meanwhile."""
+    passes: list[None] = []
+    hook = model.get_decoder().register_forward_pre_hook(lambda module, args: passes.append(None))
+    try:
+        return model.read(**inputs), len(passes)
+    finally:
+        hook.remove()
 
 
 def _boxes(grid: tuple[int, int, int] | None) -> Boxes | None:
