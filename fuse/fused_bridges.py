@@ -56,6 +56,8 @@ def _texts(loaded: LoadedRecipe, number: int, name: str) -> tuple[tuple[str, ...
         size = file.stat().st_size
         if size > MOST_BYTES:
             raise loaded.error(at, f"{name} has {size_text(size)}, and a bridge reads at most {size_text(MOST_BYTES)}")
+        if not (file.is_file() or file.is_dir()):  # a device or a pipe has no end
+            raise loaded.error(at, f"{name} is no plain file")
         data = file.read_bytes()
         lines = tuple(line for line in data.decode("utf-8").splitlines() if line.strip())
     except FuseError:
