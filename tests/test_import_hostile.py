@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests import tiny_lavin
+from tests import tiny_lavin, tiny_lmeye
 from tests.test_import import FIRST, MAPPER, alone, imported
 
 
@@ -123,6 +123,23 @@ WRONG: dict[str, tuple[str, Callable[[Path], None], int, str]] = {
     "none of these": ("file.pth", write({"model.embed_tokens.weight": torch.ones(3, 2)}), 3,
                       "holds no `clip_project.*` (ClipCap saves them as coco_prefix-*.pt)"),
 }  # fmt: skip
+
+
+def test_tensors_without_dimensions(tmp_path: Path) -> None:
+    net = {**tiny_lmeye.network(16), "promptMlp.weight": torch.tensor(1.0)}
+    file = tiny_lmeye.save_pickle(net, tmp_path / "file.pth")
+    ran = imported(file, "--set", "clip=.", kind="lmeye")
+    told = "its tensors do not go together as those of lmeye do (len() of a 0-d tensor)"
+    assert (ran.code, ran.out, ran.err) == (3, "", f"fuse: {file}: {told}\n")
+    alone(tmp_path, "file.pth")
+
+
+def test_a_number_without_end(tmp_path: Path) -> None:
+    file = tmp_path / "file.pth"
+    torch.save(MAPPER, file)
+    ran = imported(file, "--set", f"prefix_length={'1' * 400}")
+    assert ran.code == 3 and "cannot be cut into 111" in ran.err, ran
+    alone(tmp_path, "file.pth")
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -10,7 +10,6 @@ the authors' scripts, which they store in the file (`args`). Without them, and u
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -130,7 +129,7 @@ def _number(about: About, key: str, default: float) -> float:
     said = key in about.options
     value = about.options[key] if said else about.args.get(key, default)
     problem = ""
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not abs(value) < 1e300:
         problem = f"{key} is {value!r}, not a number"
     elif key == "temperature" and value <= 0:
         problem = f"temperature is {value}, and scores are divided by it: it is above 0"

@@ -30,6 +30,8 @@ from fuse.suggest import did_you_mean
 FORMAT = 1
 FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
+MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -70,6 +72,9 @@ def import_file(
         if error.where:
             raise
         raise type(error)(error.problem, where=source, hint=error.hint) from None
+    except MISFITS as error:  # sizes of 0, tensors without dimensions, a config.json beside it that is none
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise CheckpointError(f"its tensors do not go together as those of {kind} do ({told})", where=source) from None
     went = _coverage(opened.state, sorted_, source)
     told = {
         "file": " + ".join(file.name for file in opened.files),
@@ -100,7 +105,7 @@ def _number(text: str) -> int | float | str:
             value = kind(text)
         except ValueError:
             continue
-        return value if math.isfinite(value) else text
+        return value if abs(value) < math.inf else text
     return text
 
 
