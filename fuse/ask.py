@@ -58,7 +58,7 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
     auto = transformers.AutoModelForImageTextToText if sees else language
     try:
         loaded: Any = auto.from_pretrained(
-            folder, dtype="auto", trust_remote_code=False, output_loading_info=True,
+            folder, dtype="auto", trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
             device_map="auto" if device == "auto" else None,
         )  # fmt: skip
         model, report = loaded
@@ -70,7 +70,7 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
     except (OSError, ValueError) as error:
         raise CheckpointError(f"transformers cannot load it: {str(error).splitlines()[0]}", where=folder) from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if found := sorted(map(str, report.get(what) or ())):
+        if found := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(what) or ()):
             raise CheckpointError(f"{what.replace('_', ' ')}: {len(found)}, the first is {found[0]}", where=folder)
     try:
         model = model.eval() if device == "auto" else model.eval().to(device)

@@ -10,7 +10,6 @@ from fuse.errors import CheckpointError
 from fuse.fused import GRAFTS, Bridging, Fits, FusedBranch, FusedGraft, Lender
 from fuse.grafts.donor import Donor, open_donor
 from fuse.grafts.hosts import why_no_slots
-from fuse.grafts.kinds import KINDS
 from fuse.names import mistake_in
 from fuse.plan import Fold, Row, Source
 from fuse.recipe_graft import Graft
@@ -28,7 +27,7 @@ def open_grafts(loaded: LoadedRecipe, host: Member, branches: Sequence[FusedBran
     found: list[FusedGraft] = []
     for number, entry in enumerate(loaded.recipe.grafts):
         found.append(_open(loaded, number, entry, host, branches))
-        _check_together(loaded, number, found)
+        _check_together(loaded, number, found, host)
     return tuple(found)
 
 
@@ -159,15 +158,18 @@ def _looking(donor: Donor, config: Mapping[str, Any]) -> Any:
     return getattr(donor.files, "why_no_image", None) if looks(config) else None
 
 
-def _check_together(loaded: LoadedRecipe, number: int, grafts: Sequence[FusedGraft]) -> None:
-    """No graft excludes one before it, by its kind or by a slot that both use."""
-    new = grafts[-1]
-    for other in grafts[:-1]:
-        for one, two in ((new, other), (other, new)):
-            for what, why in one.donor.files.EXCLUDES.items():
-                if what == two.kind or (what not in KINDS and what in two.donor.files.SLOTS):
-                    told = f"{one.name} ({one.kind}) and {two.name} ({two.kind}) exclude each other: {why}"
-                    raise loaded.error(("grafts", number), told)
+def _check_together(loaded: LoadedRecipe, number: int, grafts: Sequence[FusedGraft], host: Member) -> None:
+    """No graft wants another host than one before it: what they change in its config (`host_settings`) is the same."""
+    heard = [graft for graft in grafts if graft.scale != 0 and hasattr(graft.donor.files, "host_settings")]
+    if not heard or heard[-1] is not grafts[-1]:
+        return
+    *others, new = [(graft.name, graft.donor.files.host_settings(graft.config, host.basis)) for graft in heard]
+    for other in others:
+        for key in {**new[1], **other[1]}:
+            if new[1].get(key) != other[1].get(key):
+                wants = [f"{name} needs {key} {told.get(key, f'of {host.name} itself')}" for name, told in (new, other)]
+                told = f"{new[0]} and {other[0]} exclude each other: {', and '.join(wants)}"
+                raise loaded.error(("grafts", number), told)
 
 
 def graft_rows(grafts: Sequence[FusedGraft], dtype: str) -> list[Row]:

@@ -16,7 +16,7 @@ from tests import recipe_members, tiny_grafts, tiny_processors, tiny_text, tiny_
 from tests.cli import Ran, fuse_here
 from tests.original_branches import picture
 
-HOSTS = ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "gpt2", "opt"]
+HOSTS = ["llama", "mistral", "qwen2", "qwen3", "gemma", "phi3", "smollm3", "gpt2", "opt"]
 KINDS = sorted(tiny_grafts.CONFIGS)
 IDS = torch.randint(3, 50, (2, 7), generator=torch.Generator().manual_seed(1))
 MASK = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1] * 7])
@@ -57,6 +57,21 @@ def test_scale_0_leaves_logits_as_they_are_bit_by_bit(host: str, kind: str) -> N
         assert (logits(heard) - logits(plain)).abs().max() > 1e-4
         heard.set_scale(kind, 0.0)
     assert torch.equal(logits(heard), logits(plain))
+
+
+@pytest.mark.parametrize("kind", ["lion", "lora", "mks2"])
+def test_scale_0_leaves_an_encoder_decoder_as_it_is_bit_by_bit(kind: str) -> None:
+    start = {"decoder_input_ids": torch.tensor([[0, 5], [0, 9]])}
+
+    @torch.no_grad()
+    def said(model: Any) -> torch.Tensor:
+        return model(input_ids=IDS, attention_mask=MASK, **start).logits
+
+    plain, silent, heard = grafted("t5", {}), grafted("t5", {kind: 0.0}), grafted("t5", {kind: 0.7})
+    assert torch.equal(said(silent), said(plain))
+    assert (said(heard) - said(plain)).abs().max() > 1e-4
+    heard.set_scale(kind, 0.0)
+    assert torch.equal(said(heard), said(plain))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -176,3 +176,23 @@ def test_a_task_of_one_adapter(made: dict[str, Any]) -> None:
     finally:
         graft.config["adapters"] = 2
     assert str(caught.value) == "a task was asked for, and these adapters have no router"
+
+
+def test_two_that_want_other_layers_of_their_host(tmp_path: Path) -> None:
+    text = (ROOT / "lion.yaml").read_text()
+    kinds, donors = RECIPES["lion"]
+    with pytest.MonkeyPatch.context() as patch:
+        recipe_members.furnish([text], kinds, tmp_path, patch, donors)
+    data = json.loads(recipe_members.stand_in(text))
+    (first,) = data["grafts"]
+    for scale, code in ((1, 2), (0, 0)):
+        data["grafts"] = [
+            {**first, "activation": "gelu"},
+            {**first, "name": "other", "activation": "host", "scale": scale},
+        ]
+        (tmp_path / "recipe.yaml").write_text(json.dumps(data))
+        ran = fuse_here("plan", tmp_path / "recipe.yaml")
+        assert ran.code == code, ran.err
+        if code:
+            assert "grafts.1: other and lion exclude each other: other needs dense_act_fn of " in ran.err
+            assert ran.err.endswith(" itself, and lion needs dense_act_fn gelu\n")

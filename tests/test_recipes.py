@@ -96,7 +96,7 @@ DONORS: dict[str, dict[str, recipe_members.Donor]] = {
     "mks2.yaml": {"memory": tiny_mks2.memory},
     "mks2_folded.yaml": {"memory": tiny_mks2.memory},
     "mks2_mixture.yaml": {"memory": tiny_mks2.memory, "mixture": tiny_mks2.mixture},
-    "zoo/with_memory.yaml": {"memory": tiny_mks2.memory},
+    "zoo/with_memory.yaml": {"mixture": tiny_mks2.mixture},
 }
 
 

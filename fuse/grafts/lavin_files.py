@@ -43,7 +43,6 @@ OPTIONS: Mapping[str, tuple[Any, ...]] = {
     "adapter_scale": (),
 }  # fmt: skip
 SLOTS = ("attention_input", "ffn_input")
-EXCLUDES: Mapping[str, str] = {}
 DEFAULTS: Mapping[str, Any] = {
     "adapter_scale": 1.0, "temperature": 10.0, "rounding": "float16", "modality": "auto", "parts": "all",
 }  # fmt: skip

@@ -28,7 +28,6 @@ NORMS = ("none", "in", "out")
 ACTIVATIONS = ("host", "gelu")
 OPTIONS: Mapping[str, tuple[Any, ...]] = {"task": TASKS, "stack": SIDES, "activation": ACTIVATIONS}
 SLOTS = ("ffn_residual",)
-EXCLUDES: Mapping[str, str] = {}
 DEFAULTS: Mapping[str, Any] = {
     "adapters": 2, "adapter_norm": "none", "adapter_scale": "learned", "hint": False, "task": "image", "stack": None,
     "activation": None,

@@ -29,7 +29,6 @@ from fuse.grafts.lora_names import has, sizes, stacks
 GATES = ("tanh", "tanh_float16", "raw")
 OPTIONS: Mapping[str, tuple[Any, ...]] = {"gate": GATES, "length": ()}
 SLOTS = ("attention_prefix",)  # and `linear` and `norm` of version 2
-EXCLUDES: Mapping[str, str] = {}
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 NORMS = ("attention", "ffn", "final")
 DEEPEST = 10_000  # blocks

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fuse.grafts import lmeye_files as first
-from fuse.grafts.lmeye_files import EXCLUDES, OPTIONS, SLOTS, configured, why_not
+from fuse.grafts.lmeye_files import OPTIONS, SLOTS, configured, why_not
 
-__all__ = ["EXCLUDES", "OPTIONS", "SLOTS", "behind", "configured", "shapes", "tokens", "why_no_image", "why_not"]
+__all__ = ["OPTIONS", "SLOTS", "behind", "configured", "shapes", "tokens", "why_no_image", "why_not"]
 
 PROJECTOR = "lmeye_blip2"  # kind
 NUMBERS = ("hidden_size", "width", "features", "requests")

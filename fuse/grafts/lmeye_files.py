@@ -15,7 +15,6 @@ from fuse.families import Basis
 PLACES = ("question", "image")
 OPTIONS: Mapping[str, tuple[str, ...]] = {"place": PLACES}
 SLOTS = ("two_pass", "input_embeds")
-EXCLUDES: Mapping[str, str] = {}
 
 NUMBERS = ("hidden_size", "width", "prompts", "slots")
 ACTIVATIONS = ("quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu", "silu")

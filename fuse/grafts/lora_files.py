@@ -17,7 +17,6 @@ from fuse.grafts.lora_names import PROJECTIONS, depth, has, parts, sizes, stacks
 STACKS = ("language", "encoder", "decoder")
 OPTIONS: Mapping[str, tuple[Any, ...]] = {}
 SLOTS = ("linear",)
-EXCLUDES: Mapping[str, str] = {}
 TRANSPOSED = frozenset({"gpt2"})  # families whose weights lie [in, out]
 
 

@@ -35,7 +35,6 @@ MADE = ("prompts", "arrow")  # routers whose rows are made at merge time
 FIXED = {"softmax": "instead", "additive": "beside", "none": "instead"}  # routers that say where the memory stands
 OPTIONS: Mapping[str, tuple[Any, ...]] = {"router": ROUTERS, "place": PLACES, "temperature": (), "prompts": ()}
 SLOTS = ("ffn", "ffn_residual", "linear")
-EXCLUDES: Mapping[str, str] = {}  # several memories add up, or mix with what those before them left of the MLP
 _KEYS = {"hidden_size", "inner_size", "layers", "activation", "gated", "bias", "norm", "place", "router"}
 _MORE = {"norm_eps", "lora", "temperature"}
 _MOST = 1 << 24
