@@ -160,6 +160,24 @@ def test_a_decoder_only_host(parts: Path, tmp_path: Path) -> None:
         assert not torch.allclose(model(**given).logits[:, -1], loud, atol=1e-4)
 
 
+@pytest.mark.parametrize("host", ["t5", "llama"])
+def test_scale_0_leaves_the_host_bit_by_bit(parts: Path, tmp_path: Path, host: str) -> None:
+    recipe = RECIPE.replace("HOST", host)
+    silent, plain = recipe.replace("name: eyes", "name: eyes, scale: 0"), recipe.replace("grafts:", "# grafts:")
+    found = []
+    for name, text in (("silent", silent), ("plain", plain)):
+        (parts / f"{name}.yaml").write_text(text)
+        ran = fuse_here("merge", parts / f"{name}.yaml", tmp_path / name)
+        assert (ran.code, ran.err) == (0, ""), ran
+        model, processor = opened(tmp_path / name)
+        given = processor(images=[[picture(60, 40)]], text=[f"{processor.image_token} w5 w6"])
+        start = {"decoder_input_ids": torch.tensor([[0, 7]])} if host == "t5" else {}
+        with torch.no_grad():
+            found.append(model(**given, **start).logits)
+    rows = min(logits.shape[-1] for logits in found)
+    assert torch.equal(found[0][..., :rows], found[1][..., :rows])
+
+
 def test_slots_behind_an_image_stay_in_order(parts: Path, tmp_path: Path) -> None:
     """The request comes first, also from a folder that transformers has saved, whose config.json is sorted."""
     recipe = RECIPE.replace("HOST", "llama").replace("name: eyes", "name: eyes, place: image")
