@@ -59,7 +59,9 @@ BROKEN: list[tuple[str, tuple[str, ...], Any, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "path", "value", "told"), BROKEN)
+@pytest.mark.parametrize(
+    ("kind", "path", "value", "told"), BROKEN, ids=[f"{kind} {'.'.join(path)}" for kind, path, *_ in BROKEN]
+)
 def test_a_donor_whose_json_cannot_be(
     parts: Path, tmp_path: Path, kind: str, path: tuple[str, ...], value: Any, told: str
 ) -> None:
@@ -114,6 +116,11 @@ def test_an_output_that_somebody_has_changed(parts: Path, tmp_path: Path) -> Non
         (out / "config.json").write_text(json.dumps({**whole, "grafts": [{**whole["grafts"][0], **change}]}))
         ran = fuse_here("ask", out, "w5", "--max-tokens", "1")
         assert (ran.code, ran.err) == (3, f"fuse: config.json: {told}\n")
+    whole["grafts"][0]["config"]["bottleneck"] += 1
+    (out / "config.json").write_text(json.dumps(whole))
+    ran = fuse_here("ask", out, "w5", "--max-tokens", "1")
+    assert ran.code == 3 and ran.err.startswith(f"fuse: {out}: mismatched keys: "), ran
+    assert ran.err.endswith(", the first is grafts.lion.language.0.adapters.0.down_proj.bias\n"), ran
 
 
 @pytest.mark.parametrize("kind", ["mks2", "lion", "lavin", "lora", "llama_adapter"])
