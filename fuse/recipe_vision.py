@@ -106,7 +106,7 @@ class Branch(Strict):
     def projectors(self) -> list[Share]:
         """The projectors of an encoder branch, of which the first gives the layout."""
         if self.projector is None or isinstance(self.projector, str):
-            return [Share(path=self.projector)] if self.projector else []
+            return [Share(path=self.projector, weight=1)] if self.projector else []
         return self.projector
 
     @property

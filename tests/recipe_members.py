@@ -38,7 +38,7 @@ def build(kind: str) -> Any:
     """The random model that all tiny members of a kind are fine-tunes of."""
     torch.manual_seed(0)
     if kind == "gpt2":
-        return tiny_text.build(kind, vocab_size=tiny_vlm.VOCAB, bos_token_id=1, eos_token_id=2)
+        return tiny_text.build(kind, vocab_size=tiny_vlm.VOCAB, n_positions=512, bos_token_id=1, eos_token_id=2)
     if kind in LLMS:
         model, config = LLMS[kind]
         rope = {"rope_type": "default", "rope_theta": 1e6} if kind == "qwen2" else None

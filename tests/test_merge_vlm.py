@@ -345,7 +345,7 @@ VISION = {
     "vision: [a, b, a]\n": "recipe.yaml:3:16: vision.2: a is in vision twice",
     "vision: [a, b]\noutput: {model: native}\n":
         "recipe.yaml:4:10: output.model: native has no place for 2 branches (leave it out, or write fuse)",
-    "vision: []\noutput: {model: fuse}\n": "recipe.yaml:4:10: output.model: fuse needs a branch in vision",
+    "vision: []\noutput: {model: fuse}\n": "recipe.yaml:4:10: output.model: fuse needs a branch in vision, or a graft",
     "vision: [{name: a, timm: x, weights: w, projector: p}]\n":
         "recipe.yaml:3:11: vision.0.name: 'a' is the name of a member",
     "vision: [a]\noutput: {host: b}\n":

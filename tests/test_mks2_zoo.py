@@ -25,6 +25,12 @@ def test_it_is_small() -> None:
     assert [donor.config["router"] for donor in donors] == ["additive", "softmax"]
 
 
+def test_its_recipe_plans() -> None:
+    ran = fuse_here("plan", ZOO / "with_memory.yaml")
+    assert (ran.code, ran.err) == (0, "")
+    assert "= basis of grafts: memory 1.000" in ran.out
+
+
 def test_a_model_on_another_base_is_refused(tmp_path: Path) -> None:
     text = (ZOO / "with_memory.yaml").read_text().replace("form", "stranger").replace("memory/", f"{ZOO}/memory/")
     (tmp_path / "recipe.yaml").write_text(text.replace("{stranger: stranger}", f"{{stranger: {ZOO}/stranger}}"))

@@ -209,5 +209,7 @@ def test_every_row_of_the_tables_can_be_made(zoo: Path, tmp_path: Path) -> None:
 
 def test_shipped_recipes_plan(zoo: Path) -> None:
     for recipe in RECIPES.glob("*.yaml"):
+        if "grafts:" in recipe.read_text():
+            continue  # cut from the base that was trained: tests/test_mks2_zoo.py
         (zoo / recipe.name).write_text(recipe.read_text())
         assert make_plan(load_recipe(zoo / recipe.name)).rows

@@ -80,8 +80,9 @@ class EncoderBranch(nn.Module):
                     f"the projector takes tokens of {self._takes} numbers but the encoder gives {features.shape[-1]}",
                     where=WHERE,
                 )
-            if hasattr(self.projector, "look"):
-                features = self.projector.look(features)
+            look: Any = getattr(self.projector, "look", None)
+            if look is not None:
+                features = look(features)
             for i, tokens, score, given in zip(members, self.projector(features), scores, features, strict=True):
                 seen[i] = Seen(tokens, score, features=given)
         return [seen[i] for i in range(len(images))]

@@ -60,7 +60,7 @@ def run(
         inputs_embeds, attention_mask, states = prompt.embeds, prompt.attention_mask, prompt.states
     if states is None:
         states = states_behind(cache)
-        model._check_states(states)
+        model.check_states(states)
     attention_mask = whole_mask(cache, attention_mask)
     with listening(model, states):
         out = model.language_model(
