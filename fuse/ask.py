@@ -12,6 +12,7 @@ from fuse.fusable import REFUSED
 from fuse.grafts.asking import Options, phrased, slots_behind
 from fuse.images import open_image
 
+LEARNED = frozenset({"gpt2", "opt"})  # types of language models whose positions are rows of a table
 INNER_SPEAKER = frozenset({"blip-2", "instructblip"})  # their `generate` is that of the language model inside
 WRITE_IMAGES = frozenset({"Blip2Processor", "InstructBlipProcessor"})  # put the image tokens before the text themselves
 
@@ -136,11 +137,26 @@ def ask(
         raise RecipeError(f"the question {question!r} has no tokens", where=answerer.folder)
     with torch.no_grad():
         out = answerer.model.generate(
-            **inputs, **asked, max_new_tokens=max_tokens, do_sample=False, num_beams=1, streamer=answerer.streamer(say),
-            pad_token_id=pad_of(answerer.tokenizer),
+            **inputs, **asked, max_new_tokens=room(answerer, start, max_tokens), do_sample=False, num_beams=1,
+            streamer=answerer.streamer(say), pad_token_id=pad_of(answerer.tokenizer),
         )  # fmt: skip
     start = 0 if speaker_of(answerer.model).config.is_encoder_decoder else start
     return answerer.tokenizer.decode(out[0, start:], skip_special_tokens=True).strip()
+
+
+def room(answerer: Answerer, prompt: int, wanted: int) -> int:
+    """How many of the wanted tokens can follow a prompt of so many: hosts whose positions are rows of a table end.
+
+    Raises RecipeError where not one can.
+    """
+    config = answerer.model.config.get_text_config()
+    if config.model_type not in LEARNED:
+        return wanted
+    most = config.max_position_embeddings
+    if prompt >= most:
+        told = f"the prompt has {prompt} tokens, and {config.model_type} has positions for {most}"
+        raise RecipeError(told, where=answerer.folder, hint="fewer words or images")
+    return min(wanted, most - prompt)
 
 
 def ask_many(answerer: Answerer, questions: list[str], *, max_tokens: int = 128, batch: int = 20) -> list[str]:

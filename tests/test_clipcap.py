@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, CLIPModel
 
 import fuse  # noqa: F401 - makes the Auto classes know the folder
@@ -293,3 +293,21 @@ def test_a_projector_of_another_width_or_encoder(place: Path, tmp_path: Path) ->
         assert (ran.code, ran.out) == (3, "")
         assert ran.err.startswith(f"fuse: {projector / 'projector.json'}: {told}"), ran.err
         assert not (tmp_path / "out").exists()
+
+
+def test_an_answer_ends_with_the_last_position(tmp_path: Path) -> None:
+    """GPT-2's positions are rows of a table, and there is none behind the last."""
+    recipe_members.save("gpt2", tmp_path / "gpt2", 0)
+    folder = tmp_path / "gpt2"
+    config = json.loads((folder / "config.json").read_text())
+    model = load_file(folder / "model.safetensors")
+    model["transformer.wpe.weight"] = model["transformer.wpe.weight"][:16].clone()
+    save_file(model, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps({**config, "n_positions": 16, "eos_token_id": None}))
+    ran = fuse_here("ask", folder, "w5 w6 w7")
+    assert (ran.code, len(ran.out.split())) == (0, 13), ran
+    ran = fuse_here("ask", folder, " ".join(f"w{n}" for n in range(5, 25)))
+    assert ran.code == 2
+    assert (
+        ran.err == f"fuse: {folder}: the prompt has 20 tokens, and gpt2 has positions for 16 (fewer words or images)\n"
+    )

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fuse.ask import Answerer, pad_of, speaker_of
+from fuse.ask import Answerer, pad_of, room, speaker_of
 from fuse.errors import CheckpointError, RecipeError
 from fuse.evaluate.batches import Batch
 from fuse.evaluate.likelihood import answer_logs, scored, to_device
@@ -66,8 +66,9 @@ def _said(answerer: Answerer, batch: Batch, max_tokens: int) -> list[tuple[str, 
         return scores
 
     inputs = to_device(batch.inputs, model.device)
+    most = room(answerer, inputs["input_ids"].shape[1], max_tokens)
     out = model.generate(
-        **inputs, max_new_tokens=max_tokens, do_sample=False, num_beams=1, pad_token_id=pad_of(answerer.tokenizer),
+        **inputs, max_new_tokens=most, do_sample=False, num_beams=1, pad_token_id=pad_of(answerer.tokenizer),
         logits_processor=LogitsProcessorList([watch]),  # pyright: ignore[reportArgumentType]
     )  # fmt: skip
     start = 1 if speaker_of(model).config.is_encoder_decoder else inputs["input_ids"].shape[1]
