@@ -1,6 +1,5 @@
 """The grafts of a plan: donors opened and held against the host, and a row for each of their tensors."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,8 @@ from fuse.recipe_graft import Graft
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.safetensors_header import FLOAT_BYTES
 from fuse.suggest import did_you_mean
+
+MOST_SCALE = 1000  # more of a module than was trained, and numbers overflow where nobody looks; our choice
 
 
 def open_grafts(loaded: LoadedRecipe, host: Member, branches: Sequence[FusedBranch]) -> tuple[FusedGraft, ...]:
@@ -69,8 +70,8 @@ def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branche
     lender = Lender(GRAFTS + name, entry.from_, donor.tensors, places, dropped)
     made = {key: tuple(shape) for key, shape in wanted.items() if key not in donor.tensors}
     made |= bridge.shapes if bridge is not None else {}
-    if not math.isfinite(entry.scale):
-        raise loaded.error((*at, "scale"), "is not finite")
+    if abs(entry.scale) > MOST_SCALE:
+        raise loaded.error((*at, "scale"), f"is {entry.scale:g}, and a graft is heard at most {MOST_SCALE} times over")
     return FusedGraft(
         name, donor.kind, config, entry.scale, entry.tower, image, tokens, donor, lender, made, options=entry.options,
         bridge=bridge,

@@ -221,6 +221,8 @@ REFUSED = {
     "grafts: [{from: @mks2, image: other}]\n": "fuse: recipe.yaml:5:{column}: grafts.0.image: 'other' is no branch "
     "(known: vlm)\n",
     "grafts: [{from: @mks2, scale: .inf}]\n": "fuse: recipe.yaml:5:{column}: .inf is not a finite number\n",
+    "grafts: [{from: @mks2, scale: 1.0e+30}]\n": "fuse: recipe.yaml:5:{column}: grafts.0.scale: is 1e+30, and a graft is "
+    "heard at most 1000 times over\n",
     "grafts: [{from: @mks2, name: a/b}]\n": "fuse: recipe.yaml:5:{column}: grafts.0.name: a graft cannot be called "
     "'a/b': {mistake}\n",
 }
