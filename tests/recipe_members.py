@@ -136,6 +136,7 @@ def _projector(file: Path, width: int) -> None:
     generator = torch.Generator().manual_seed(7)
     shapes = {"0.weight": (24, width), "0.bias": (24,), "2.weight": (HIDDEN, 24), "2.bias": (HIDDEN,)}
     tensors = {f"model.mm_projector.{k}": torch.randn(s, generator=generator) * 0.2 for k, s in shapes.items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, file)
 
 
