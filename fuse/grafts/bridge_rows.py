@@ -12,6 +12,7 @@ from fuse.fused import Fit
 from fuse.grafts.bridge_files import EMBEDDING, FINAL, has_gains, is_layer, is_shared, shapes
 from fuse.grafts.bridge_fit import Bridge, fit, fits, held_out, shared_rows
 from fuse.grafts.bridge_states import pair, states
+from fuse.grafts.host_model import filled
 from fuse.grafts.hosts import Stack, stacks_of
 from fuse.plan import Source
 
@@ -89,13 +90,8 @@ def load(member: Member) -> Loaded:
     model = build_language_model(AutoConfig.for_model(kind, **kept), member.family.model_type, None).float()
     with Reader() as reader:
         weights = {name: reader.tensor(Source(member.name, entry)).float() for name, entry in member.language.items()}
-    lost, extra = model.load_state_dict(weights, strict=False)
-    tied = {member.text.head} if member.is_tied else set()
-    if extra or set(lost) - tied - {name for name in lost if name.endswith("embed_tokens.weight")}:
-        raise RuntimeError(f"{member.name} does not load: {[*lost, *extra][:3]}")
-    model.tie_weights()
     tokenizer = AutoTokenizer.from_pretrained(member.folder, trust_remote_code=False)
-    return model.eval().requires_grad_(False), tokenizer
+    return filled(model, weights, member), tokenizer
 
 
 def _of_embeddings(method: str, donor: Loaded, host: Loaded) -> tuple[Bridge, Fit]:

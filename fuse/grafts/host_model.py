@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from fuse.anatomy import Member
 from fuse.engine.execute import whole
 from fuse.engine.read import Reader
 from fuse.fusable import host_type
@@ -57,12 +58,17 @@ class HostModel:
         host, fused = self._plan.host, self._plan.fused
         config = AutoConfig.for_model(**text_config(self._plan, "float32", self._folded))
         model = build_language_model(config, fused.host_type if fused else host_type(host), None, host.is_tied)
-        lost, extra = model.load_state_dict(weights, strict=False)
-        tied = {host.text.head} if host.is_tied else set()
-        if extra or set(lost) - tied - {name for name in lost if name.endswith("embed_tokens.weight")}:
-            raise RuntimeError(f"the host does not load: {[*lost, *extra][:3]}")
-        model.tie_weights()
-        return model.eval().requires_grad_(False)
+        return filled(model, weights, host)
+
+
+def filled(model: Any, weights: Mapping[str, torch.Tensor], member: Member) -> Any:
+    """A language model with its weights, all of them, by canonical name; in eval mode. member: whose config it has."""
+    lost, extra = model.load_state_dict(weights, strict=False)  # tables that are shared have one name among the weights
+    tied = {member.text.head} if member.is_tied else set()
+    if extra or set(lost) - tied - {name for name in lost if name.endswith("embed_tokens.weight")}:
+        raise RuntimeError(f"{member.name} does not load: {[*lost, *extra][:3]}")
+    model.tie_weights()
+    return model.eval().requires_grad_(False)
 
 
 def _tokenizer(folder: Path) -> Any:
