@@ -34,6 +34,6 @@ def row_memory(row: "Row") -> int:
         return WORK * (before + 3 * prod(row.shape))
     inputs = len(row.sources) + (row.base is not None)
     elements = prod(row.shape)
-    if row.action in ("copy", "make") or METHODS[row.method].elementwise:
+    if row.action in ("copy", "make") or METHODS[row.method].kind == "elementwise":
         elements = min(elements, BLOCK)
     return elements * WORK * (inputs + 3)

@@ -77,7 +77,7 @@ def blocks(
             yield _round(block, dtype, row, start)
         return
     assert merge is not None
-    if methods.METHODS[row.method].elementwise:
+    if methods.METHODS[row.method].kind == "elementwise":
         count = max(tensors[0].numel(), 1)
         for start in range(0, count, size):
             parts = [t.view(-1)[start : start + size] for t in tensors]
@@ -138,7 +138,7 @@ def _table_blocks(
     lenders, lending = [*row.sources, *row.donors], [*tensors, *donors]
     readers = [*row.sources, *([row.base] if row.base else [])]
     wide = torch.float64 if torch.float64 in {t.dtype for t in (host, *lending)} else torch.float32
-    step = max(BLOCK // width, 1) if merge is None or methods.METHODS[row.method].elementwise else rows
+    step = max(BLOCK // width, 1) if merge is None or methods.METHODS[row.method].kind == "elementwise" else rows
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         low, high = torch.searchsorted(mine, torch.tensor([start, stop])).tolist()
