@@ -9,6 +9,7 @@ never an input.
 import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +17,14 @@ from torch import Tensor
 from fuse.methods.table import sums_to_zero
 
 
-def working_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
+class Shaped(Protocol):
+    @property
+    def shape(self) -> torch.Size: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def working_dtype(tensors: Sequence[Shaped]) -> torch.dtype:
     """float64 where any tensor is float64, else float32.
 
     Raises ValueError for unequal shapes, TypeError for a tensor that is not floating point.
@@ -24,12 +32,12 @@ def working_dtype(tensors: Sequence[Tensor]) -> torch.dtype:
     for tensor in tensors:
         if tensor.shape != tensors[0].shape:
             raise ValueError(f"shapes differ: {tuple(tensors[0].shape)} and {tuple(tensor.shape)}")
-        if not tensor.is_floating_point():
+        if not tensor.dtype.is_floating_point:
             raise TypeError(f"a merge needs floating-point tensors, not {tensor.dtype}")
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
-def check_lengths(tensors: Sequence[Tensor], **values: Sequence[float]) -> None:
+def check_lengths(tensors: Sequence[object], **values: Sequence[float]) -> None:
     """Raise ValueError for no tensors, or where a per-member parameter does not have one value a tensor."""
     if not tensors:
         raise ValueError("a merge needs at least one tensor")

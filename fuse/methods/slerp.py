@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fuse.methods.arithmetic import fresh, weighted_sum, working_dtype
+from fuse.methods.blocks import Flat, blocks, in_blocks
 
 # Above this |cosine| the arc is nearly a line or, between opposite tensors, any half circle. As mergekit.
 COLLINEAR = 0.9995
@@ -29,15 +30,26 @@ def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
         raise ValueError(f"slerp takes 2 tensors, not {len(tensors)}")
     if not 0 <= t <= 1:
         raise ValueError(f"t should be from 0 to 1, not {t}")
+    return in_blocks(measure, apply, tensors, t=t)
+
+
+def measure(tensors: Sequence[Flat], *, t: float) -> tuple[float, float]:
+    """The factors of the two tensors."""
+    return arc_weights(cosine(*tensors), t)
+
+
+def apply(tensors: Sequence[Tensor], facts: tuple[float, float], *, t: float, offset: int = 0) -> Tensor:
+    """`slerp` of one block, given the factors that `measure` found."""
+    del t, offset
     dtype = working_dtype(tensors)
-    return weighted_sum((fresh(tensor, dtype) for tensor in tensors), arc_weights(cosine(*tensors), t))
+    return weighted_sum((fresh(tensor, dtype) for tensor in tensors), facts)
 
 
-def cosine(first: Tensor, second: Tensor) -> float:
+def cosine(first: Flat, second: Flat) -> float:
     """``<x, y> / (|x| |y|)`` in float64, within -1 to 1; NaN where a norm is zero or not finite."""
     products: list[Tensor] = []
-    for x_part, y_part in zip(first.reshape(-1).split(BLOCK), second.reshape(-1).split(BLOCK), strict=True):
-        x, y = x_part.double(), y_part.double()
+    for _, parts in blocks([first, second], BLOCK):
+        x, y = (part.double() for part in parts)
         products.append(torch.stack([(x * y).sum(), (x * x).sum(), (y * y).sum()]))
     dot, *squares = map(_exact_sum, torch.stack(products).T.tolist())
     norm = math.prod(map(math.sqrt, squares))

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from fuse.methods.arithmetic import check_lengths, task_vector, working_dtype
+from fuse.methods.blocks import Flat, blocks, in_blocks
 from fuse.methods.trim import Cut, find_cut, kept_count, trim
 
-BLOCK = 1 << 18
+# Large enough that adding up histograms costs little.
+HISTOGRAM_BLOCK = 1 << 18
 
 
 def ties(
@@ -34,33 +36,51 @@ def ties(
     Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
     """
     check_lengths(tensors, weights=weights, density=density)
+    return in_blocks(
+        measure, apply, tensors, base, weights=weights, density=density, lambda_=lambda_, normalize=normalize
+    )
+
+
+def measure(tensors: Sequence[Flat], base: Flat, *, density: Sequence[float], **_: object) -> tuple[Cut | None, ...]:
+    """Where each member's task vector is trimmed; None for one that stays whole."""
     dtype = working_dtype([*tensors, base])
-    flat_base, members = base.reshape(-1), [tensor.reshape(-1) for tensor in tensors]
-    cuts = [_cut(member, flat_base, one, dtype) for member, one in zip(members, density, strict=True)]
-    merged = torch.empty(base.shape, dtype=dtype, device=base.device)
-    parts = [member.split(BLOCK) for member in members]
-    for n, (out, part) in enumerate(zip(merged.view(-1).split(BLOCK), flat_base.split(BLOCK), strict=True)):
-        start = part.to(dtype)
-        deltas = [task_vector(member[n], start) for member in parts]
-        cuts = [cut and trim(delta, cut) for delta, cut in zip(deltas, cuts, strict=True)]
-        for delta, weight in zip(deltas, weights, strict=True):
-            delta.mul_(weight)
-        out.copy_(agreed_sum(deltas, weights, normalize).mul_(lambda_).add_(start))
-    return merged
+    return tuple(_cut(tensor, base, one, dtype) for tensor, one in zip(tensors, density, strict=True))
 
 
-def _cut(member: Tensor, base: Tensor, density: float, dtype: torch.dtype) -> Cut | None:
+def apply(
+    tensors: Sequence[Tensor],
+    base: Tensor,
+    facts: Sequence[Cut | None],
+    *,
+    weights: Sequence[float],
+    density: Sequence[float],
+    offset: int = 0,
+    lambda_: float = 1.0,
+    normalize: bool = True,
+) -> Tensor:
+    """`ties` of one block of flat tensors, given what `measure` found in the whole."""
+    del density
+    start = base.to(working_dtype([*tensors, base]))
+    deltas = [task_vector(tensor, start) for tensor in tensors]
+    for delta, cut, weight in zip(deltas, facts, weights, strict=True):
+        if cut is not None:
+            trim(delta, cut, offset)
+        delta.mul_(weight)
+    return agreed_sum(deltas, weights, normalize).mul_(lambda_).add_(start)
+
+
+def _cut(member: Flat, base: Flat, density: float, dtype: torch.dtype) -> Cut | None:
     if not 0 < density <= 1:
         raise ValueError(f"density should be greater than 0 and at most 1, not {density}")
     keep = kept_count(density, base.numel())
-    if keep == base.numel():
+    if keep >= base.numel():
         return None
 
-    def blocks() -> Iterator[Tensor]:
-        for part, start in zip(member.split(BLOCK), base.split(BLOCK), strict=True):
+    def deltas() -> Iterator[Tensor]:
+        for _, (part, start) in blocks([member, base], HISTOGRAM_BLOCK):
             yield task_vector(part, start.to(dtype))
 
-    return find_cut(blocks, keep, dtype)
+    return find_cut(deltas, keep, dtype)
 
 
 def agreed_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:

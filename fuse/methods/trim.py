@@ -6,24 +6,26 @@ or a second copy.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 DIGIT = 16
-DIGIT_MASK = (1 << DIGIT) - 1
+BINS = 1 << DIGIT
+Blocks: TypeAlias = Callable[[], Iterable[Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where to trim: magnitudes above the threshold stay, and the first `room` of those exactly on it.
+    """Where to trim: magnitudes above the threshold stay, and those exactly on it up to element `last`.
 
-    bits: the threshold as the integer with the same bits. room: shrinks from block to block.
+    bits: the threshold as the integer with the same bits. last: an index into the whole flat tensor.
     """
 
     bits: int
-    room: int
+    last: int
 
 
 def kept_count(density: float, size: int) -> int:
@@ -31,35 +33,53 @@ def kept_count(density: float, size: int) -> int:
     return min(size, max(1, int(density * size)))
 
 
-def find_cut(blocks: Callable[[], Iterable[Tensor]], keep: int, dtype: torch.dtype) -> Cut:
+def find_cut(blocks: Blocks, keep: int, dtype: torch.dtype) -> Cut:
     """The cut that keeps exactly `keep` elements: the largest magnitudes, the first in order among equals.
 
-    blocks: called once per digit; yields the tensor's flat parts in order, in dtype (float32 or float64).
+    blocks: called once per pass; yields the tensor's flat parts in order, in dtype (float32 or float64).
     keep: from 1 to the number of elements. NaN counts as the largest magnitude.
     """
     prefix, room, top = 0, keep, torch.finfo(dtype).bits - DIGIT
+    on_it = 0
     for shift in range(top, -1, -DIGIT):
         counts: Tensor | int = 0
         for block in blocks():
-            bits = magnitude_bits(block) >> shift
+            bits = magnitude_bits(block)
             if shift < top:
-                bits = bits[bits >> DIGIT == prefix]
-            counts = counts + (bits & DIGIT_MASK).bincount(minlength=DIGIT_MASK + 1)
-        # at_least[i]: how many of the digits are DIGIT_MASK - i or more
+                bits = bits[bits >> (shift + DIGIT) == prefix]
+            digits = (bits >> shift) & (BINS - 1)
+            counts = counts + digits.bincount(minlength=BINS)
+        # at_least[i]: how many of the digits are BINS - 1 - i or more
         at_least = torch.as_tensor(counts).flip(0).cumsum(0)
         place = int(torch.searchsorted(at_least, room))
-        room -= int(at_least[place - 1]) if place else 0
-        prefix = prefix << DIGIT | (DIGIT_MASK - place)
-    return Cut(prefix, room)
+        above = int(at_least[place - 1]) if place else 0
+        on_it = int(at_least[place]) - above
+        room -= above
+        prefix = prefix << DIGIT | (BINS - 1 - place)
+    return Cut(prefix, _last(blocks, prefix, room, on_it))
 
 
-def trim(block: Tensor, cut: Cut) -> Cut:
-    """Set what the cut drops to zero, in place; returns the cut for the next block."""
+def _last(blocks: Blocks, bits: int, room: int, on_it: int) -> int:
+    """The index of the element number `room` of those exactly on the threshold, which are `on_it` in all."""
+    start = 0
+    for block in blocks() if room < on_it else ():
+        ties = magnitude_bits(block) == bits
+        count = int(ties.sum())
+        if count >= room:
+            return start + int(ties.nonzero()[room - 1])
+        room -= count
+        start += block.numel()
+    return torch.iinfo(torch.int64).max
+
+
+def trim(block: Tensor, cut: Cut, offset: int) -> Tensor:
+    """Set what the cut drops to zero, in place. offset: where in the whole tensor the block begins."""
     bits = magnitude_bits(block)
     block.masked_fill_(bits < cut.bits, 0)
-    ties = (bits == cut.bits).nonzero().view(-1)
-    block[ties[cut.room :]] = 0
-    return replace(cut, room=max(0, cut.room - len(ties)))
+    late = max(0, cut.last + 1 - offset)
+    if late < block.numel():
+        block[late:].masked_fill_(bits[late:] == cut.bits, 0)
+    return block
 
 
 def magnitude_bits(block: Tensor) -> Tensor:
