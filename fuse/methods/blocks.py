@@ -26,11 +26,12 @@ class Flat(Protocol):
     def __getitem__(self, part: slice, /) -> Tensor: ...
 
 
-def blocks(tensors: Sequence[Flat], size: int = BLOCK) -> Iterator[tuple[int, list[Tensor]]]:
+def blocks(tensors: Sequence[Flat], size: int | None = None) -> Iterator[tuple[int, list[Tensor]]]:
     """The index of a block's first element and that block of each tensor, in order; at least one block.
 
-    tensors: flat and of one size.
+    tensors: flat and of one size. size: elements, BLOCK where left out.
     """
+    size = size or BLOCK
     for start in range(0, max(tensors[0].numel(), 1), size):
         yield start, [tensor[start : start + size] for tensor in tensors]
 
@@ -54,5 +55,5 @@ def in_blocks(
     merged = torch.empty(tensors[0].shape, dtype=dtype, device=tensors[0].device)
     out = merged.view(-1)
     for start, parts in blocks(flat):
-        out[start : start + BLOCK] = apply(*split(parts), facts, offset=start, **arguments)
+        out[start : start + parts[0].numel()] = apply(*split(parts), facts, offset=start, **arguments)
     return merged
