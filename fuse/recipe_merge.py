@@ -28,6 +28,7 @@ class Merge(Strict):
     weights: Value | None = Field(None, description="Coefficient of each member's weights or task vector.")
     density: Value | None = Field(None, description="Share of a task vector's elements that is kept, 0 to 1.")
     t: Value | None = Field(None, description="slerp: position between the first member (0) and the second (1).")
+    scale: Value | None = Field(None, description="passthrough: factor of the tensor.")
     lambda_: Value | None = Field(None, alias="lambda", description="Factor of the merged task vector.")
     epsilon: Value | None = Field(None, description="Half width of the range of drop probabilities (della).")
     gamma: Value | None = Field(None, description="Share of largest elements that is dropped (breadcrumbs).")
@@ -52,4 +53,4 @@ class Merge(Strict):
         return getattr(self, "lambda_" if field == "lambda" else field)
 
 
-PARAMETERS = ("weights", "density", "t", "lambda", "epsilon", "gamma", "normalize", "rescale", "seed")
+PARAMETERS = ("weights", "density", "t", "scale", "lambda", "epsilon", "gamma", "normalize", "rescale", "seed")

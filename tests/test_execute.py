@@ -14,6 +14,7 @@ from fuse.safetensors_header import read_header
 
 PARAMETERS = {
     "linear": {"weights": [0.3, 0.7], "normalize": True},
+    "passthrough": {"scale": 0.3},
     "slerp": {"t": 0.3},
     "task_arithmetic": {"weights": [0.3, 0.7], "lambda": 0.9, "normalize": False},
     "ties": {"weights": [0.3, 0.7], "density": [0.5, 0.4], "lambda": 1.0, "normalize": True},
@@ -42,10 +43,12 @@ def test_tables_in_blocks(
 ) -> None:
     uses_base = METHODS[method].base == "required"
     runs = (Run(0, 5, (2, 0, 4)), Run(7, 6, (8, 9, 11)), Run(20, 2, (18, 22, 19)))
-    runs = runs if uses_base else tuple(Run(r.host, r.length, r.sources[:2]) for r in runs)
+    guests, most = (sources["a"], sources["b"]), METHODS[method].inputs[1]
+    runs = runs if uses_base else tuple(Run(r.host, r.length, r.sources[: most or 2]) for r in runs)
     row = Row(
-        "t", "merge", "t", "language", (26, 6), "BF16", (sources["a"], sources["b"]), sources["base"] if uses_base else None,
+        "t", "merge", "t", "language", (26, 6), "BF16", guests[:most], sources["base"] if uses_base else None,
         method, PARAMETERS[method], sources["host"], runs, (Added(23, 1, 24), Added(6, 0, 1)),
+        donors=guests[most:] if most else (),
     )  # fmt: skip
     whole = run(row, tmp_path, "whole.safetensors")
     for block in (1, 12, 40, 90):
@@ -66,7 +69,8 @@ def test_tensors_in_blocks(tmp_path: Path, method: str, monkeypatch: pytest.Monk
         save_file({"t": torch.randn(17, 9, generator=generator).half()}, tmp_path / f"{name}.safetensors")
     of = {name: Source(name, read_header(tmp_path / f"{name}.safetensors")["t"]) for name in ("a", "b", "base")}
     base = of["base"] if METHODS[method].base == "required" else None
-    row = Row("t", "merge", "t", "language", (17, 9), "F32", (of["a"], of["b"]), base, method, PARAMETERS[method])
+    sources = (of["a"], of["b"])[: METHODS[method].inputs[1]]
+    row = Row("t", "merge", "t", "language", (17, 9), "F32", sources, base, method, PARAMETERS[method])
     whole = run(row, tmp_path, "whole.safetensors")
     for block in (1, 7, 64):
         monkeypatch.setattr(engine, "BLOCK", block)

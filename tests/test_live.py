@@ -96,7 +96,7 @@ def with_method(loaded: LoadedRecipe, method: str, numbers: dict[str, Any]) -> L
 
 
 def test_methods_are_all_here() -> None:
-    assert set(BY_METHOD) == set(METHODS)
+    assert set(BY_METHOD) == set(METHODS) - {"passthrough"}  # which takes one member
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

@@ -16,6 +16,14 @@ VECTORS: Final[Mapping[str, Method]] = {
         kind="elementwise",
         nonzero_sum=True,
     ),
+    "passthrough": Method(
+        name="passthrough",
+        doc="one member as it is, which `layers` stacks",
+        base="none",
+        inputs=(1, 1),
+        params={"scale": Param("multiplies the tensor; 0 silences what it adds", 1.0)},
+        kind="elementwise",
+    ),
     "slerp": Method(
         name="slerp",
         doc="the point at t on the arc from the first member to the second",

@@ -12,7 +12,7 @@ from fuse.errors import RecipeError
 from fuse.methods import METHODS, REQUIRED, Param, load
 from fuse.methods.table import sums_to_zero
 
-GOOD = {"linear": {"weights": 1}, "slerp": {"t": 0.5}}
+GOOD = {"linear": {"weights": 1}, "slerp": {"t": 0.5}, "passthrough": {"scale": 2}}
 
 
 def test_the_table_needs_no_torch():
@@ -44,13 +44,16 @@ def test_defaults_are_mergekits(name):
         if param != "seed":
             other = theirs["weight" if param == "weights" else param]
             assert (ours.default is REQUIRED) == other.required
-            assert ours.default is REQUIRED or ours.default == other.default
+            none = {("passthrough", "scale"): 1.0}.get((name, param), other.default)  # mergekit's None scales by 1
+            assert ours.default is REQUIRED or ours.default == none
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_arguments_are_enough_to_call(name, draw):
-    row, (base, *tensors) = METHODS[name], draw(1, 3)
-    arguments = row.arguments(GOOD.get(name, {"weights": [1, 2]}), 2)
+    row = METHODS[name]
+    count = min(row.inputs[1] or 2, 2)
+    base, *tensors = draw(1, 1 + count)
+    arguments = row.arguments(GOOD.get(name, {"weights": [1, 2]}), count)
     keys = {"keys": [1, 2]} if row.random else {}
     result = load(name)(tensors, *[base] * (row.base == "required"), **arguments, **keys)
     assert result.shape == base.shape and result.dtype == torch.float32
