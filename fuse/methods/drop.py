@@ -1,5 +1,6 @@
 """Drop elements of a task vector at random and scale up the rest (DARE, arXiv 2311.03099, section 3.2)."""
 
+import torch
 from torch import Tensor
 
 from fuse.methods import random
@@ -8,7 +9,7 @@ from fuse.methods import random
 def drop(delta: Tensor, keep: Tensor, density: float, rescale: bool) -> Tensor:
     """``delta * keep``, with rescale times ``1 / density``; in place.
 
-    delta: float32 or float64. keep: bool of the same shape, true where an element stays.
+    delta: float32 or float64. keep: of the same shape, true or 1 where an element stays.
     mergekit's rescale restores the L1 norm of the whole task vector instead; 1 / density is the paper's and
     needs no look at the other elements. NaN is kept, so that a check of the output sees it.
     """
@@ -27,4 +28,5 @@ def drop_at_random(delta: Tensor, density: float, rescale: bool, key: int, offse
     if density == 1:
         return delta
     draws = random.uniform(key, delta.numel(), offset, delta.device)
-    return drop(delta, (draws < density).view(delta.shape), density, rescale)
+    keep = torch.lt(draws, density, out=draws)
+    return drop(delta, keep.view(delta.shape), density, rescale)

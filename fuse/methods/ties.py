@@ -90,13 +90,15 @@ def agreed_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: bo
     sum of exactly zero elects plus, as mergekit. normalize divides by the sum of the weights that agreed, by
     1 where it is zero. NaN is kept, so that a check of the output sees it.
     """
-    total = deltas[0].clone()
+    sign = deltas[0].clone()
     for delta in deltas[1:]:
-        total.add_(delta)
-    plus = total >= 0
-    merged, share = torch.zeros_like(total), torch.zeros_like(total)
+        sign.add_(delta)
+    torch.ge(sign, 0, out=sign).mul_(2).sub_(1)  # 1 or -1; comparisons into bool are several times slower on a CPU
+    merged, share = torch.zeros_like(sign), torch.zeros_like(sign)
     for delta, weight in zip(deltas, weights, strict=True):
-        agrees = torch.where(plus, delta > 0, delta < 0).to(total.dtype)
-        merged.add_(delta.mul_(agrees))
-        share.add_(agrees.mul_(weight))
-    return merged.div_(share.masked_fill_(share == 0, 1)) if normalize else merged
+        agreed = delta.mul_(sign).clamp_min_(0)
+        merged.add_(agreed)
+        if normalize:
+            share.add_(agreed.sign_().mul_(weight))
+    merged.mul_(sign)
+    return merged.div_(share.add_(torch.eq(share, 0, out=sign))) if normalize else merged

@@ -74,12 +74,19 @@ def _last(blocks: Blocks, bits: int, room: int, on_it: int) -> int:
 
 def trim(block: Tensor, cut: Cut, offset: int) -> Tensor:
     """Set what the cut drops to zero, in place. offset: where in the whole tensor the block begins."""
-    bits = magnitude_bits(block)
-    block.masked_fill_(bits < cut.bits, 0)
     late = max(0, cut.last + 1 - offset)
-    if late < block.numel():
-        block[late:].masked_fill_(bits[late:] == cut.bits, 0)
+    if cut.bits:
+        _shrink(block[:late], cut.bits - 1)
+        _shrink(block[late:], cut.bits)
     return block
+
+
+def _shrink(block: Tensor, bits: int) -> None:
+    """Zero the magnitudes up to the float with these bits, in place."""
+    whole = torch.int64 if block.dtype == torch.float64 else torch.int32
+    most = torch.tensor(bits, dtype=whole).view(block.dtype).item()
+    if block.numel():
+        block.copy_(torch.hardshrink(block, most))
 
 
 def magnitude_bits(block: Tensor) -> Tensor:

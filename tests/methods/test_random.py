@@ -10,12 +10,23 @@ from fuse.methods.random import key, uniform
 keys = st.integers(0, 2**64 - 1)
 
 
-def oracle(key, index):
+def splitmix(key, index):
     """SplitMix64 in Python's unbounded integers."""
     z = (key + (index + 1) * 0x9E3779B97F4A7C15) % 2**64
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
-    return ((z ^ (z >> 31)) >> 40) / 2**24
+    return z ^ (z >> 31)
+
+
+def oracle(key, index):
+    """triple32 with a key in front and one after its first round."""
+    high, low = divmod(index, 2**32)
+    second, first = divmod(splitmix(key, high), 2**32)
+    x = (low + first) % 2**32
+    x = ((x ^ (x >> 17)) * 0xED5AD4BB + second) % 2**32
+    x = (x ^ (x >> 11)) * 0xAC4C1B51 % 2**32
+    x = (x ^ (x >> 15)) * 0x31848BAB % 2**32
+    return ((x ^ (x >> 14)) >> 8) / 2**24
 
 
 @given(keys, st.integers(0, 40), st.integers(0, 2**40))
@@ -31,9 +42,15 @@ def test_extreme_keys(key):
 
 
 def test_published_numbers():
-    """The first outputs of SplitMix64 with seed 1234567, as Rosetta Code lists them."""
+    """The first outputs of SplitMix64 with seed 1234567, as Rosetta Code lists them: they make the keys."""
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    assert uniform(1234567, 3).tolist() == [(number >> 40) / 2**24 for number in published]
+    halves = [random._split(1234567, high) for high in range(3)]
+    assert [first + (second << 32) for first, second in halves] == published
+
+
+@pytest.mark.parametrize("offset", [2**32 - 3, 5 * 2**32 - 1, 2**31 - 2])
+def test_a_block_over_the_end_of_a_word(offset):
+    assert uniform(11, 6, offset).tolist() == [oracle(11, offset + i) for i in range(6)]
 
 
 @given(keys, st.integers(1, 60), st.integers(0, 100))
@@ -61,6 +78,7 @@ def test_draws_look_uniform_and_independent(seed, name):
     for lag in (1, 2, 3, 64, 4096):
         assert abs(np.corrcoef(one[lag:], one[:-lag])[0, 1]) < noise
     assert abs(np.corrcoef(one, other)[0, 1]) < noise
+    assert abs(np.corrcoef((one * 256) % 1, other)[0, 1]) < noise  # the low bits
     counts = np.histogram(one, bins=256, range=(0, 1))[0]
     chi_square = ((counts - count / 256) ** 2).sum() / (count / 256)
     assert abs(chi_square - 255) < 5 * (2 * 255) ** 0.5
@@ -84,3 +102,22 @@ def test_wrong_inputs():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_draws_the_same_bits():
     assert torch.equal(uniform(2**63 + 5, 300_000, 17, "cuda").cpu(), uniform(2**63 + 5, 300_000, 17))
+
+
+def test_every_bit_of_the_key_changes_half_of_the_bits():
+    count = 1 << 14
+    plain = (uniform(99, count).double() * 2**24).long()
+    for bit in range(64):
+        other = (uniform(99 ^ (1 << bit), count).double() * 2**24).long()
+        for place in range(24):
+            changed = ((plain ^ other) >> place & 1).double().mean()
+            assert abs(changed - 0.5) < 5 * 0.5 / count**0.5, (bit, place)
+
+
+def test_neighbours_differ_in_half_of_the_bits():
+    count = 1 << 16
+    draws = (uniform(5, count).double() * 2**24).long()
+    for step in (1, 2, 4, 256, 4096):
+        changed = draws[step:] ^ draws[:-step]
+        for place in range(24):
+            assert abs((changed >> place & 1).double().mean() - 0.5) < 5 * 0.5 / count**0.5, (step, place)
