@@ -1,12 +1,14 @@
 """How a recipe says that tensors are mixed: a method and its parameters."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from fuse.methods.table import METHODS, REQUIRED
 from fuse.recipe_types import Strict, Value, mistake
 from fuse.suggest import did_you_mean
+
+RANK = Literal["stable_rank", "entropy", "participation", "participation_sqrt", "cumvar", "gavish_donoho"]
 
 
 def _method(name: str) -> str:
@@ -32,6 +34,13 @@ class Merge(Strict):
     lambda_: Value | None = Field(None, alias="lambda", description="Factor of the merged task vector.")
     epsilon: Value | None = Field(None, description="Half width of the range of drop probabilities (della).")
     gamma: Value | None = Field(None, description="Share of largest elements that is dropped (breadcrumbs).")
+    variant: Literal["lora", "full", "modality"] | None = Field(None, description="optmerge: what the members are.")
+    init: Literal["sum", "mean", "zero"] | None = Field(None, description="swudi, aswudi: where the way down begins.")
+    rank: RANK | None = Field(None, description="aswudi: the rule of how many directions are taken.")
+    share: Value | None = Field(None, description="aswudi, rank cumvar: the share of the spectrum.")
+    ratio: Value | None = Field(None, description="swudi: the share of the directions that is descended.")
+    time: Value | None = Field(None, description="swudi: how far down.")
+    steps: int | None = Field(None, ge=0, description="wudi, optmerge: steps of the way down.")
     normalize: bool | None = Field(None, description="Divide by the sum of the weights.")
     rescale: bool | None = Field(None, description="Divide kept elements by the density.")
     seed: int | None = Field(None, ge=0, lt=1 << 63, description="Seed of the methods that draw at random.")
@@ -53,4 +62,7 @@ class Merge(Strict):
         return getattr(self, "lambda_" if field == "lambda" else field)
 
 
-PARAMETERS = ("weights", "density", "t", "scale", "lambda", "epsilon", "gamma", "normalize", "rescale", "seed")
+PARAMETERS = (
+    "weights", "density", "t", "scale", "lambda", "epsilon", "gamma", "variant", "init", "rank", "share", "ratio",
+    "time", "steps", "normalize", "rescale", "seed",
+)  # fmt: skip

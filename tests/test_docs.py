@@ -60,6 +60,10 @@ def test_verbs_and_targets_exist(name: str) -> None:
     assert set(re.findall(r"^make (\w+)", text, re.MULTILINE)) <= targets
 
 
+def told_default(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool | str) else f"{value:g}"
+
+
 def test_table_of_methods() -> None:
     rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", (ROOT / "docs/recipes.md").read_text(), re.MULTILINE)
     assert [name for name, _ in rows] == list(METHODS)
@@ -68,13 +72,7 @@ def test_table_of_methods() -> None:
             assert METHODS[name].params.keys() == METHODS[told.split("`")[1]].params.keys()
             continue
         for field, param in METHODS[name].params.items():
-            default = (
-                ""
-                if param.default is REQUIRED
-                else f" ({param.default:g})"
-                if not isinstance(param.default, bool)
-                else f" ({str(param.default).lower()})"
-            )
+            default = "" if param.default is REQUIRED else f" ({told_default(param.default)})"
             assert f"`{field}`{default}" in told, (name, field, default)
 
 

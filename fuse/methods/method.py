@@ -28,21 +28,25 @@ class Param:
 
     per_member: one value for each non-base tensor; a single value then stands for all of them.
     low, high: the bounds; low_open or high_open says that the bound itself is not allowed.
+    choices: the words that a parameter of kind str may be.
     """
 
     doc: str
-    default: float | int | bool | Required = REQUIRED
-    kind: type[float] | type[int] | type[bool] = float
+    default: float | int | bool | str | Required = REQUIRED
+    kind: type[float] | type[int] | type[bool] | type[str] = float
     per_member: bool = False
     low: float | None = None
     high: float | None = None
     low_open: bool = False
     high_open: bool = False
+    choices: tuple[str, ...] = ()
 
     def problem(self, value: object) -> str | None:
         """What is wrong with one value, as the end of a sentence; None where it is right."""
-        if self.kind is bool:
-            return None if isinstance(value, bool) else f"should be true or false, not {value!r}"
+        if self.kind is bool or self.kind is str:
+            right = isinstance(value, bool) if self.kind is bool else value in self.choices
+            told = "true or false" if self.kind is bool else f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
+            return None if right else f"should be {told}, not {value!r}"
         if isinstance(value, bool) or not isinstance(value, int if self.kind is int else int | float):
             return f"should be a {'whole ' * (self.kind is int)}number, not {value!r}"
         if isinstance(value, float) and not math.isfinite(value):
@@ -71,7 +75,8 @@ class Param:
 class Method:
     """One merge method.
 
-    base: "required" (the function takes `base` as its second argument) or "none" (it takes no base).
+    base: "required" (the function takes `base` as its second argument), "optional" (it takes one where the recipe has
+    one) or "none" (it takes no base).
     inputs: the least and the greatest number of non-base tensors; None for no limit.
     kind: how much of a tensor the method must see, and so what its file holds beside the function of its name.
     "elementwise": output element i depends on element i of the inputs only, so that a tensor may be merged in blocks of
@@ -85,7 +90,7 @@ class Method:
 
     name: str
     doc: str
-    base: Literal["required", "none"]
+    base: Literal["required", "optional", "none"]
     inputs: tuple[int, int | None]
     params: Mapping[str, Param]
     kind: Literal["elementwise", "measured", "whole"]

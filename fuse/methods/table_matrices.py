@@ -3,6 +3,76 @@
 from collections.abc import Mapping
 from typing import Final
 
-from fuse.methods.method import Method
+from fuse.methods.method import Method, Param
+from fuse.methods.parameters import LAMBDA
 
-MATRICES: Final[Mapping[str, Method]] = {}
+STEPS = Param("steps down the loss", 300, int, low=0)
+INIT = Param(
+    "where the way down begins: the task vectors' sum or mean, or zero", "sum", str, choices=("sum", "mean", "zero")
+)
+RANKS = ("stable_rank", "entropy", "participation", "participation_sqrt", "cumvar", "gavish_donoho")
+
+MATRICES: Final[Mapping[str, Method]] = {
+    "tsv": Method(
+        name="tsv",
+        doc="the members' leading singular vectors, made orthogonal to each other",
+        base="required",
+        inputs=(1, None),
+        params={"lambda": LAMBDA},
+        kind="whole",
+    ),
+    "iso_c": Method(
+        name="iso_c",
+        doc="the sum of the task vectors with all singular values made equal",
+        base="required",
+        inputs=(1, None),
+        params={"lambda": LAMBDA},
+        kind="whole",
+    ),
+    "wudi": Method(
+        name="wudi",
+        doc="the sum of the task vectors, moved towards less interference",
+        base="required",
+        inputs=(1, None),
+        params={"lambda": LAMBDA, "steps": STEPS},
+        kind="whole",
+    ),
+    "optmerge": Method(
+        name="optmerge",
+        doc="task vectors of low rank, merged with little interference",
+        base="required",
+        inputs=(1, None),
+        params={
+            "variant": Param("what the members are", "lora", str, choices=("lora", "full", "modality")),
+            "lambda": LAMBDA,
+            "steps": STEPS,
+        },
+        kind="whole",
+    ),
+    "swudi": Method(
+        name="swudi",
+        doc="wudi's loss descended at once, along its strongest directions",
+        base="required",
+        inputs=(1, None),
+        params={
+            "init": INIT,
+            "time": Param("how far down: 0 is the start, a large number the minimum", 300.0, low=0),
+            "ratio": Param("the share of the directions that is descended", 0.65, low=0, high=1, low_open=True),
+            "lambda": LAMBDA,
+        },
+        kind="whole",
+    ),
+    "aswudi": Method(
+        name="aswudi",
+        doc="the minimum of wudi's loss, along as many directions as a rule says",
+        base="required",
+        inputs=(1, None),
+        params={
+            "init": INIT,
+            "rank": Param("the rule of how many directions", "participation_sqrt", str, choices=RANKS),
+            "share": Param("cumvar: the share of the spectrum", 0.9, low=0, high=1, low_open=True),
+            "lambda": LAMBDA,
+        },
+        kind="whole",
+    ),
+}
