@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fuse.ask import Answerer, load
-from fuse.engine.execute import blocks
+from fuse.engine.blocks import blocks
 from fuse.engine.read import Reader
 from fuse.errors import FuseError
 from fuse.live_places import check_places, places
@@ -23,8 +23,6 @@ from fuse.merge import merge
 from fuse.plan import Plan, Row
 from fuse.planner import make_plan
 from fuse.recipe_yaml import LoadedRecipe
-
-BLOCK = 1 << 17  # elements at a time, which stay in a core's cache
 
 
 class Live:
@@ -73,7 +71,7 @@ class Live:
                 self._rows.pop(row.name, None)
                 place, start = self._places[row.name].view(-1), 0
                 check = not self._finite.issuperset(row.reads)
-                for block in blocks(row, self._reader, check=check, size=BLOCK):
+                for block in blocks(row, self._reader, check=check):
                     place[start : start + len(block)].copy_(block)
                     start += len(block)
                 self._rows[row.name] = row

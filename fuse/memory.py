@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from fuse.fused import Bridging
     from fuse.plan import Row
 
-BLOCK = 1 << 20  # elements that elementwise methods take at a time
+BLOCK = 1 << 16  # elements that a thread takes at a time: float32 copies of a few stay in a core's cache
+ROOM = 1 << 30  # bytes for the rows that threads work on at once; a row that needs more runs alone
 WORK = 4  # bytes of one element in float32
 MOST_PAIRS = 8192  # of tokens that a bridge is fitted to, spread evenly over its texts
 
@@ -22,6 +23,9 @@ def host_memory(rows: "Sequence[Row]") -> int:
 
 def bridge_memory(bridge: "Bridging") -> int:
     """Bytes to fit a bridge, besides the new host: the donor's in float32, and paired states of both."""
+    if not bridge.whole:  # the two embeddings' shared rows, at most those of the donor's host, twice each
+        rows, width = bridge.host.language[bridge.host.text.embedding].shape
+        return 4 * WORK * rows * (width + bridge.config["host_width"])
     own = sum(WORK * prod(entry.shape) for entry in bridge.host.language.values())
     maps = len(bridge.config["maps"])
     return own + WORK * MOST_PAIRS * maps * (bridge.config["width"] + bridge.config["host_width"])
@@ -34,6 +38,6 @@ def row_memory(row: "Row") -> int:
         return WORK * (before + 3 * prod(row.shape))
     inputs = len(row.sources) + (row.base is not None)
     elements = prod(row.shape)
-    if row.action in ("copy", "make") or METHODS[row.method].kind == "elementwise":
+    if row.action in ("copy", "make") or METHODS[row.method].kind != "whole":
         elements = min(elements, BLOCK)
     return elements * WORK * (inputs + 3)

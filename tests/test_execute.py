@@ -6,12 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fuse.engine import device
 from fuse.engine import execute as engine
 from fuse.methods.table import METHODS
 from fuse.plan import Row, Source
 from fuse.rows import Added, Run
 from fuse.safetensors_header import read_header
 
+GIVEN = {"weights": [0.3, 0.7], "density": [0.5, 0.4], "t": 0.3}
 PARAMETERS = {
     "linear": {"weights": [0.3, 0.7], "normalize": True},
     "passthrough": {"scale": 0.3},
@@ -21,6 +23,12 @@ PARAMETERS = {
     "dare_linear": {"weights": [0.3, 0.7], "density": [0.5, 0.4], "seed": 3},
     "dare_ties": {"weights": [0.3, 0.7], "density": [0.5, 0.4], "seed": 3},
 }
+
+
+def parameters(method: str) -> dict:
+    """Values for two members: those above, else what is required."""
+    row = METHODS[method].params
+    return PARAMETERS.get(method) or {key: GIVEN[key] for key in GIVEN if key in row}
 
 
 @pytest.fixture
@@ -47,12 +55,12 @@ def test_tables_in_blocks(
     runs = runs if uses_base else tuple(Run(r.host, r.length, r.sources[: most or 2]) for r in runs)
     row = Row(
         "t", "merge", "t", "language", (26, 6), "BF16", guests[:most], sources["base"] if uses_base else None,
-        method, PARAMETERS[method], sources["host"], runs, (Added(23, 1, 24), Added(6, 0, 1)),
+        method, parameters(method), sources["host"], runs, (Added(23, 1, 24), Added(6, 0, 1)),
         donors=guests[most:] if most else (),
     )  # fmt: skip
     whole = run(row, tmp_path, "whole.safetensors")
     for block in (1, 12, 40, 90):
-        monkeypatch.setattr(engine, "BLOCK", block)
+        monkeypatch.setattr(device.Memory, "block", block)
         assert run(row, tmp_path, f"{block}.safetensors") == whole
     out, host = load_file(tmp_path / "whole.safetensors")["t"], load_file(tmp_path / "host.safetensors")["t"]
     b = load_file(tmp_path / "b.safetensors")["t"]
@@ -70,10 +78,10 @@ def test_tensors_in_blocks(tmp_path: Path, method: str, monkeypatch: pytest.Monk
     of = {name: Source(name, read_header(tmp_path / f"{name}.safetensors")["t"]) for name in ("a", "b", "base")}
     base = of["base"] if METHODS[method].base == "required" else None
     sources = (of["a"], of["b"])[: METHODS[method].inputs[1]]
-    row = Row("t", "merge", "t", "language", (17, 9), "F32", sources, base, method, PARAMETERS[method])
+    row = Row("t", "merge", "t", "language", (17, 9), "F32", sources, base, method, parameters(method))
     whole = run(row, tmp_path, "whole.safetensors")
     for block in (1, 7, 64):
-        monkeypatch.setattr(engine, "BLOCK", block)
+        monkeypatch.setattr(device.Memory, "block", block)
         assert run(row, tmp_path, f"{block}.safetensors") == whole
 
 
@@ -93,7 +101,7 @@ def test_rows_of_donors_and_zero_rows(
     assert sources["base"] in row.reads
     whole = run(row, tmp_path, "whole.safetensors")
     for block in (1, 12, 40, 90):
-        monkeypatch.setattr(engine, "BLOCK", block)
+        monkeypatch.setattr(device.Memory, "block", block)
         assert run(row, tmp_path, f"{block}.safetensors") == whole
     of = {name: load_file(tmp_path / f"{name}.safetensors")["t"] for name in ("host", "a", "b", "base")}
     wanted = torch.cat([of["host"], torch.zeros(3, 6)]).float()

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from fuse.engine.execute import checked, whole
+from fuse.engine.blocks import whole
+from fuse.engine.finite import checked
 from fuse.engine.read import Reader
 from fuse.errors import CheckpointError
 from fuse.grafts import lavin_fold, lion_fold, lora_fold, mks2_fold

@@ -1,11 +1,14 @@
 """Stored tensors as torch tensors over memory-mapped files: nothing is read before it is used."""
 
 import mmap
+import os
 from pathlib import Path
+from threading import Event, Lock
 
 import torch
 from torch import Tensor
 
+from fuse.engine.views import Stored
 from fuse.errors import CheckpointError
 from fuse.plan import Source
 
@@ -17,16 +20,21 @@ TORCH = {
 
 
 class Reader:
-    """Maps each file once; `close` unmaps them. Use as a context manager."""
+    """Maps each file once; `close` unmaps them. Use as a context manager. Threads may share it."""
 
     def __init__(self) -> None:
         self._maps: dict[Path, mmap.mmap] = {}
+        self._handles: dict[Path, int] = {}
+        self._lock = Lock()
 
     def __enter__(self) -> "Reader":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._maps.clear()
+        for handle in self._handles.values():
+            os.close(handle)
+        self._handles.clear()
 
     def tensor(self, source: Source) -> Tensor:
         """The stored tensor, in its own dtype and shape, without copying. Do not write to it."""
@@ -40,12 +48,23 @@ class Reader:
         count = entry.nbytes // dtype.itemsize
         return torch.frombuffer(mapped, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
 
+    def view(self, source: Source, stop: Event) -> Stored:
+        """The stored tensor, flat, for a merge method; nothing is read once `stop` is set."""
+        return Stored(source, self.tensor(source).view(-1), stop)
+
+    def stored(self, source: Source) -> tuple[int, int, memoryview]:
+        """An open file, the byte of it where the stored tensor begins, and the tensor's bytes."""
+        entry = source.tensor
+        mapped = self._map(entry.file)
+        return self._handles[entry.file], entry.begin, memoryview(mapped)[entry.begin : entry.end]
+
     def _map(self, file: Path) -> mmap.mmap:
-        if file not in self._maps:
-            try:
-                with file.open("rb") as handle:
+        with self._lock:
+            if file not in self._maps:
+                try:
+                    self._handles[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
                     # copy on write, because torch wants a writable buffer; nothing is ever written
-                    self._maps[file] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
-            except OSError as error:
-                raise CheckpointError(f"cannot be read ({error.strerror})", where=file) from None
-        return self._maps[file]
+                    self._maps[file] = mmap.mmap(self._handles[file], 0, access=mmap.ACCESS_COPY)
+                except OSError as error:
+                    raise CheckpointError(f"cannot be read ({error.strerror})", where=file) from None
+            return self._maps[file]

@@ -1,15 +1,20 @@
-"""One safetensors file, written front to back: the header is known from the plan before the first tensor is."""
+"""One safetensors file: the header is known from the plan before the first tensor is, so any tensor may come first."""
 
+import errno
 import hashlib
 import json
 import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from threading import Event, Lock
 
+from fuse.engine.views import Stopped
 from fuse.plan import Row
 from fuse.safetensors_header import DTYPE_BYTES
+
+PIECE = 1 << 24  # bytes that are copied or hashed between two looks at `stop`
+NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
 
 
 def stored_order(rows: Sequence[Row]) -> list[int]:
@@ -34,25 +39,89 @@ def header_bytes(rows: Sequence[Row]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-class ShardWriter:
-    """Writes one file in order, hashing as it goes; `sha256` is set when the `with` block ends, after the sync."""
+class ShardFile:
+    """A file of known size; threads write their tensors where they belong, in any order.
+
+    It is made at the first write, with room for all of it. `finish` once every row is written.
+    """
 
     def __init__(self, path: Path, rows: Sequence[Row]) -> None:
-        self._file = path.open("xb")
-        self._hash = hashlib.sha256()
-        self.sha256 = ""
-        self.write(header_bytes(rows))
+        self.path, self.rows = path, rows
+        self._header = header_bytes(rows)
+        self._starts: dict[str, int] = {}
+        position = len(self._header)
+        for row in rows:
+            self._starts[row.name] = position
+            position += row.nbytes
+        self._size, self._handle, self._lock = position, -1, Lock()
 
-    def __enter__(self) -> "ShardWriter":
-        return self
+    def write(self, row: Row, position: int, data: memoryview) -> None:
+        """Bytes of a row, from byte `position` of it on."""
+        handle, place = self._open(), self._starts[row.name] + position
+        while data:
+            written = os.pwrite(handle, data, place)
+            data, place = data[written:], place + written
 
-    def write(self, data: bytes | memoryview) -> None:
-        self._file.write(data)
-        self._hash.update(data)
+    def copy(self, row: Row, source: int, begin: int, data: memoryview, stop: Event) -> None:
+        """All bytes of a row, as they stand in another open file from byte `begin` on; by the kernel where it can.
 
-    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        if kind is None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self.sha256 = self._hash.hexdigest()
-        self._file.close()
+        data: the same bytes in memory, for file systems between which it cannot.
+        """
+        handle, done, size = self._open(), 0, row.nbytes
+        try:
+            while done < size:
+                if stop.is_set():
+                    raise Stopped
+                place = self._starts[row.name] + done
+                count = os.copy_file_range(source, handle, min(PIECE, size - done), begin + done, place)
+                if count == 0:
+                    break
+                done += count
+        except OSError as error:
+            if error.errno not in NO_COPY:
+                raise
+        self.write(row, done, data[done:])
+
+    def finish(self, stop: Event, *, hashed: bool, sync: bool) -> str:
+        """Close the file; its sha256 where `hashed`, else "". sync: wait until the disk has it."""
+        handle = self._open()
+        digest = file_sha256(self.path, stop) if hashed else ""
+        if sync:
+            os.fsync(handle)
+        self.close()
+        return digest
+
+    def close(self) -> None:
+        with self._lock:
+            if self._handle >= 0:
+                os.close(self._handle)
+                self._handle = -1
+
+    def _open(self) -> int:
+        with self._lock:
+            if self._handle < 0:
+                self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                _reserve(self._handle, self._size)
+                os.pwrite(self._handle, self._header, 0)
+            return self._handle
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Room on the disk, so that a full one is seen now; file systems that cannot reserve get the size alone."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+            raise
+        os.ftruncate(handle, size)
+
+
+def file_sha256(path: Path, stop: Event) -> str:
+    """The sha256 of a file; Stopped where it is called off."""
+    digest, buffer = hashlib.sha256(), bytearray(PIECE)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            if stop.is_set():
+                raise Stopped
+            digest.update(memoryview(buffer)[:count])
+    return digest.hexdigest()

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from fuse.anatomy import Member
-from fuse.engine.execute import whole
+from fuse.engine.blocks import whole
 from fuse.engine.read import Reader
 from fuse.fusable import host_type
 from fuse.fused import FoldedGraft
+from fuse.grafts.bridge_tokens import Words, of_table
 from fuse.plan import Plan, Row, Source
 from fuse.safetensors_header import TensorEntry
 
@@ -46,6 +47,11 @@ class HostModel:
             weights = {name: self.tensor(name).float() for name in self._rows}
             self._loaded = self._model(weights), _tokenizer(self._plan.host.folder)
         return self._loaded
+
+    def words(self) -> Words:
+        """The embedding and the host's tokenizer, without all the rest."""
+        host = self._plan.host
+        return of_table(self.tensor(host.text.embedding), host, _tokenizer(host.folder))
 
     def _model(self, weights: Mapping[str, torch.Tensor]) -> Any:
         from transformers import AutoConfig

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fuse.errors import RecipeError
 from fuse.methods.table import METHODS, REQUIRED, Method, Param
@@ -11,7 +11,7 @@ from fuse.methods.table import METHODS, REQUIRED, Method, Param
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["METHODS", "REQUIRED", "Method", "Param", "load"]
+__all__ = ["METHODS", "REQUIRED", "Method", "Param", "load", "part"]
 
 
 def load(name: str) -> "Callable[..., Tensor]":
@@ -24,4 +24,9 @@ def load(name: str) -> "Callable[..., Tensor]":
         near = difflib.get_close_matches(name, METHODS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(METHODS)}"
         raise RecipeError(f"unknown merge method {name!r}", hint=hint)
-    return getattr(import_module(f"fuse.methods.{name}"), name)
+    return part(name, name)
+
+
+def part(name: str, function: str) -> "Callable[..., Any]":
+    """A function of a method's file: `measure` and `apply` of one that is measured."""
+    return getattr(import_module(f"fuse.methods.{name}"), function)

@@ -1,0 +1,96 @@
+"""Stored tensors as merge methods see them: flat, and only ever a slice at a time."""
+
+from collections.abc import Sequence
+from threading import Event
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fuse.methods.blocks import Flat
+from fuse.plan import Source
+
+
+class Stopped(Exception):
+    """The work was called off while it ran."""
+
+
+class View(Flat, Protocol):
+    """A flat tensor that knows where its numbers are stored."""
+
+    source: Source
+
+    def element(self, index: int) -> int:
+        """The index, in the stored tensor, of one of the view's elements."""
+        ...
+
+
+class Stored:
+    """All of a stored tensor.
+
+    values: flat. stop: once it is set, no more is read.
+    """
+
+    def __init__(self, source: Source, values: Flat, stop: Event) -> None:
+        self.source, self.shape, self.dtype = source, torch.Size([values.numel()]), values.dtype
+        self._values, self._stop = values, stop
+
+    def numel(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> Tensor:
+        if self._stop.is_set():
+            raise Stopped
+        return self._values[part]
+
+    def element(self, index: int) -> int:
+        return index
+
+
+class Gathered:
+    """Some rows of a stored table, one after another.
+
+    table: ``(rows, width)``. numbers: int64, the rows, in the order in which they are seen.
+    """
+
+    def __init__(self, source: Source, table: Tensor, numbers: Tensor, stop: Event) -> None:
+        self.source, self.dtype = source, table.dtype
+        self.shape = torch.Size([len(numbers) * table.shape[1]])
+        self._table, self._numbers, self._stop = table, numbers, stop
+
+    def numel(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: slice) -> Tensor:
+        if self._stop.is_set():
+            raise Stopped
+        start, stop, _ = part.indices(self.numel())
+        width = self._table.shape[1]
+        first, last = start // width, -(-stop // width)
+        rows = self._table.index_select(0, self._numbers[first:last])
+        return rows.view(-1)[start - first * width : stop - first * width]
+
+    def element(self, index: int) -> int:
+        width = self._table.shape[1]
+        return int(self._numbers[index // width]) * width + index % width
+
+
+class Rows:
+    """A flat tensor as ``(rows, width)``; a slice is one of rows."""
+
+    def __init__(self, flat: Flat, width: int) -> None:
+        self.shape, self.dtype = torch.Size([flat.numel() // max(width, 1), width]), flat.dtype
+        self._flat = flat
+
+    def numel(self) -> int:
+        return self._flat.numel()
+
+    def __getitem__(self, part: slice) -> Tensor:
+        start, stop, _ = part.indices(self.shape[0])
+        width = self.shape[1]
+        return self._flat[start * width : stop * width].view(-1, width)
+
+
+def row_width(shape: Sequence[int]) -> int:
+    """The length of a row: all of a vector, and all but the first dimension of anything else."""
+    return torch.Size(shape[1:] if len(shape) > 1 else shape).numel()
