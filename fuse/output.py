@@ -45,8 +45,11 @@ def check_target(plan: Plan, target: Path, *, force: bool) -> None:
 
 
 @contextmanager
-def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """A folder to write into; it becomes `target` when the block ends, and disappears when the block fails."""
+def new_folder(target: Path, *, force: bool = False, sync: bool = True) -> Iterator[Path]:
+    """A folder to write into; it becomes `target` when the block ends, and disappears when the block fails.
+
+    sync: whether the disk has every file before it does.
+    """
     try:
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
     except OSError as error:
@@ -54,9 +57,8 @@ def new_folder(target: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         partial.chmod(0o777 & ~_umask())
         yield partial
-        for file in partial.rglob("*"):
-            _sync(file)
-        _sync(partial)
+        for path in [*partial.rglob("*"), partial] if sync else ():
+            _sync(path)
         _replace(partial, target, force)
     except OSError as error:
         raise MachineError(f"{error.strerror or error}; nothing was written", where=error.filename or target) from None

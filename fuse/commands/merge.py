@@ -11,9 +11,16 @@ import click
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace OUT if it exists (only after the new folder is complete).")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Tensors worked on at once. [default: one a core]")
+@click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda (all GPUs) or cuda:N.")
+@click.option("--no-hash", is_flag=True, help="No sha256 of inputs and output in fuse.json.")
+@click.option("--no-sync", is_flag=True, help="Do not wait until the disk has the output.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document about the result on stdout.")
-def command(recipe: Path, out: Path, force: bool, quiet: bool, as_json: bool) -> None:
+def command(
+    recipe: Path, out: Path, force: bool, threads: int | None, device: str, no_hash: bool, no_sync: bool, quiet: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Run RECIPE into the folder OUT.
 
     OUT appears whole, or not at all with one sentence that says why.
@@ -32,7 +39,10 @@ def command(recipe: Path, out: Path, force: bool, quiet: bool, as_json: bool) ->
     check_target(plan, out, force=force)
     began = time.monotonic()
     with byte_progress(plan.bytes_written, shown=not quiet) as progress:
-        fits = merge(plan, out, force=force, progress=progress)
+        fits = merge(
+            plan, out, force=force, progress=progress, threads=threads, device=device, hashed=not no_hash,
+            sync=not no_sync,
+        )  # fmt: skip
     seconds = time.monotonic() - began
     count = Counter(row.action for row in plan.rows)
     if as_json:

@@ -1,11 +1,12 @@
 """Where blocks are computed: in memory, or on a GPU with copies through pinned memory."""
 
+import re
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from fuse.errors import MachineError
+from fuse.errors import MachineError, RecipeError
 from fuse.memory import BLOCK
 
 GPU_BLOCK = 1 << 24
@@ -54,11 +55,17 @@ Stage: TypeAlias = Memory | Gpu
 
 
 def devices(name: str) -> list[str]:
-    """The devices that "cpu", "cuda" (every GPU) or "cuda:1" means; MachineError for one that is not there."""
+    """The devices that "cpu", "cuda" (every GPU) or "cuda:1" means.
+
+    Raises RecipeError for another name, MachineError for a device that is not there.
+    """
     if name == "cpu":
         return [name]
+    if not re.fullmatch(r"cuda(:\d{1,3})?", name):
+        raise RecipeError(f"device {name!r}: a merge runs on cpu, cuda (every GPU) or cuda:N")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    wanted = list(range(count)) if name == "cuda" else [int(name.removeprefix("cuda:"))]
+    wanted = range(count) if name == "cuda" else [int(name.removeprefix("cuda:"))]
     if not wanted or max(wanted) >= count:
-        raise MachineError(f"there is no device {name!r} ({count} GPUs are found)", hint="--device cpu")
+        found = f"{count} GPU{'s' * (count != 1)}" if count else "no GPU"
+        raise MachineError(f"device {name!r}: torch finds {found} here", hint="cpu works everywhere")
     return [f"cuda:{number}" for number in wanted]
