@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fuse.fused import Fit, Fits, Fused, FusedBranch
-from fuse.fused_view import CODE, NORMS, folded_text, graft_text
+from fuse.fused_view import CODE, NORMS, bridge_text, folded_text, graft_text
 from fuse.plan import Plan
 from fuse.sizes import counted
 from fuse.visual_tokens import encoder_name
@@ -70,7 +70,7 @@ def _branches(plan: Plan, fits: Fits) -> str:
     """The tables of a fused folder: branches in the order of their visual tokens, and grafts."""
     if plan.fused is None:
         return ""
-    return (_branch_table(plan.fused) if plan.fused.branches else "") + _graft_table(plan.fused, fits)
+    return (_branch_table(plan.fused, fits) if plan.fused.branches else "") + _graft_table(plan.fused, fits)
 
 
 def _graft_table(fused: Fused, fits: Fits) -> str:
@@ -95,9 +95,10 @@ def _folded_table(plan: Plan) -> str:
     return f"## Folded grafts\n\n| graft | from | what it was |\n|---|---|---|\n{rows}\n\n" if rows else ""
 
 
-def _branch_table(fused: Fused) -> str:
+def _branch_table(fused: Fused, fits: Fits) -> str:
+    bridges = {b.name: f"{bridge_text(b.bridge)}, {r2_text(fits[b.name])}" for b in fused.branches if b.bridge}
     rows = "\n".join(
-        f"| {b.name} | {_cell(_kind(b))} | {_cell(encoder_name(b))} | "
+        f"| {b.name} | {_cell(_kind(b) + bridges.get(b.name, ''))} | {_cell(encoder_name(b))} | "
         f"{'all' if b.max_tokens is None else f'at most {b.max_tokens:,} ({b.prune})'}{_options(b)} |"
         for b in fused.branches
     )

@@ -92,8 +92,11 @@ def _smaller(graft: FusedGraft, entry: Graft, host: Host) -> FusedGraft | None:
     """The graft that is left of one that is folded, or None. Raises ValueError where it cannot be folded."""
     if graft.kind in folding.NEVER:
         raise ValueError(folding.NEVER[graft.kind])
-    if entry.bridge is not None:
-        raise ValueError("it comes from another basis, and a bridge is not folded")
+    if entry.bridge is not None and graft.kind not in folding.STAYS:
+        why = graft.bridge.why if graft.bridge else ""
+        raise ValueError(f"it comes from another basis, and its bridge stays: {why}")
+    if graft.bridge is not None and graft.bridge.folded:
+        return graft
     if graft.kind in folding.ORDER:
         folding.changed(graft, host)
     left = folding.left_of(graft, entry.options)
@@ -102,7 +105,18 @@ def _smaller(graft: FusedGraft, entry: Graft, host: Host) -> FusedGraft | None:
     config, joined = left
     read = set(chain(*joined.values())) if joined else set(graft.donor.files.shapes(config))
     graft = _lending(graft, read, (), "the fold does not read it")
-    return replace(graft, config=config, unfolded=graft.config, joined=joined, made={})
+    smaller = replace(graft, config=config, unfolded=graft.config, joined=joined, made={})
+    return smaller if graft.bridge is None else _over_bridge(smaller)
+
+
+def _over_bridge(graft: FusedGraft) -> FusedGraft:
+    """The smaller graft with its bridge in it. Raises ValueError where the bridge stays."""
+    from fuse.grafts.bridge_fold_files import crossed  # which needs numpy
+
+    made = crossed(graft)
+    if made.bridge is not None and not made.bridge.folded:
+        raise ValueError(f"it comes from another basis, and its bridge stays: {made.bridge.why}")
+    return made
 
 
 def _folded(graft: FusedGraft, found: folding.Changed, left: FusedGraft | None) -> FoldedGraft:

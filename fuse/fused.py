@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fuse.anatomy import Member
 from fuse.checkpoint import Checkpoint, fetch
@@ -47,6 +47,8 @@ class FusedBranch:
     config: the branch's JSON. folders: where, besides the member's, a preprocessor_config.json may lie. grid: rows and
     columns of an encoder branch's visual tokens, where its files tell them. separator, positions, norm: as the recipe
     says them. shares: the weights of its projectors, where several are averaged; their lenders come in that order.
+    bridge: how its projector is brought over from another basis, and turned what that makes of its tensors, by
+    canonical name.
     """
 
     name: str
@@ -62,6 +64,8 @@ class FusedBranch:
     positions: str = "continued"
     norm: str = "none"
     shares: tuple[float, ...] = ()
+    bridge: "Bridging | None" = None
+    turned: Mapping[str, "Turned"] = field(default_factory=dict)
 
     @property
     def token(self) -> str:
@@ -79,7 +83,8 @@ class Bridging:
 
     config: the bridge's, and shapes those of its tensors, as `fuse.grafts.bridge_files` makes them. host: the language
     model that the graft was cut from. texts: what both language models read, and sha256 that of their file. least: R2
-    that every map must have.
+    that every map must have. folded: it is part of what it brings over; else why says why it stays beside it. whole:
+    language models run to fit it; else it is fitted to their embeddings alone.
     """
 
     config: Mapping[str, Any]
@@ -88,6 +93,22 @@ class Bridging:
     texts: tuple[str, ...]
     sha256: str
     least: float
+    folded: bool = False
+    why: str = ""
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Turned:
+    """What a folded bridge makes of one tensor.
+
+    role: a matrix that reads states (`in`) and the bias behind it (`in_bias`), what writes changes of states (`out`),
+    states themselves (`state`). at: the maps. reads: the tensors that it is made of, by their names without the bridge.
+    """
+
+    role: Literal["in", "in_bias", "out", "state"]
+    at: tuple[str, ...]
+    reads: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -105,7 +126,7 @@ class Fit:
         return min(self.read, self.write)
 
 
-Fits = Mapping[str, Sequence[Fit]]  # by graft
+Fits = Mapping[str, Sequence[Fit]]  # by graft or branch
 
 
 @dataclass(frozen=True)
@@ -115,7 +136,7 @@ class FusedGraft:
     config: what its module is built from. tokens: its placeholders, name -> how many follow every image. made: tensors
     that no donor holds and the merge computes, with their shapes. joined: of a graft that a fold made smaller, the
     donor's tensors that each of its tensors is made of, and unfolded what its config was; nothing is copied then.
-    options: the recipe's keys of its kind.
+    options: the recipe's keys of its kind. turned: tensors that a folded bridge is in.
     """
 
     name: str
@@ -132,6 +153,7 @@ class FusedGraft:
     unfolded: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     bridge: Bridging | None = None
+    turned: Mapping[str, Turned] = field(default_factory=dict)
 
     @property
     def prefix(self) -> str:

@@ -1,6 +1,7 @@
 """Encoder branches of a plan: an encoder and a projector from files, as a recipe names them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fuse.anatomy import Member
@@ -13,7 +14,7 @@ from fuse.methods.table import METHODS
 from fuse.recipe_vision import Branch
 from fuse.recipe_yaml import LoadedRecipe
 
-BELONGS = "a projector belongs to the language model that it was trained for"
+BELONGS = "a projector belongs to the language model that it was trained for; a `bridge` brings it over"
 
 
 def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member) -> FusedBranch:
@@ -37,22 +38,31 @@ def open_encoder(loaded: LoadedRecipe, number: int, branch: Branch, host: Member
         raise loaded.error(("vision", number), f"{given}{error.problem}", error.hint) from None
     if branch.weights and any(_real(loaded, branch.weights) == _real(loaded, p.path) for p in branch.projectors):
         raise loaded.error(("vision", number, "projector"), "is the file of the weights", "keep them in two files")
-    if files.hidden_size not in (0, host.basis.hidden_size):  # 0: it gives no tokens, and only shows features to grafts
+    if branch.bridge is None and files.hidden_size not in (
+        0,
+        host.basis.hidden_size,
+    ):  # 0: it gives no tokens, and only shows features to grafts
         raise CheckpointError(
             f"the projector of {branch.name} gives tokens of {files.hidden_size} numbers, and {host.name} reads "
             f"{host.basis.hidden_size}", where=files.projector.where,
             hint=BELONGS,
         )  # fmt: skip
-    for projector in (files.projector, *more):
+    for projector in (files.projector, *more) if branch.bridge is None else ():
         _check_basis(str(branch.name), projector, host)
     if branch.prune == "cls" and not files.has_class:
         raise loaded.error(("vision", number, "prune"), *without_class_token(str(files.config["architecture"])))
     folders = (files.checkpoint.folder,) if files.checkpoint else ()
     lenders = _lenders(str(branch.name), branch, files, more)
-    return FusedBranch(
+    made = FusedBranch(
         str(branch.name), "encoder", None, files.config, branch.max_tokens, branch.prune, lenders, folders, files.grid,
         shares=shares,
     )  # fmt: skip
+    if branch.bridge is None:
+        return made
+    from fuse.fused_bridges import cross_projector  # which needs numpy
+
+    bridge, config, turned = cross_projector(loaded, number, branch, files.projector, files.config, host)
+    return replace(made, config=config, bridge=bridge, turned=turned)
 
 
 def _check_basis(name: str, projector: Given, host: Member) -> None:

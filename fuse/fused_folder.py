@@ -8,9 +8,10 @@ import fuse
 from fuse import families, strict_json
 from fuse.anatomy import Member
 from fuse.families.registry import TEXTS
-from fuse.fused import FoldedGraft, Fused, FusedBranch
+from fuse.fused import Fits, FoldedGraft, Fused, FusedBranch
 from fuse.fused_grafts import graft_json
 from fuse.fused_plan import branch_json, options_json
+from fuse.fused_turned import bridge_json
 from fuse.plan import Plan
 from fuse.small_files import COPIED, FOLDERS, copy_small, set_dtype, without_code, write_json
 
@@ -175,13 +176,14 @@ def _write_branch(branch: FusedBranch, folder: Path) -> None:
             copy_small(source / PREPROCESSOR, folder / PREPROCESSOR)
 
 
-def branches_json(fused: Fused, sources: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+def branches_json(fused: Fused, sources: Mapping[str, Mapping[str, str]], fits: Fits) -> list[dict[str, Any]]:
     """The branches as fuse.json states them."""
     return [
         {
             "name": branch.name, "kind": branch.kind, "member": branch.member.name if branch.member else None,
             "max_tokens": branch.max_tokens, "prune": branch.prune if branch.max_tokens is not None else None,
             **options_json(branch, fused.separators.get(branch.name, ())),
+            **({"bridge": bridge_json(branch, branch.bridge, sources, fits)} if branch.bridge else {}),
             "files": [
                 {"name": lender.name, "origin": lender.origin,
                  "revision": lender.checkpoint.revision if lender.checkpoint else "",

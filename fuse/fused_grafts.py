@@ -7,6 +7,7 @@ from fuse import families
 from fuse.anatomy import Member
 from fuse.errors import CheckpointError
 from fuse.fused import GRAFTS, Bridging, Fits, FusedBranch, FusedGraft, Lender
+from fuse.fused_turned import bridge_json, donors, graft_turned, making
 from fuse.grafts.donor import Donor, open_donor
 from fuse.grafts.hosts import why_no_slots
 from fuse.names import mistake_in
@@ -72,10 +73,17 @@ def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branche
     made |= bridge.shapes if bridge is not None else {}
     if abs(entry.scale) > MOST_SCALE:
         raise loaded.error((*at, "scale"), f"is {entry.scale:g}, and a graft is heard at most {MOST_SCALE} times over")
-    return FusedGraft(
+    graft = FusedGraft(
         name, donor.kind, config, entry.scale, entry.tower, image, tokens, donor, lender, made, options=entry.options,
         bridge=bridge,
     )  # fmt: skip
+    return graft if bridge is None else _crossed(graft)
+
+
+def _crossed(graft: FusedGraft) -> FusedGraft:
+    from fuse.grafts.bridge_fold_files import crossed  # which needs numpy
+
+    return crossed(graft)
 
 
 def _bridge(
@@ -177,33 +185,28 @@ def graft_rows(grafts: Sequence[FusedGraft], dtype: str) -> list[Row]:
     """A row for every tensor of every graft, under `grafts.<name>.`; those that are made come last."""
     copied, made = [], []
     for graft in grafts:
+        shapes = graft.donor.files.shapes(graft.config) if graft.joined or graft.turned else {}
         for key in graft.lender.places if not graft.joined else ():
+            if key in graft.turned:
+                continue
             entry = graft.donor.tensors[key]
             kept = dtype if dtype and entry.dtype in FLOAT_BYTES else entry.dtype
             source = Source(graft.lender.name, entry)
             copied.append(Row(graft.prefix + key, "copy", key, "graft", entry.shape, kept, (source,)))
-        joined = graft.donor.files.shapes(graft.config) if graft.joined else {}
-        for key, names in graft.joined.items():
-            entries = [graft.donor.tensors[name] for name in names]
-            kept = dtype or entries[0].dtype
-            sources = tuple(Source(graft.lender.name, entry) for entry in entries)
+        for key in graft.joined:
+            if key in graft.turned:
+                continue
+            sources = donors(graft, (key,))
             fold = Fold(graft.name, graft.kind, graft.unfolded)
-            row = Row(graft.prefix + key, "fold", key, "graft", tuple(joined[key]), kept, sources, fold=fold)
-            copied.append(row)
+            kept = dtype or sources[0].tensor.dtype
+            copied.append(Row(graft.prefix + key, "fold", key, "graft", tuple(shapes[key]), kept, sources, fold=fold))
+        made += graft_turned(graft, dtype)
         for key, shape in graft.made.items():
             kept = dtype or next(iter(graft.donor.tensors.values())).dtype
             note = "fitted to both hosts" if graft.bridge and key in graft.bridge.shapes else "made from the host"
-            row = Row(graft.prefix + key, "make", key, "graft", shape, kept, (), parameters=_making(graft), note=note)
-            made.append(row)
+            how = making(graft.bridge) if graft.bridge else dict(graft.options)
+            made.append(Row(graft.prefix + key, "make", key, "graft", shape, kept, (), parameters=how, note=note))
     return [*copied, *made]
-
-
-def _making(graft: FusedGraft) -> dict[str, Any]:
-    """What decides the values of tensors that are made, besides the weights of hosts and donor."""
-    if graft.bridge is None:
-        return dict(graft.options)
-    bridge = graft.bridge
-    return {"method": bridge.config["method"], "host": bridge.host.checkpoint.origin, "texts": bridge.sha256}
 
 
 def graft_json(graft: FusedGraft, ids: Mapping[str, int]) -> dict[str, Any]:
@@ -212,7 +215,7 @@ def graft_json(graft: FusedGraft, ids: Mapping[str, int]) -> dict[str, Any]:
         "name": graft.name, "kind": graft.kind, "config": dict(graft.config), "scale": graft.scale,
         "tower": graft.tower, "image": graft.image, "tokens": dict(graft.tokens),
         "token_ids": {name: ids[graft.token(name)] for name in graft.tokens},
-        **({"bridge": dict(graft.bridge.config)} if graft.bridge else {}),
+        **({"bridge": dict(graft.bridge.config)} if graft.bridge and not graft.bridge.folded else {}),
     }  # fmt: skip
 
 
@@ -227,18 +230,7 @@ def grafts_json(
             "name": graft.name, "kind": graft.kind, "scale": graft.scale, "origin": graft.lender.origin,
             "host": {key: value for key, value in graft.donor.host.items() if key != "embedding"},
             "sha256": next(iter(sources[graft.lender.name].values()), ""),
-            **({"bridge": _bridge_json(graft, graft.bridge, sources, fits)} if graft.bridge else {}),
+            **({"bridge": bridge_json(graft, graft.bridge, sources, fits)} if graft.bridge else {}),
         }
         for graft in grafts
     ]  # fmt: skip
-
-
-def _bridge_json(
-    graft: FusedGraft, bridge: Bridging, sources: Mapping[str, Mapping[str, str]], fits: Fits
-) -> dict[str, Any]:
-    return {
-        "method": bridge.config["method"], "host": bridge.host.checkpoint.origin,
-        "sha256": dict(sources[graft.prefix + "bridge"]),
-        "texts": {"count": len(bridge.texts), "sha256": bridge.sha256},
-        "r2": {fit.name: [round(fit.read, 4), round(fit.write, 4)] for fit in fits[graft.name]},
-    }  # fmt: skip

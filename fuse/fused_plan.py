@@ -11,6 +11,7 @@ from fuse.errors import CheckpointError
 from fuse.families.family import Part
 from fuse.fusable import kind_of
 from fuse.fused import FusedBranch, Lender
+from fuse.fused_turned import branch_turned
 from fuse.parameters import Parameters, stack_depths
 from fuse.plan import Drop, Row, Source
 from fuse.recipe_vision import Branch
@@ -133,9 +134,8 @@ def branch_rows(
             mixed[branch.name] = parameters.members if parameters else ()
             if parameters:
                 parameters.check_patterns()
-        rows += _averaged(
-            [row for lender in branch.lenders for row in _lent_rows(branch, lender, dtype)], branch.shares
-        )
+        lent = [row for lender in branch.lenders for row in _lent_rows(branch, lender, dtype)]
+        rows += branch_turned(branch, lent) if branch.bridge else _averaged(lent, branch.shares)
     seen: dict[str, Row] = {}
     for row in rows:
         if (other := seen.setdefault(row.name, row)) is not row:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fuse.errors import printable
-from fuse.fused import FoldedGraft, FusedGraft
+from fuse.fused import Bridging, FoldedGraft, FusedGraft
 from fuse.plan import Plan, folded_names
 from fuse.sizes import counted, size_text
 from fuse.visual_tokens import Cost, Seeing
@@ -31,10 +31,15 @@ def graft_text(graft: FusedGraft) -> str:
     written = sum(graft.tokens.values())
     text += f", {counted(written, 'token')} behind every image" if written else ""
     text += f", on the tower of {graft.tower}" if graft.tower else ""
-    if graft.bridge:
-        text += f", over a bridge ({graft.bridge.config['method']}) from {graft.bridge.host.checkpoint.origin}"
+    text += bridge_text(graft.bridge) if graft.bridge else ""
     text += f", folded for task {graft.config['task']}" if graft.joined else ""
     return text
+
+
+def bridge_text(bridge: Bridging) -> str:
+    """`, over a bridge (ridge) from own, folded`, or why it stays beside the graft."""
+    text = f", over a bridge ({bridge.config['method']}) from {bridge.host.checkpoint.origin}"
+    return text + (", folded" if bridge.folded else f" that stays ({bridge.why})")
 
 
 def folded_lines(plan: Plan) -> list[str]:
@@ -59,7 +64,9 @@ def cost_lines(plan: Plan, cost: Cost) -> list[str]:
         return ["at inference", inference + words]
     width, height = cost.size
     lines = [f"encoders (an image of {width}x{height} pixels; --image-size asks about another)"]
-    lines += [f"  {_branch(branch)}" for branch in cost.branches]
+    seen = plan.fused.branches if plan.fused else ()
+    bridges = {branch.name: bridge_text(branch.bridge) for branch in seen if branch.bridge}
+    lines += [f"  {_branch(branch)}{bridges.get(branch.name, '')}" for branch in cost.branches]
     known = all(branch.kept is not None for branch in cost.branches)
     visual = counted(cost.visual, "visual token") + ("" if known else " and those of branches that are not known")
     fits = cost.left > 0

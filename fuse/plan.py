@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fuse.anatomy import Member
-from fuse.fused import GRAFTS, Bridging, FoldedGraft, Fused, Lender
+from fuse.fused import Bridging, FoldedGraft, Fused, Lender
 from fuse.new_tokens import NewToken
 from fuse.rows import Added, Run
 from fuse.safetensors_header import DTYPE_BYTES, TensorEntry
@@ -138,9 +138,9 @@ class Plan:
 
     @property
     def bridges(self) -> dict[str, Bridging]:
-        """The bridges of grafts, by the name of what they read."""
-        grafts = self.fused.grafts if self.fused else ()
-        return {f"{GRAFTS}{graft.name}.bridge": graft.bridge for graft in grafts if graft.bridge}
+        """The bridges of grafts and branches, by the name of what they read."""
+        crossed = (*self.fused.branches, *self.fused.grafts) if self.fused else ()
+        return {f"{one.prefix}bridge": one.bridge for one in crossed if one.bridge}
 
     @property
     def bytes_read(self) -> int:
@@ -155,7 +155,7 @@ class Plan:
         """Bytes of tensors that the engine holds at its peak, besides what Python and torch need."""
         from fuse.memory import bridge_memory, host_memory, row_memory
 
-        made = any(graft.made for graft in self.fused.grafts) if self.fused else False
+        made = any(graft.made or graft.turned for graft in self.fused.grafts) if self.fused else False
         host = host_memory(self.rows) if made or any(folded.whole for folded in self.folded) else 0
         host += max([0, *map(bridge_memory, self.bridges.values())])
         return max([host, *(row_memory(row) for row in self.rows)])
@@ -199,11 +199,12 @@ def unaccounted(
 def shard(rows: Sequence[Row], limit: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Rows into files of at most `limit` bytes (a larger tensor has a file of its own), in row order.
 
-    Rows to make stand behind all others, in files of their own.
+    Rows to make go behind all others, into files of their own.
     """
     files: list[list[int]] = [[]]
     size, before = 0, ""
-    for number, row in enumerate(rows):
+    for number in sorted(range(len(rows)), key=lambda number: rows[number].action == "make"):
+        row = rows[number]
         apart, before = row.action == "make" != before, row.action
         if files[-1] and (size + row.nbytes > limit or apart):
             files.append([])

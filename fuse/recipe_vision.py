@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from fuse.names import mistake_in
+from fuse.recipe_graft import Bridge
 from fuse.recipe_merge import Merge
 from fuse.recipe_types import Number, Strict, Text, mistake
 
@@ -67,6 +68,11 @@ class Branch(Strict):
         "the language model's words.",
     )
 
+    bridge: Bridge | None = Field(None, description="How its projector is brought over from another language model.")
+    accept_r2: float | None = Field(
+        None, ge=-1e6, le=1, strict=True, description="Least held-out R2 of the bridge, instead of 0.5."
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
@@ -77,7 +83,7 @@ class Branch(Strict):
         """Either a member's branch or an encoder's, each with what belongs to it."""
         kinds = [kind for kind in ENCODERS if getattr(self, kind) is not None]
         if self.from_ is not None:
-            for field in ("name", *ENCODERS, "weights", "projector", "layer"):
+            for field in ("name", *ENCODERS, "weights", "projector", "layer", "bridge", "accept_r2"):
                 if field in self.model_fields_set and getattr(self, field) is not None:
                     raise mistake("branch", "is for encoder branches, and this branch is a member's", field)
         elif len(kinds) > 1:
@@ -88,6 +94,8 @@ class Branch(Strict):
             self._encoder(kinds[0])
         if self.max_tokens is None and "prune" in self.model_fields_set:
             raise mistake("branch", "prune needs max_tokens beside it", "prune")
+        if self.accept_r2 is not None and self.bridge is None:
+            raise mistake("branch", "accept_r2 needs a bridge beside it", "accept_r2")
         return self
 
     def _encoder(self, kind: str) -> None:

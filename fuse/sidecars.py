@@ -154,7 +154,7 @@ def provenance(
         from fuse.fused_folder import branches_json
         from fuse.fused_grafts import grafts_json
 
-        found["branches"] = branches_json(plan.fused, sources)
+        found["branches"] = branches_json(plan.fused, sources, fits)
         if plan.fused.grafts:
             found["grafts"] = grafts_json(plan.fused.grafts, sources, fits)
     if plan.folded:

@@ -160,7 +160,7 @@ REFUSED = {
     "{from: @llama_adapter, fold: true}": "grafts.0.fold: llama_adapter cannot be folded into one: each token weighs its prompts by a softmax of its own",
     "{from: @mks2, router: token_type, fold: true}": "grafts.0.fold: mks2 cannot be folded into one: it has router token_type, whose shares differ from token to token",
     "{from: @mks2, router: token_type, scale: 0, fold: true}": "grafts.0.fold: mks2 cannot be folded into one: it has router token_type, whose shares differ from token to token",
-    "{from: @mks2, fold: true, bridge: {method: embedding, host: @one}}": "grafts.0.fold: mks2 cannot be folded into one: it comes from another basis, and a bridge is not folded",
+    "{from: @mks2, fold: true, bridge: {method: embedding, host: @one}}": "grafts.0.fold: mks2 cannot be folded into one: it comes from another basis, and its bridge stays: what it reads stands behind a norm, whose correction is another for every token",
     "{from: @lavin, modality: image, fold: true}, {from: @lion}": "grafts.0.fold: lavin cannot be folded into one: its routes are those of a host without lion",
     "{from: @lavin, name: a, modality: image, fold: true}, {from: @lavin, name: b, modality: text, fold: true}": "grafts.1.fold: b cannot be folded into one: its routes are those of a host without a",
     "{from: @wide_lora, fold: true}, {from: @llama_adapter}": "grafts.0.fold: lora cannot be folded into one: the prompts of llama_adapter go through the host's keys and values without it",

@@ -120,7 +120,7 @@ def test_a_bridge_that_fits_badly_needs_leave(place: Path) -> None:
         ("turned", {"from": "memory", "bridge": {**BRIDGE, "texts": "few.txt"}}, 2, "grafts.0.bridge.texts: few.txt has 2 texts, and a bridge is fitted to 5 or more (one text a line)"),
         ("turned", {"from": "memory", "bridge": {**BRIDGE, "texts": "latin.txt"}}, 2, "grafts.0.bridge.texts: latin.txt is not UTF-8 at byte 6"),
         ("turned", {"from": "memory", "bridge": {**BRIDGE, "texts": "no.txt"}}, 2, "grafts.0.bridge.texts: no.txt cannot be read: no such file or directory"),
-        ("turned", {"from": "memory", "fold": True, "bridge": BRIDGE}, 2, "mks2 cannot be folded into turned: it comes from another basis, and a bridge is not folded"),
+        ("turned", {"from": "memory", "fold": True, "bridge": BRIDGE}, 2, "mks2 cannot be folded into turned: it comes from another basis, and its bridge stays: what it reads stands behind a norm"),
         ("turned", {"from": "low", "bridge": BRIDGE}, 2, "grafts.0.bridge: lora cannot cross to turned: it changes single projections or norms of its host, which no bridge maps"),
         ("turned", {"from": "memory", "bridge": BRIDGE, "router": "arrow"}, 2, "grafts.0.bridge: mks2 cannot cross to another basis: layers.0.rows.weight and others are made from the host that it is put into"),
     ],
@@ -158,4 +158,4 @@ def test_a_projector_of_another_basis_is_refused(place: Path) -> None:
     made = run(place, "plan", "eyes", "other", vision=vision)
     assert made.code == 3
     assert "the projector of clip: the embedding of other has another basis than that of own: " in made.err
-    assert made.err.endswith("(a projector belongs to the language model that it was trained for)\n")
+    assert made.err.endswith("(a projector belongs to the language model that it was trained for; a `bridge` brings it over)\n")

@@ -294,7 +294,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "projector of another host": (
         {"projector": "other.safetensors"}, 3,
         "{}/other.safetensors: the projector of c gives tokens of 48 numbers, and a reads 32 "
-        "(a projector belongs to the language model that it was trained for)",
+        "(a projector belongs to the language model that it was trained for; a `bridge` brings it over)",
     ),
     "weights of another architecture": (
         {"open_clip": "ViT-B-32"}, 3,

@@ -262,7 +262,7 @@ def test_projector_of_another_language_model(family: Path, copies: Path) -> None
     rest = "vision: [a, {name: dino, encoder: dino, projector: p.safetensors}]\n"
     assert broken(family, copies, rest) == (
         "HERE/p.safetensors: the projector of dino gives tokens of 48 numbers, and a reads 32 (a projector belongs to the "
-        "language model that it was trained for)"
+        "language model that it was trained for; a `bridge` brings it over)"
     )
     save_file({"weight": torch.ones(32, 16), "bias": torch.zeros(32)}, copies / "p.safetensors")
     (copies / "r.yaml").write_text(f"members: {{a: a, b: b}}\n{HALF}{rest}")

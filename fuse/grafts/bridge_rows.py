@@ -10,14 +10,14 @@ from fuse.engine.read import Reader
 from fuse.errors import CheckpointError
 from fuse.fused import Fit
 from fuse.grafts.bridge_files import EMBEDDING, FINAL, has_gains, is_layer, is_shared, shapes
-from fuse.grafts.bridge_fit import Bridge, fit, fits, held_out, shared_rows
+from fuse.grafts.bridge_fit import fit, fits, held_out
 from fuse.grafts.bridge_states import pair, states
+from fuse.grafts.bridge_tokens import Words, named, of_embeddings
 from fuse.grafts.host_model import filled
 from fuse.grafts.hosts import Stack, stacks_of
 from fuse.plan import Source
 
 Loaded = tuple[Any, Any]  # a language model and its tokenizer
-LEAST_ROWS = 10  # embeddings without as many shared tokens say nothing
 
 
 def make_bridge(
@@ -33,8 +33,8 @@ def make_bridge(
     found: list[Fit] = []
     anchors = None
     if EMBEDDING in bridge["maps"] or method == "embedding":
-        anchors, how = _of_embeddings(method, donor, host)
-        made |= _named(EMBEDDING, anchors)
+        anchors, how = of_embeddings(method, _words(donor), _words(host))
+        made |= named(EMBEDDING, anchors)
         found.append(how)
     inner = [name for name in bridge["maps"] if name != EMBEDDING]
     theirs, ours, test = (
@@ -48,7 +48,7 @@ def make_bridge(
                 y, x = unit(y, bridge["norm"], bridge["norm_eps"]), unit(x, bridge["host_norm"], bridge["norm_eps"])
             assert test is not None
             own = fit(y[~test], x[~test], method, centred=name != FINAL)
-            made |= _named(name, own)
+            made |= named(name, own)
             found.append(Fit(name, *fits(own, y[test], x[test]), int((~test).sum())))
             sizes = float(y.square().mean().sqrt() / x.square().mean().sqrt())
         elif anchors is not None and anchors.size is not None:
@@ -94,23 +94,9 @@ def load(member: Member) -> Loaded:
     return filled(model, weights, member), tokenizer
 
 
-def _of_embeddings(method: str, donor: Loaded, host: Loaded) -> tuple[Bridge, Fit]:
-    """The map between input embeddings, from the rows of the tokens that both vocabularies have."""
-    rows = shared_rows(_tokens(donor), _tokens(host))
-    if len(rows[0]) < LEAST_ROWS:
-        raise CheckpointError(f"the two vocabularies share {len(rows[0])} tokens, which fit no bridge")
-    y, x = (
-        loaded[0].get_input_embeddings().weight[ids].detach().cpu()
-        for loaded, ids in zip((donor, host), rows, strict=True)
-    )
-    test = held_out(torch.arange(len(y)))
-    own = fit(y[~test], x[~test], "ridge" if method == "ridge" else "procrustes")
-    return own, Fit(EMBEDDING, *fits(own, y[test], x[test]), int((~test).sum()))
-
-
-def _tokens(loaded: Loaded) -> list[tuple[str, int]]:
-    rows = loaded[0].get_input_embeddings().weight.shape[0]
-    return [(token, row) for token, row in loaded[1].get_vocab().items() if row < rows]
+def _words(loaded: Loaded) -> Words:
+    embedding = loaded[0].get_input_embeddings()
+    return Words(loaded[1], lambda ids: embedding(ids.to(embedding.weight.device)), embedding.weight.shape[0])
 
 
 def _states(
@@ -134,12 +120,6 @@ def _onto(bridge: Mapping[str, Any], name: str) -> str:
         return name
     stack, layer, place = name.split(".")
     return f"{stack}.{bridge['stacks'][stack]['onto'][int(layer)]}.{place}"
-
-
-def _named(name: str, own: Bridge) -> dict[str, torch.Tensor]:
-    size = {} if own.size is None else {"size": torch.tensor([own.size], dtype=torch.float64)}
-    tensors = {"down": own.down, "offset": own.offset, "up": own.up, "up_offset": own.up_offset, **size}
-    return {f"bridge.{name}.{key}": tensor for key, tensor in tensors.items()}
 
 
 def _gains(bridge: Mapping[str, Any], name: str, donor: Any, host: Any, sizes: float) -> dict[str, torch.Tensor]:

@@ -49,15 +49,43 @@ def pair(source: Any, target: Any, texts: Iterable[str], most: int = MOST_PAIRS)
     return Pairs(found.source, found.target, [places[::step] for places in found.places])
 
 
+def same_words(source: Any, target: Any, texts: Iterable[str]) -> list[tuple[int, int]]:
+    """Tokens of two tokenizers that stand for the same characters somewhere in the texts, spaces in front left out:
+    (id of source, id of target), each pair once, in order."""
+    found: set[tuple[int, int]] = set()
+    for text in texts:
+        ours, theirs = _spans(target, text), _spans(source, text)
+        found |= {(theirs[span], ours[span]) for span in theirs.keys() & ours.keys()}
+    return sorted(found)
+
+
+def _spans(tokenizer: Any, text: str) -> dict[tuple[int, int], int]:
+    """The token of every (begin, end) in a text; spaces and bytes are no words."""
+    ids, ends, begins = _offsets(tokenizer, text)
+    found: dict[tuple[int, int], int] = {}
+    for token, begin, end in zip(ids, begins, ends, strict=True):
+        word = text[begin:end].lstrip()
+        if word:
+            found[end - len(word), end] = token
+    return found
+
+
 def _read(tokenizer: Any, text: str) -> tuple[list[int], list[int]]:
     """(ids, where each token ends; 0 for one that stands for no character)."""
+    ids, ends, _ = _offsets(tokenizer, text)
+    return ids, ends
+
+
+def _offsets(tokenizer: Any, text: str) -> tuple[list[int], list[int], list[int]]:
+    """(ids, where each ends, where each begins); ends are 0 for one that stands for no character."""
     try:
         read = tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=LONGEST)
     except NotImplementedError:
         hint = "texts can only be paired by tokenizers with tokenizer.json"
         raise CheckpointError("its tokenizer does not tell where tokens end", hint=hint) from None
+    begins = [start for start, _ in read["offset_mapping"]]
     ends = [end if end > start else 0 for start, end in read["offset_mapping"]]
-    return list(read["input_ids"]), ends
+    return list(read["input_ids"]), ends, begins
 
 
 def states(

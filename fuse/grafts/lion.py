@@ -91,10 +91,12 @@ class LionGraft(Graft):
             self.soft_prompt_hint = nn.Parameter(torch.empty(self.config["width"]))
 
     def attach(self, slots: Mapping[str, Slots]) -> None:
-        """`ffn_residual` of every layer; adapters of one side of an encoder-decoder go to a decoder's layers."""
+        """`ffn_residual` of every layer or of those in `onto`; one side of an encoder-decoder may go to a decoder."""
         for side in self._sides:
             stack = slots[side] if side in slots else slots["language"]
-            for layer, router in enumerate(self.get_submodule(side).children()):
+            routers = list(self.get_submodule(side).children())
+            onto = self.config["onto"][side] if self.config["onto"] else range(len(routers))
+            for layer, router in zip(onto, routers, strict=True):
                 stack.ffn_residual(layer, lambda h, y, router=router: y + self.scale * router(h, self._task(h)))
 
     def read(self, reading: Reading) -> State:

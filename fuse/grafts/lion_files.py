@@ -13,6 +13,7 @@ residual stream before the layer's norm, and a task chooses what each is heard w
     task             `image` or `region`, which rows of the router are heard unless a question asks for the other
     stack            null, or the side of an encoder-decoder's adapters that a decoder takes (our choice)
     activation       null, or what the host's feed-forward layers compute with instead of their own activation
+    onto             null, or by stack the block that each adapter is heard at, where they are no longer one a block
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ OPTIONS: Mapping[str, tuple[Any, ...]] = {"task": TASKS, "stack": SIDES, "activa
 SLOTS = ("ffn_residual",)
 DEFAULTS: Mapping[str, Any] = {
     "adapters": 2, "adapter_norm": "none", "adapter_scale": "learned", "hint": False, "task": "image", "stack": None,
-    "activation": None,
+    "activation": None, "onto": None,
 }  # fmt: skip
 HINT = "soft_prompt_hint"
 ENCODER_DECODERS = frozenset({"t5"})
@@ -61,7 +62,18 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{key} is {made[key]!r}, not one of {', '.join(map(str, values))}")
     if made["stack"] and made["stack"] not in stacks:
         raise ValueError(f"stack is {made['stack']!r}, and there are adapters of {', '.join(stacks)}")
+    if made["onto"] is not None:
+        _check_onto(made["onto"], {side: stacks[side] for side in sides(made)})
     return made
+
+
+def _check_onto(onto: Any, stacks: Mapping[str, int]) -> None:
+    for side, layers in stacks.items():
+        blocks = onto.get(side) if isinstance(onto, Mapping) else None
+        if not isinstance(blocks, list) or len(blocks) != layers:
+            raise ValueError(f"onto has no block for each of the {layers} adapters of {side}")
+        if not all(type(block) is int and 0 <= block < _LIMITS["layers"] for block in blocks):
+            raise ValueError(f"onto: {side} is {str(blocks)[:60]}, not numbers of blocks")
 
 
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -105,10 +117,11 @@ def why_not(config: Mapping[str, Any], host: Basis) -> str:
             "is a decoder alone, and LION's adapters were made for an encoder and a decoder: `stack: encoder` or "
             "`stack: decoder` takes those of one"
         )
-    for name, mine in zip(held, (made["stacks"][side] for side in sides(made)), strict=True):
-        if held[name] != mine:
+    for name, side in zip(held, sides(made), strict=True):
+        onto = made["onto"][side] if made["onto"] else range(made["stacks"][side])
+        if max(onto) >= held[name] or (not made["onto"] and len(onto) != held[name]):
             where = f" in its {name}" if two else ""
-            return f"has {held[name]} layers{where}, and LION's adapters are for {mine}"
+            return f"has {held[name]} layers{where}, and LION's adapters are for {max(onto) + 1}"
     return ""
 
 
