@@ -34,6 +34,13 @@ class Merge(Strict):
     lambda_: Value | None = Field(None, alias="lambda", description="Factor of the merged task vector.")
     epsilon: Value | None = Field(None, description="Half width of the range of drop probabilities (della).")
     gamma: Value | None = Field(None, description="Share of largest elements that is dropped (breadcrumbs).")
+    select_topk: Value | None = Field(None, description="sce: share of elements that is merged, by their variance.")
+    flatten: bool | None = Field(None, description="nuslerp: one angle for a tensor, not for each row or column.")
+    row_wise: bool | None = Field(None, description="nuslerp, flatten false: an angle for each column, not row.")
+    filter_wise: bool | None = Field(None, description="model_stock: a ratio for each row, not one for a tensor.")
+    max_iter: int | None = Field(None, ge=0, description="karcher: the most steps.")
+    tol: Value | None = Field(None, description="karcher: the angle below which a step is the last.")
+    eps: Value | None = Field(None, description="multislerp: a length up to which a vector has no direction.")
     variant: Literal["lora", "full", "modality"] | None = Field(None, description="optmerge: what the members are.")
     init: Literal["sum", "mean", "zero"] | None = Field(None, description="swudi, aswudi: where the way down begins.")
     rank: RANK | None = Field(None, description="aswudi: the rule of how many directions are taken.")
@@ -63,6 +70,7 @@ class Merge(Strict):
 
 
 PARAMETERS = (
-    "weights", "density", "t", "scale", "lambda", "epsilon", "gamma", "variant", "init", "rank", "share", "ratio",
+    "weights", "density", "t", "scale", "lambda", "epsilon", "gamma", "select_topk",
+    "flatten", "row_wise", "filter_wise", "max_iter", "tol", "eps", "variant", "init", "rank", "share", "ratio",
     "time", "steps", "normalize", "rescale", "seed",
 )  # fmt: skip

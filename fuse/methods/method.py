@@ -4,10 +4,10 @@ Read by the recipe schema and the planner, so this file imports no torch.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 
 class Required(Enum):
@@ -86,6 +86,7 @@ class Method:
     random: takes `keys`, one a tensor from `fuse.methods.random.key`, and `offset`, the index of the block's
     first element in the tensor. `seed` makes the keys and is not passed to the function.
     nonzero_sum: with `normalize`, weights that sum to zero are an error.
+    check: what is wrong with the function's arguments taken together, as a sentence.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Method:
     random: bool = False
     by_row: bool = False
     nonzero_sum: bool = False
+    check: Callable[[Mapping[str, Any]], str | None] | None = None
 
     def problem(self, values: Mapping[str, object], inputs: int) -> str | None:
         """The first thing wrong with the values for one tensor, as a sentence; None where all is right.
@@ -119,6 +121,8 @@ class Method:
             weights = filled["weights"]
             if filled["normalize"] and isinstance(weights, Sequence) and sums_to_zero(weights):
                 return f"{self.name}: the weights sum to zero, so normalize cannot divide by their sum"
+        if self.check and (text := self.check(self.arguments(values, inputs))):
+            return f"{self.name}: {text}"
         return None
 
     def arguments(self, values: Mapping[str, object], inputs: int) -> dict[str, object]:

@@ -5,8 +5,9 @@ from typing import Final
 
 from fuse.methods.method import REQUIRED, Method, Param, sums_to_zero
 from fuse.methods.table_matrices import MATRICES
+from fuse.methods.table_spheres import SPHERES
 from fuse.methods.table_vectors import VECTORS
 
 __all__ = ["METHODS", "REQUIRED", "Method", "Param", "sums_to_zero"]
 
-METHODS: Final[Mapping[str, Method]] = {**VECTORS, **MATRICES}
+METHODS: Final[Mapping[str, Method]] = {**VECTORS, **SPHERES, **MATRICES}

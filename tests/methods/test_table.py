@@ -14,6 +14,11 @@ from fuse.methods.table import sums_to_zero
 
 GOOD = {"linear": {"weights": 1}, "slerp": {"t": 0.5}, "passthrough": {"scale": 2}}
 OURS = [name for name in METHODS if not name.startswith("mergekit/")]
+THEIR_NAMES = {
+    ("nuslerp", "flatten"): "nuslerp_flatten",
+    ("nuslerp", "row_wise"): "nuslerp_row_wise",
+    ("multislerp", "normalize"): "normalize_weights",
+}
 NOT_MERGEKITS = ("tsv", "iso_c", "wudi", "optmerge", "swudi", "aswudi")
 
 
@@ -28,7 +33,7 @@ def test_a_row_describes_its_function(name):
     assert row.name == name
     expected = {"lambda_" if param == "lambda" else param: row.params[param] for param in row.params}
     expected.pop("seed", None)
-    assert ("base" in signature.parameters) == (row.base == "required")
+    assert ("base" in signature.parameters) == (row.base != "none")
     assert {"keys", "offset"} <= set(signature.parameters) if row.random else "keys" not in signature.parameters
     assert ("seed" in row.params) == row.random
     keywords = set(signature.parameters) - {"tensors", "base", "keys", "offset"}
@@ -44,7 +49,7 @@ def test_defaults_are_mergekits(name):
     theirs = {param.name: param for param in mergekit.merge_methods.get(name).spec.parameters}
     for param, ours in METHODS[name].params.items():
         if param != "seed":
-            other = theirs["weight" if param == "weights" else param]
+            other = theirs[THEIR_NAMES.get((name, param), "weight" if param == "weights" else param)]
             assert (ours.default is REQUIRED) == other.required
             none = {("passthrough", "scale"): 1.0}.get((name, param), other.default)  # mergekit's None scales by 1
             assert ours.default is REQUIRED or ours.default == none

@@ -1,0 +1,106 @@
+"""Gram matrices of whole tensors, of their rows or of their columns, and the sums whose factors follow from them.
+
+A mean on a sphere stays in the span of its members. So it is a weighted sum, whose factors follow from the members'
+products with each other: one pass over the tensors in float64, and then a few numbers.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from itertools import combinations_with_replacement
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fuse.methods.arithmetic import fresh, task_vector, weighted_sum, working_dtype
+from fuse.methods.blocks import Flat
+from fuse.methods.row_blocks import row_step
+
+# At most torch's grain size, so that a sum never depends on the number of threads.
+BLOCK = 1 << 15
+
+Per = Literal["tensor", "row", "column"]
+
+
+def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor") -> Tensor:
+    """The products ``<x_i, x_j>`` of the tensors, or of their task vectors where a base is given.
+
+    tensors: n flat ones, or n of ``(rows, width)``, as `measure` gets them.
+    Returns float64 ``(n, n, vectors)`` on the CPU, with one vector a tensor, row or column. Sums go over fixed blocks
+    in a fixed order, so that they do not depend on the number of threads. What overflows or is not finite becomes NaN
+    or infinite.
+    """
+    length, *rest = tensors[0].shape
+    pairs = list(combinations_with_replacement(range(len(tensors)), 2))
+    found: list[list[Tensor]] = [[] for _ in pairs]
+    step = row_step(math.prod(rest), BLOCK)
+    for start in range(0, max(length, 1), step):
+        parts = [tensor[start : start + step].double() for tensor in tensors]
+        if base is not None:
+            ground = base[start : start + step].double()
+            parts = [part - ground for part in parts]
+        for sums, (i, j) in zip(found, pairs, strict=True):
+            sums.extend(_SUMS[per](parts[i] * parts[j]))
+    joined = [_JOINS[per](sums) for sums in found]
+    result = torch.empty(len(tensors), len(tensors), joined[0].numel(), dtype=torch.float64)
+    for numbers, (i, j) in zip(joined, pairs, strict=True):
+        result[i, j] = result[j, i] = numbers
+    return result
+
+
+def _row_sums(product: Tensor) -> list[Tensor]:
+    return [reduce(Tensor.add_, (piece.sum(-1) for piece in product.split(BLOCK, -1)))]
+
+
+_SUMS = {
+    "tensor": lambda product: [piece.sum() for piece in product.reshape(-1).split(BLOCK)],
+    "row": _row_sums,
+    "column": lambda product: [product.sum(0)],
+}
+_JOINS = {
+    "tensor": lambda sums: torch.tensor([exact_sum(torch.stack(sums).tolist())], dtype=torch.float64),
+    "row": lambda sums: torch.cat(sums).cpu(),
+    "column": lambda sums: reduce(Tensor.add_, sums).cpu(),
+}
+
+
+def exact_sum(numbers: Iterable[float]) -> float:
+    """`math.fsum`, or NaN for what overflows or has no sum."""
+    try:
+        return math.fsum(numbers)
+    except (OverflowError, ValueError):
+        return math.nan
+
+
+def cosines(products: Tensor) -> Tensor:
+    """``<x_i, x_j> / (|x_i| |x_j|)`` of Gram matrices ``(n, n, vectors)``, within -1 to 1; 0 where a vector is zero."""
+    norms = norms_of(products)
+    lengths = norms[:, None] * norms[None]
+    return (products / lengths).masked_fill_(lengths == 0, 0).clamp_(-1, 1)
+
+
+def norms_of(products: Tensor) -> Tensor:
+    """The lengths ``(n, vectors)`` of the vectors with these Gram matrices."""
+    return products.diagonal(dim1=0, dim2=1).T.sqrt()
+
+
+def combined(tensors: Sequence[Tensor], base: Tensor | None, factors: Tensor, offset: int, per: Per) -> Tensor:
+    """The weighted sum of one block, or the base plus that of its task vectors.
+
+    factors: float64 ``(n, vectors)`` of all the vectors, one a tensor, row or column, as in `gram`.
+    offset: the index, in the whole tensor, of the block's first element.
+    """
+    dtype = working_dtype([*tensors, *([] if base is None else [base])])
+    start = None if base is None else base.to(dtype)
+    terms = (fresh(tensor, dtype) if start is None else task_vector(tensor, start) for tensor in tensors)
+    if per == "tensor":
+        total = weighted_sum(terms, factors[:, 0].tolist())
+    else:
+        if per == "row":
+            rows, width = tensors[0].shape
+            first = offset // max(width, 1)
+            factors = factors[:, first : first + rows, None]
+        shares = factors.to(tensors[0].device, dtype)
+        total = reduce(Tensor.add_, (term.mul_(share) for term, share in zip(terms, shares, strict=True)))
+    return total if start is None else total.add_(start)
