@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fuse.anatomy import Member
 from fuse.errors import CheckpointError
+from fuse.layers import Stack
 from fuse.methods.table import METHODS
 from fuse.parameters import Parameters
 from fuse.plan import Drop, Row, Source
@@ -21,6 +22,7 @@ class Uses:
     language: Parameters
     kept: Sequence[str]  # members whose eyes the output keeps, in the order of `vision`
     mixed: Mapping[str, Sequence[str]]  # member whose eyes are kept -> members merged into them
+    stack: Stack | None = None
 
 
 def drops(everyone: Sequence[Member], rows: Sequence[Row], uses: Uses) -> list[Drop]:
@@ -35,28 +37,32 @@ def drops(everyone: Sequence[Member], rows: Sequence[Row], uses: Uses) -> list[D
 
 
 def _reason(member: Member, key: str, uses: Uses) -> str:
-    place, choice = member.places[key], uses.recipe.language.embeddings
+    place = member.places[key]
     if place is None:
         return "a buffer that is recomputed when the model is built"
     if place.part != "language" and not any(member.name in names for names in uses.mixed.values()):
         if member is uses.base:
             return "the base lends its language model only"
         return f"vision keeps {_and(uses.kept)}" if uses.recipe.vision else "vision is empty"
-    if place.part != "language":
-        pass
-    elif member is uses.base:
-        if METHODS[uses.language.merge.method].base == "none":
-            return f"{uses.language.merge.method} uses no base"
-    elif member.name not in uses.language.members:
-        return f"language gives {member.name} no weight"
-    tables = {uses.host.text.embedding, uses.host.text.head}
-    if place.canonical in tables and choice not in {"merge", "union"}:
-        return f"embeddings: {choice}"
+    if place.part == "language" and (why := _language_reason(member, place.canonical, uses)):
+        return why
     raise CheckpointError(
         f"tensor {key!r} of {member.name} has no counterpart in {uses.host.name}",
         where=member.checkpoint.tensors[key].file,
         hint="members must have the same tensors in the parts that are merged",
     )
+
+
+def _language_reason(member: Member, canonical: str, uses: Uses) -> str:
+    """Why a tensor of a language model goes nowhere; "" where one of the output should have been made of it."""
+    if member is uses.base and METHODS[uses.language.merge.method].base == "none":
+        return f"{uses.language.merge.method} uses no base"
+    if member is not uses.base and member.name not in uses.language.members:
+        return f"no layer of {member.name} is taken" if uses.stack else f"language gives {member.name} no weight"
+    choice = uses.recipe.language.embeddings
+    if canonical in {uses.host.text.embedding, uses.host.text.head} and choice not in {"merge", "union"}:
+        return f"embeddings: {choice}"
+    return uses.stack.why_left_out(member.name, canonical) if uses.stack else ""
 
 
 def _and(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from fuse.fused_grafts import graft_json
 from fuse.fused_plan import branch_json, options_json
 from fuse.fused_turned import bridge_json
 from fuse.plan import Plan
-from fuse.small_files import COPIED, FOLDERS, copy_small, set_dtype, without_code, write_json
+from fuse.small_files import COPIED, FOLDERS, change_keys, copy_small, set_dtype, without_code, write_json
 
 TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
@@ -82,6 +82,7 @@ def text_config(plan: Plan, dtype: str, folded: Sequence[FoldedGraft] | None = N
             text[key] = host.checkpoint.config[key]
     text |= _answering(host)
     embedding = next(r for r in plan.rows if r.part == "language" and r.canonical == host.text.embedding)
+    change_keys(text, plan.changes)
     for one in plan.folded if folded is None else folded:
         text |= one.changes
     for graft in plan.fused.grafts if plan.fused else ():

@@ -12,7 +12,9 @@ from fuse.suggest import did_you_mean
 
 Setting = tuple[str | int, ...]
 LAYER = re.compile(r"(.*?\.)(\d+)\.")
-FIRST = re.compile(r"embed|wte|wpe|shared|patch|position|pre_la|ln_pre|layernorm_pre|class_token|query_tokens")
+FIRST = re.compile(
+    r"embed|wte|wpe|project_in|shared|patch|position|pre_la|ln_pre|layernorm_pre|class_token|query_tokens"
+)
 PROJECTOR = re.compile(r"multi_modal_projector|connector|visual\.merger|language_projection|image_newline")
 
 
@@ -72,18 +74,22 @@ class Parameters:
             if number is not None and (why := param.problem(number)):
                 raise self.loaded.error(path, why)
 
-    def at(self, canonical: str, layer: float) -> dict[str, Any]:
-        """Every parameter for one tensor: lists (one number per member) for those by member, else single values."""
+    def at(self, canonical: str, layer: float, members: Sequence[str] | None = None) -> dict[str, Any]:
+        """Every parameter for one tensor: lists (one number per member) for those by member, else single values.
+
+        members: whose tensors are merged, all of `self.members` where left out.
+        """
+        members = self.members if members is None else members
         resolved: dict[str, Any] = {}
         for field, param in self.row.params.items():
             value, path = self.merge.given(field), (*self.section, field)
             if value is None:
-                resolved[field] = [param.default] * len(self.members) if param.per_member else param.default
+                resolved[field] = [param.default] * len(members) if param.per_member else param.default
             elif param.per_member:
-                resolved[field] = [self._of_member(value, m, param, path, canonical, layer) for m in self.members]
+                resolved[field] = [self._of_member(value, m, param, path, canonical, layer) for m in members]
             else:
                 resolved[field] = self._number(value, path, canonical, layer)
-        if why := self.row.problem(resolved, len(self.members)):
+        if why := self.row.problem(resolved, len(members)):
             raise self.loaded.error(self.section, f"{why}, at {canonical}")
         return resolved
 

@@ -130,6 +130,7 @@ class Plan:
     template_text: str = ""  # set where the template is not the file that the member has
     fused: Fused | None = None  # set where the output is a fused folder
     folded: tuple[FoldedGraft, ...] = ()  # grafts that became part of the host, in the order of folding
+    changes: Mapping[str, Any] = field(default_factory=dict)  # what stacked layers change in the text config
 
     @property
     def lenders(self) -> tuple[Lender, ...]:

@@ -12,6 +12,8 @@ from fuse.fused_grafts import graft_rows, open_grafts
 from fuse.fused_options import separators
 from fuse.fused_plan import branch_rows, eye_parameters, lender_drops, open_branches
 from fuse.host import host_of, member_of, open_named, why_fused
+from fuse.layer_kinds import stacked_config
+from fuse.layers import Stack, layers_verdict, output_tensors, stack_of, stacked_members
 from fuse.new_tokens import NewToken, new_tokens
 from fuse.parameters import Parameters, layer_position, stack_depths
 from fuse.placeholders import fused_tokens, image_token_of, token_ids
@@ -19,7 +21,7 @@ from fuse.plan import Plan, Row, lenders_of, shard, unaccounted
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.table_rows import table_row
 from fuse.templates import fused_template, template_verdict
-from fuse.tensor_rows import TensorRows, check_method
+from fuse.tensor_rows import TensorRows, check_base, check_method, plain
 from fuse.verdicts import Verdict, judge
 
 DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
@@ -46,10 +48,16 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     members = {name: open_named(loaded, ("members", name), name) for name in recipe.members}
     base = open_named(loaded, ("base",), "base") if recipe.base else None
     host = host_of(loaded, members, base)
-    language = Parameters(loaded, ("language",), recipe.language, list(members))
-    check_method(loaded, ("language",), recipe.language, language, base)
+    language = Parameters(loaded, ("language",), recipe.language, stacked_members(loaded, members))
+    stack = stack_of(loaded, members, base, host, language)
+    if stack is None:
+        check_method(loaded, ("language",), recipe.language, language, base)
+    else:
+        check_base(loaded, ("language",), recipe.language, base)
     concerned = _concerned(loaded, members, base, host, language)
-    verdicts = judge(host, concerned, recipe.language.accept)
+    verdicts = judge(host, concerned, recipe.language.accept, stacked=stack is not None)
+    verdicts += [layers_verdict(loaded, stack)] if stack else []
+    changes = stacked_config(loaded, stack, host, members) if stack else {}
     _check_towers(loaded, members)
     branches = open_branches(loaded, members, host) if why_fused(loaded) else ()
     grafts = open_grafts(loaded, host, branches) if recipe.grafts else ()
@@ -63,11 +71,11 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
         output = _fused_output(loaded, members, host, branches, folding.left, guests)
     else:
         output = _native_output(loaded, members, host, concerned, guests)
-    rows, mixed = _rows(loaded, members, base, host, language, output)
+    rows, mixed = _rows(loaded, members, base, host, language, output, stack)
     rows = fold_rows(rows, folding.folded)
     everyone = [*([base] if base else []), *members.values()]
     kept = [branch.title for branch in recipe.vision or []]
-    dropped = drops(everyone, rows, Uses(recipe, host, base, language, kept, mixed))
+    dropped = drops(everyone, rows, Uses(recipe, host, base, language, kept, mixed, stack))
     folded = tuple(one for one, _ in folding.folded)
     lenders = lenders_of(output.fused, folded)
     dropped += lender_drops(lenders)
@@ -78,7 +86,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
         rows=tuple(rows), drops=tuple(dropped), verdicts=(*verdicts, output.verdict), members=tuple(everyone),
         host=host, shards=shard(rows, recipe.output.shard_size), recipe_text=loaded.text, template=output.template,
         template_text=output.template_text, recipe_file=loaded.file, dtype=recipe.output.dtype,
-        new_tokens=output.new_tokens, fused=output.fused, folded=folded,
+        new_tokens=output.new_tokens, fused=output.fused, folded=folded, changes=changes,
     )  # fmt: skip
 
 
@@ -124,7 +132,7 @@ def _fused_output(
 
 def _rows(
     loaded: LoadedRecipe, members: dict[str, Member], base: Member | None, host: Member, language: Parameters,
-    output: _Output,
+    output: _Output, stack: Stack | None,
 ) -> tuple[list[Row], Mapping[str, Sequence[str]]]:  # fmt: skip
     """Every row of the output, and whose eyes were mixed into whose.
 
@@ -133,7 +141,7 @@ def _rows(
     dtype = DTYPES.get(loaded.recipe.output.dtype or "", "")
     maker = TensorRows(members, base, host, dtype, LANGUAGE if output.fused else None)
     depths = stack_depths(place.canonical for place in host.places.values() if place)
-    spoken = _language_rows(loaded, maker, language, depths, output.new_tokens)
+    spoken = _language_rows(loaded, maker, language, stack, output.new_tokens)
     language.check_patterns()
     if output.fused:
         seen = branch_rows(loaded, output.fused.branches, members, base, dtype)
@@ -142,23 +150,25 @@ def _rows(
     made = {**spoken, **maker.eyes(eyes, depths)}
     if eyes:
         eyes.check_patterns()
-    return [made[key] for key in host.places if key in made], {host.name: eyes.members if eyes else ()}
+    ordered = dict.fromkeys([*(key for key in host.places if key in made), *made])  # more layers behind its own
+    return [made[key] for key in ordered], {host.name: eyes.members if eyes else ()}
 
 
 def _language_rows(
-    loaded: LoadedRecipe, maker: TensorRows, language: Parameters, depths: Mapping[str, int],
-    tokens: Sequence[NewToken],
-) -> dict[str, Row]:  # fmt: skip
-    """A row for each tensor of the host's language model, by its stored name."""
+    loaded: LoadedRecipe, maker: TensorRows, language: Parameters, stack: Stack | None, tokens: Sequence[NewToken]
+) -> dict[str, Row]:
+    """A row for each tensor of the output's language model, by its name in the host's layout."""
     host, rows = maker.owner, dict[str, Row]()
-    for key, place in host.places.items():
-        if place is None or place.part != "language":
-            continue
-        entry, position = host.checkpoint.tensors[key], layer_position(place.canonical, depths)
-        if place.canonical in {host.text.embedding, host.text.head}:
-            rows[key] = table_row(loaded, maker, place.canonical, entry, language, position, tokens)
+    tensors = output_tensors(host, stack)
+    depths = stack_depths(canonical for _, canonical, _ in tensors)
+    for key, canonical, entry in tensors:
+        position = layer_position(canonical, depths)
+        names = stack.sources(canonical) if stack else dict.fromkeys(language.members, canonical)
+        if canonical in {host.text.embedding, host.text.head}:
+            row = table_row(loaded, maker, canonical, entry, language, position, tokens, list(names))
         else:
-            rows[key] = maker.merge("language", place.canonical, entry, language, position)
+            row = maker.merge("language", canonical, entry, language, position, names)
+        rows[key] = plain(row)
     return rows
 
 

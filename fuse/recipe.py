@@ -34,6 +34,26 @@ class Member(Strict):
         return {"path": value} if isinstance(value, str) else value
 
 
+def _range(value: Any) -> Any:
+    if not isinstance(value, list) or len(value) != 2 or any(type(n) is not int for n in value):
+        raise mistake("range", f"{value!r} is not a range of layers (such as [0, 16])")
+    if not 0 <= value[0] < value[1]:
+        raise mistake("range", f"{value} holds no layer: a range is its first layer and the one behind its last")
+    return value
+
+
+def _entries(value: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
+    if not 0 < len(value) <= MAX_ENTRIES:
+        raise mistake("layers", f"has {len(value):,} entries, and a stack has from 1 to {MAX_ENTRIES:,}")
+    if {} in value:
+        raise mistake("layers", f"entry {value.index({}) + 1} names no member (such as a: [0, 16])")
+    return value
+
+
+MAX_ENTRIES = 1024
+Range = Annotated[
+    list[int], BeforeValidator(_range), Field(json_schema_extra={"minItems": 2, "maxItems": 2}),
+]  # fmt: skip
 ACCEPTABLE = Literal["norm_eps", "rope_theta", "rope_scaling", "activation"]
 
 
@@ -44,6 +64,11 @@ class Language(Merge):
         "merge",
         description="`merge` mixes the rows of tokens that all members share and keeps the host's others; `union` also "
         "adds the tokens that only guests have; `base` or a member's name takes that one's rows.",
+    )
+    layers: Annotated[list[dict[str, Range]], AfterValidator(_entries)] | None = Field(
+        None,
+        description="Stacks ranges of the members' layers, `{a: [0, 16]}` for a's layers 0 to 15; ranges in one entry "
+        "are merged by the method.",
     )
     accept: tuple[ACCEPTABLE, ...] = Field((), strict=False, description="Differences between bases to accept.")
 

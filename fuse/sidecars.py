@@ -10,7 +10,7 @@ from fuse.checkpoint import INDEX
 from fuse.fused import Fits
 from fuse.new_tokens import extended_decoder, extended_tokenizer
 from fuse.plan import Plan
-from fuse.small_files import COPIED, FOLDERS, copy_small, set_dtype, without_code, write_json
+from fuse.small_files import COPIED, FOLDERS, change_keys, copy_small, set_dtype, without_code, write_json
 
 PROVENANCE = "fuse.json"
 
@@ -81,7 +81,7 @@ def output_config(plan: Plan) -> dict[str, Any]:
         set_dtype(config, plan.dtype)
     if plan.new_tokens:
         _set_rows(config, plan)
-    _set_folded(config, plan)
+    _set_changes(config, plan)
     if plan.host.basis.tied and not plan.host.is_tied:
         _untie(config, config.get(plan.host.family.text))
     return config
@@ -94,14 +94,13 @@ def _untie(config: dict[str, Any], inner: Any) -> None:
         inner["tie_word_embeddings"] = False
 
 
-def _set_folded(config: dict[str, Any], plan: Plan) -> None:
-    """What folded grafts changed in the language model: how wide it is, whether it has biases."""
-    changes = {key: value for one in plan.folded for key, value in one.changes.items()}
+def _set_changes(config: dict[str, Any], plan: Plan) -> None:
+    """What stacked layers and folded grafts changed in the language model: how deep and wide it is, its biases."""
     inner = config.get(plan.host.family.text) if plan.host.family.text else None
-    if isinstance(inner, dict):
-        config[plan.host.family.text] = inner | changes
-    else:
-        config |= changes
+    place = inner if isinstance(inner, dict) else config
+    change_keys(place, plan.changes)
+    for one in plan.folded:
+        place |= one.changes
 
 
 def _set_rows(config: dict[str, Any], plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ def set_dtype(config: dict[str, Any], dtype: str) -> None:
     for inner in config.values():
         if isinstance(inner, dict) and ("dtype" in inner or "torch_dtype" in inner):
             set_dtype(inner, dtype)
+
+
+def change_keys(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Set keys of a config, and take out those that are changed to None."""
+    config |= changes
+    for key, value in changes.items():
+        if value is None:
+            del config[key]
 
 
 def write_json(path: Path, value: object) -> None:

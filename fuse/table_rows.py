@@ -20,9 +20,9 @@ PATH = ("language", "embeddings")
 
 def table_row(
     loaded: LoadedRecipe, rows: TensorRows, canonical: str, entry: TensorEntry, parameters: Parameters,
-    position: float, tokens: Sequence[NewToken],
+    position: float, tokens: Sequence[NewToken], members: Sequence[str],
 ) -> Row:  # fmt: skip
-    """The row of the embedding or the head, as `language.embeddings` says."""
+    """The row of the embedding or the head, as `language.embeddings` says. members: who gives it where all do."""
     choice, host = loaded.recipe.language.embeddings, rows.owner
     if choice == host.name:
         return _extend(rows, rows.copy("language", canonical, entry, f"embeddings: {choice}"), entry, tokens)
@@ -37,13 +37,13 @@ def table_row(
             parameters={"weights": [1.0], "normalize": True}, note=f"embeddings: {choice}",
         )  # fmt: skip
         return _match(rows, row, entry, [known[choice]], tokens)
-    sources = [rows.source(rows.members[name], "language", canonical) for name in parameters.members]
+    sources = [rows.source(rows.members[name], "language", canonical) for name in members]
     base = rows.base_source(parameters, "language", canonical)
     row = rows.row(
         "merge", "language", canonical, entry, sources=tuple(sources), base=base, method=parameters.merge.method,
-        parameters=parameters.at(canonical, position),
+        parameters=parameters.at(canonical, position, members),
     )  # fmt: skip
-    who = [rows.members[name] for name in parameters.members]
+    who = [rows.members[name] for name in members]
     return _match(rows, row, entry, [*who, rows.base] if base and rows.base else who, tokens)
 
 

@@ -1,7 +1,7 @@
 """Rows of a plan for the tensors of one member: copied, or merged with the same tensors of others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fuse.anatomy import Member
@@ -13,6 +13,7 @@ from fuse.plan import Row, Source
 from fuse.recipe_merge import Merge
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
+from fuse.sizes import counted
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,14 @@ class TensorRows:
     def copy(self, part: str, canonical: str, entry: TensorEntry, note: str = "") -> Row:
         return self.row("copy", part, canonical, entry, sources=(Source(self.owner.name, entry),), note=note)
 
-    def merge(self, part: Part, canonical: str, entry: TensorEntry, parameters: Parameters, position: float) -> Row:
-        sources = [self.source(self.members[name], part, canonical) for name in parameters.members]
-        base = self.base_source(parameters, part, canonical)
+    def merge(
+        self, part: Part, canonical: str, entry: TensorEntry, parameters: Parameters, position: float,
+        names: Mapping[str, str] | None = None,
+    ) -> Row:  # fmt: skip
+        """A row that merges one tensor. names: who gives it, and under which name, where not all under this one."""
+        names = dict.fromkeys(parameters.members, canonical) if names is None else names
+        sources = [self.source(self.members[member], part, name) for member, name in names.items()]
+        base = self.base_source(parameters, part, next(iter(names.values())))
         for source in (*sources, base):
             if source and source.tensor.shape != entry.shape:
                 raise CheckpointError(
@@ -57,7 +63,7 @@ class TensorRows:
                 )
         return self.row(
             "merge", part, canonical, entry, sources=tuple(sources), base=base, method=parameters.merge.method,
-            parameters=parameters.at(canonical, position),
+            parameters=parameters.at(canonical, position, list(names)),
         )  # fmt: skip
 
     def eyes(self, parameters: Parameters | None, depths: Mapping[str, int]) -> dict[str, Row]:
@@ -99,11 +105,26 @@ def check_method(
     loaded: LoadedRecipe, section: Sequence[str | int], merge: Merge, parameters: Parameters, base: Member | None
 ) -> None:
     """RecipeError where the method needs a base that is not there, or takes another number of members."""
-    row = METHODS[merge.method]
-    count = len(parameters.members)
-    if row.base == "required" and base is None:
+    check_base(loaded, section, merge, base)
+    check_count(loaded, (*section, "method"), merge, len(parameters.members))
+
+
+def check_base(loaded: LoadedRecipe, section: Sequence[str | int], merge: Merge, base: Member | None) -> None:
+    """RecipeError where the method needs a base that is not there."""
+    if METHODS[merge.method].base == "required" and base is None:
         raise loaded.error((*section, "method"), f"{merge.method} needs a base", hint="add `base:` to the recipe")
-    low, high = row.inputs
+
+
+def check_count(loaded: LoadedRecipe, path: Sequence[str | int], merge: Merge, count: int) -> None:
+    """RecipeError where the method takes another number of members."""
+    low, high = METHODS[merge.method].inputs
     if count < low or (high is not None and count > high):
-        wanted = str(low) if low == high else f"{low} or more"
-        raise loaded.error((*section, "method"), f"{merge.method} takes {wanted} members, not {count}")
+        wanted = counted(low, "member") if low == high else f"{low} or more members"
+        raise loaded.error(tuple(path), f"{merge.method} takes {wanted}, not {count}")
+
+
+def plain(row: Row) -> Row:
+    """The row as a copy, where it passes one tensor through as it is."""
+    if row.method != "passthrough" or row.host is not None or row.parameters["scale"] != 1:
+        return row
+    return replace(row, action="copy", method="", parameters={})

@@ -14,6 +14,7 @@ from fuse.vocabulary import Vocabulary
 SAME = ("family", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size")
 # keys of single families that decide it too, compared where both configs state them
 STATED = ("logit_scale", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "no_rope_layers")
+OF_LAYERS = ("layers", "no_rope_layers")  # of these, what may differ where layers are stacked
 # keys of a vision config that change no result
 NOT_COMPUTED = {
     "dtype", "torch_dtype", "_name_or_path", "transformers_version", "architectures", "initializer_range",
@@ -33,13 +34,14 @@ class Verdict:
     text: str
 
 
-def judge(host: Member, others: Sequence[Member], accept: Sequence[str]) -> list[Verdict]:
+def judge(host: Member, others: Sequence[Member], accept: Sequence[str], *, stacked: bool = False) -> list[Verdict]:
     """Every verdict on mixing the language models of `others` into the host's.
 
+    stacked: their layers are taken one by one, so that they may have another number of them.
     Raises CheckpointError where mixing would be meaningless: another base, another head, another vocabulary.
     """
-    verdicts = [_basis(host, others, accept), _heads(host, others), _vocabularies(host, others)]
-    verdicts += [_dtypes(host, others), _licences(host, others)]
+    verdicts = [_basis(host, others, accept, OF_LAYERS if stacked else ()), _heads(host, others)]
+    verdicts += [_vocabularies(host, others), _dtypes(host, others), _licences(host, others)]
     return verdicts
 
 
@@ -74,10 +76,10 @@ def _eye_values(member: Member) -> dict[str, Any]:
     return {k: v for k, v in found.items() if v is not None and k.rpartition(".")[2] not in NOT_COMPUTED}
 
 
-def _basis(host: Member, others: Sequence[Member], accept: Sequence[str]) -> Verdict:
+def _basis(host: Member, others: Sequence[Member], accept: Sequence[str], free: Sequence[str]) -> Verdict:
     accepted = []
     for other in others:
-        for field in SAME + ACCEPTABLE:
+        for field in (field for field in SAME + ACCEPTABLE if field not in free):
             mine, theirs = getattr(host.basis, field), getattr(other.basis, field)
             if mine == theirs:
                 continue
@@ -93,7 +95,7 @@ def _basis(host: Member, others: Sequence[Member], accept: Sequence[str]) -> Ver
                 where=other.folder / "config.json",
                 hint=hint,
             )
-        _check_stated(host, other)
+        _check_stated(host, other, free)
     basis = host.basis
     depth, heads = counted(basis.layers, "layer"), f"{basis.heads}/{basis.kv_heads} heads"
     text = f"{basis.family}, {depth}, hidden {basis.hidden_size}, {heads}"
@@ -102,10 +104,10 @@ def _basis(host: Member, others: Sequence[Member], accept: Sequence[str]) -> Ver
     return Verdict("same base", not accepted, text)
 
 
-def _check_stated(host: Member, other: Member) -> None:
+def _check_stated(host: Member, other: Member, free: Sequence[str]) -> None:
     mine, theirs = (families.text_config(m.checkpoint.config, m.family, str(m.folder)) for m in (host, other))
     for key in STATED:
-        if key in mine and key in theirs and mine[key] != theirs[key]:
+        if key not in free and key in mine and key in theirs and mine[key] != theirs[key]:
             raise CheckpointError(
                 f"{host.name} and {other.name} are not of one base: {key} is {_show(mine[key])} in {host.name} "
                 f"and {_show(theirs[key])} in {other.name}",

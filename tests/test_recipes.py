@@ -27,6 +27,7 @@ KINDS = {
     "lion_decoder.yaml": {"vlm": "llava"},
     "lion_with_lmeye.yaml": {"t5": "t5"},
     "llm_slerp.yaml": {"left": "mistral", "right": "mistral"},
+    "llm_stacked_layers.yaml": {"zephyr": "mistral", "hermes": "mistral"},
     "llm_task_arithmetic.yaml": {"base": "mistral", "zephyr": "mistral", "hermes": "mistral"},
     "llm_ties_over_depth.yaml": {"base": "qwen2", "chat": "qwen2", "math": "qwen2"},
     "llm_with_encoder.yaml": {"llm": "llama"},
