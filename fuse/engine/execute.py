@@ -11,6 +11,7 @@ import torch
 
 from fuse.engine.blocks import NO_CONSTANTS, Constants, blocks, check_copy, copies_bytes
 from fuse.engine.device import GPU_THREADS, Gpu, Memory, devices
+from fuse.engine.heap import keep_freed_memory
 from fuse.engine.read import Reader
 from fuse.engine.room import Room
 from fuse.engine.team import finished, team
@@ -63,6 +64,7 @@ def execute(
                 position += len(data)
                 tell(len(data))
 
+    keep_freed_memory()
     try:
         with (
             Reader() as reader, _one_thread_each(),

@@ -8,9 +8,13 @@ from threading import Event, Lock
 import torch
 from torch import Tensor
 
+from fuse.adapters.update import Update
+from fuse.engine.adapted import Adapted
+from fuse.engine.finite import checked
 from fuse.engine.views import Stored
 from fuse.errors import CheckpointError
 from fuse.plan import Source
+from fuse.safetensors_header import TensorEntry
 
 TORCH = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -37,8 +41,11 @@ class Reader:
         self._handles.clear()
 
     def tensor(self, source: Source) -> Tensor:
-        """The stored tensor, in its own dtype and shape, without copying. Do not write to it."""
-        entry = source.tensor
+        """The stored tensor, in its own dtype and shape, without copying; with an adapter's change, where the source
+        has one, in float32 or wider. Do not write to it."""
+        return self._stored(source.tensor) if source.update is None else self._adapted(source, source.update).whole()
+
+    def _stored(self, entry: TensorEntry) -> Tensor:
         dtype = TORCH[entry.dtype]
         if entry.nbytes == 0:
             return torch.empty(entry.shape, dtype=dtype)
@@ -49,8 +56,17 @@ class Reader:
         return torch.frombuffer(mapped, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
 
     def view(self, source: Source, stop: Event) -> Stored:
-        """The stored tensor, flat, for a merge method; nothing is read once `stop` is set."""
-        return Stored(source, self.tensor(source).view(-1), stop)
+        """As `tensor`, flat, for a merge method; nothing is read, and no change computed, once `stop` is set."""
+        if source.update is None:
+            return Stored(source, self._stored(source.tensor).view(-1), stop)
+        return Stored(source, self._adapted(source, source.update), stop)
+
+    def _adapted(self, source: Source, update: Update) -> Adapted:
+        """Raises CheckpointError where a number of the adapter is not finite."""
+        read = {part.tensor.name: checked(self._stored(part.tensor), part) for part in source.parts}
+        parts = {role: read[entry.name] for role, entry in update.parts}
+        stored = self._stored(source.tensor)
+        return Adapted(stored, update.kind, parts, update.scale, update.transposed, update.rows)
 
     def stored(self, source: Source) -> tuple[int, int, memoryview]:
         """An open file, the byte of it where the stored tensor begins, and the tensor's bytes."""

@@ -31,7 +31,7 @@ def finished(jobs: Collection[Future[T]], stop: Event) -> Iterator[Future[T]]:
     """The jobs as they finish, each with a result.
 
     Where one fails, the others are called off, and once they rest the first failure, in the order of the jobs, is
-    raised.
+    raised: Stopped where there is none but those that were called off.
     """
     for job in as_completed(jobs):
         if job.exception():
@@ -39,7 +39,7 @@ def finished(jobs: Collection[Future[T]], stop: Event) -> Iterator[Future[T]]:
             for other in jobs:
                 other.cancel()
             wait(jobs)
-            raise next(error for job in jobs if (error := _error(job)))
+            raise next((error for job in jobs if (error := _error(job))), Stopped())
         yield job
 
 

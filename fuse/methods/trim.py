@@ -46,7 +46,7 @@ def find_cut(blocks: Blocks, keep: int, dtype: torch.dtype) -> Cut:
         for block in blocks():
             bits = magnitude_bits(block)
             if shift < top:
-                bits = bits[bits >> (shift + DIGIT) == prefix]
+                bits = _within(bits, shift + DIGIT, prefix)
             digits = (bits >> shift) & (BINS - 1)
             counts = counts + digits.bincount(minlength=BINS)
         # at_least[i]: how many of the digits are BINS - 1 - i or more
@@ -57,6 +57,14 @@ def find_cut(blocks: Blocks, keep: int, dtype: torch.dtype) -> Cut:
         room -= above
         prefix = prefix << DIGIT | (BINS - 1 - place)
     return Cut(prefix, _last(blocks, prefix, room, on_it))
+
+
+def _within(bits: Tensor, shift: int, prefix: int) -> Tensor:
+    """The bits that begin with the prefix. On a CPU numpy picks them several times faster than torch."""
+    if bits.device.type == "cpu":
+        numbers = bits.numpy()
+        return torch.from_numpy(numbers[numbers >> shift == prefix])
+    return bits[bits >> shift == prefix]
 
 
 def _last(blocks: Blocks, bits: int, room: int, on_it: int) -> int:
