@@ -56,7 +56,8 @@ def folding_of(loaded: LoadedRecipe, member: Member, grafts: Sequence[FusedGraft
         for number, graft in enumerate(grafts):
             smaller = _smaller(graft, entries[number], host) if entries[number].fold else graft
             if entries[number].fold and graft.scale == 0:
-                silent.append((FoldedGraft(_lending(graft, (), (), "its scale is 0"), {}), {}))
+                unheard = replace(_lending(graft, (), (), "its scale is 0"), bridge=None)
+                silent.append((FoldedGraft(unheard, {}), {}))
                 continue
             if smaller is not None:
                 left[number] = smaller

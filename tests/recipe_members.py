@@ -30,6 +30,7 @@ LLMS = {
 }
 LLAMA_3 = ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"]
 ORIGINAL = {"mgm", "slime"}
+ACROSS = "across"  # the host of every bridge, which is the first member once more
 Donor = Callable[[Path, Mapping[str, Any]], object]
 HIDDEN, CLIP, CONVNEXT = tiny_vlm.TEXT["hidden_size"], "clip", "convnext"
 
@@ -97,6 +98,8 @@ def furnish(
     """
     for seed, (name, kind) in enumerate(kinds.items()):
         save(kind, folder / name, seed)
+    if any(branch.get("bridge") for recipe in recipes for branch in _entries(json.loads(stand_in(recipe)))):
+        save(next(iter(kinds.values())), folder / ACROSS, 0)
     host = json.loads((folder / next(n for n in kinds if n != "base") / "config.json").read_text())
     for name, write in (donors or {}).items():
         write(folder / name, host.get("text_config", host))
@@ -160,6 +163,8 @@ def stand_in(recipe: str) -> str:
             branch["projector"] = Path(branch["projector"]).name
         if "max_tokens" in branch:
             branch["max_tokens"] = 3
+        if "bridge" in branch:
+            branch["bridge"]["host"] = ACROSS
     for graft in data.get("grafts", ()):
         graft["from"] = Path(graft["from"]).name
         if "prompts" in graft:

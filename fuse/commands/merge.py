@@ -58,5 +58,7 @@ def command(
             f"{out}: {counted(count['merge'], 'tensor')} merged, {count['copy']} copied, {others}"
             f"{len(plan.drops)} left out; {size_text(plan.bytes_written)} in {seconds:.1f} s"
         )
+        crossed = (*plan.fused.branches, *plan.fused.grafts) if plan.fused else ()
+        folded = {one.name for one in crossed if one.bridge and one.bridge.folded}
         for name, own in fits.items():
-            click.echo(f"bridge of {name}: {counted(len(own), 'map')}, {r2_text(own)}")
+            click.echo(f"bridge of {name}: {counted(len(own), 'map')}{', folded' * (name in folded)}, {r2_text(own)}")

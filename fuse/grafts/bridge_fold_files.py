@@ -50,6 +50,8 @@ def _over(kind: str, config: Config, bridge: Config) -> dict[str, Any]:
 
 def _lion_why(config: Config, bridge: Config) -> str:
     del bridge
+    if config["onto"]:
+        return "its adapters do not stand one a block"
     if config["adapters"] != 1:
         return "its router weighs the channels of the host that it was cut from, until `fold: true` and a `task` end it"
     return "its adapters have norms of their own" if config["adapter_norm"] != "none" else ""
