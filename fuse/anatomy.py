@@ -5,18 +5,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fuse import families
 from fuse.checkpoint import Checkpoint, open_checkpoint
 from fuse.errors import CheckpointError
 from fuse.families.family import Basis, Family, Part, Place, TextFamily
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
+from fuse.small_files import TEMPLATES, TOKENIZER
 from fuse.vocabulary import Vocabulary, read_vocabulary
+
+if TYPE_CHECKING:
+    from fuse.adapters.adapter import Adapter
 
 
 @dataclass(frozen=True)
 class Member:
-    """An opened checkpoint with every key placed. `places[key]` is None for a buffer that models recompute."""
+    """An opened checkpoint with every key placed. `places[key]` is None for a buffer that models recompute.
+
+    adapter: what changes its tensors while they are read.
+    """
 
     checkpoint: Checkpoint
     family: Family
@@ -24,6 +32,7 @@ class Member:
     basis: Basis
     places: Mapping[str, Place | None]
     vocabulary: Vocabulary | None
+    adapter: "Adapter | None" = None
 
     @property
     def name(self) -> str:
@@ -32,6 +41,12 @@ class Member:
     @property
     def folder(self) -> Path:
         return self.checkpoint.folder
+
+    def file(self, name: str) -> Path:
+        """One of its small files, there or not: what belongs to the tokenizer is the adapter's where that has one."""
+        if self.adapter is None or not self.adapter.tokenizer or name not in TOKENIZER:
+            return self.folder / name
+        return (self.folder if name in TEMPLATES and not self.adapter.template else self.adapter.folder) / name
 
     @cached_property
     def parts(self) -> dict[Part, dict[str, TensorEntry]]:
@@ -71,7 +86,11 @@ class Member:
 
 def open_member(name: str, location: str, *, revision: str | None, relative_to: Path) -> Member:
     """Open a checkpoint and place every tensor; errors as `open_checkpoint` and `families` raise them."""
-    checkpoint = open_checkpoint(name, location, revision=revision, relative_to=relative_to)
+    return assemble(open_checkpoint(name, location, revision=revision, relative_to=relative_to))
+
+
+def assemble(checkpoint: Checkpoint) -> Member:
+    """Place every tensor of an opened checkpoint; errors as `families` raises them."""
     where = str(checkpoint.folder)
     family = families.family_of(checkpoint.config, where)
     text = families.text_family_of(checkpoint.config, family, where)

@@ -31,10 +31,12 @@ class Checkpoint:
     origin: str
     revision: str = ""
     repository: "Repository | None" = None  # where the weights still are, of a hub member
+    stored: Mapping[str, TensorEntry] | None = None  # what the folder holds, where an adapter's tensors stand in it
 
     @cached_property
     def weight_files(self) -> tuple[Path, ...]:
-        return tuple(sorted({entry.file for entry in self.tensors.values()}))
+        """The folder's own files of weights."""
+        return tuple(sorted({entry.file for entry in (self.stored or self.tensors).values()}))
 
     @property
     def nbytes(self) -> int:
@@ -48,26 +50,37 @@ def open_checkpoint(name: str, location: str, *, revision: str | None, relative_
     Raises RecipeError when there is no such folder, CheckpointError when it cannot be trusted or merged, MachineError
     when the hub cannot be reached.
     """
+    hint = "a member is the folder that holds config.json"
+    folder, repository, commit = locate(location, revision, relative_to, hint)
+    config_file = folder / "config.json"
+    if not config_file.exists() and (folder / "adapter_config.json").exists():
+        raise CheckpointError(
+            "this is an adapter, not a whole checkpoint",
+            where=folder,
+            hint="name its base too: {base: FOLDER, adapter: FOLDER}",
+        )
+    config = strict_json.read_object(config_file, max_bytes=16 << 20)
+    check_config(config, config_file)
+    return Checkpoint(name, folder, config, read_tensors(folder, repository), location, commit, repository)
+
+
+def locate(location: str, revision: str | None, relative_to: Path, hint: str) -> tuple[Path, "Repository | None", str]:
+    """The folder of a local path or hub id, where its weights still are, and the commit ("" if local).
+
+    Raises RecipeError when there is no such folder, with the hint where something else is there; MachineError when the
+    hub cannot be reached.
+    """
     path = Path(location if Path(location).is_absolute() else relative_to / location)
     if location.startswith("hf://") or not path.exists():
         from fuse.hub import open_repository
 
         folder, repository = open_repository(location.removeprefix("hf://"), revision)
-        commit = folder.name
-    elif not path.is_dir():
-        raise RecipeError(f"{location!r} is not a folder", hint="a member is the folder that holds config.json")
-    elif revision is not None:
+        return folder, repository, folder.name
+    if not path.is_dir():
+        raise RecipeError(f"{location!r} is not a folder", hint=hint)
+    if revision is not None:
         raise RecipeError(f"{location!r} is a local folder and has no revision", hint="leave `revision` out")
-    else:
-        folder, repository, commit = path, None, ""
-    config_file = folder / "config.json"
-    if not config_file.exists() and (folder / "adapter_config.json").exists():
-        raise CheckpointError(
-            "this is a LoRA adapter, not a whole checkpoint", where=folder, hint="merge it into its base first"
-        )
-    config = strict_json.read_object(config_file, max_bytes=16 << 20)
-    check_config(config, config_file)
-    return Checkpoint(name, folder, config, read_tensors(folder, repository), location, commit, repository)
+    return path, None, ""
 
 
 def fetch(checkpoint: Checkpoint) -> None:
@@ -80,7 +93,7 @@ def fetch(checkpoint: Checkpoint) -> None:
     from fuse.hub import download
 
     download(checkpoint.repository, [file.name for file in checkpoint.weight_files])
-    if read_tensors(checkpoint.folder) != checkpoint.tensors:
+    if read_tensors(checkpoint.folder) != (checkpoint.stored or checkpoint.tensors):
         raise CheckpointError("the weights on the hub changed while they were read", where=checkpoint.folder)
 
 

@@ -1,6 +1,6 @@
 """The input tensors that go nowhere, each with its reason; one without a reason is an error."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from fuse.anatomy import Member
@@ -26,14 +26,31 @@ class Uses:
 
 
 def drops(everyone: Sequence[Member], rows: Sequence[Row], uses: Uses) -> list[Drop]:
-    """Every tensor of every member that no row reads."""
+    """Every tensor of every member, and of its adapter, that no row reads."""
     read = {(s.member, s.tensor.name) for row in rows for s in row.reads}
+    return [drop for m in everyone for drop in (*_of_member(m, read, uses), *_of_adapter(m, read, uses))]
+
+
+def _of_member(m: Member, read: Set[tuple[str, str]], uses: Uses) -> list[Drop]:
     return [
         Drop(Source(m.name, entry), _reason(m, key, uses))
-        for m in everyone
         for key, entry in m.checkpoint.tensors.items()
         if (m.name, key) not in read
     ]
+
+
+def _of_adapter(m: Member, read: Set[tuple[str, str]], uses: Uses) -> list[Drop]:
+    """The base's tensors in whose place the adapter's stand, and the adapter's of what is left out."""
+    if (adapter := m.adapter) is None:
+        return []
+    found = [Drop(Source(m.name, entry), "the adapter holds its own") for entry in adapter.displaced]
+    for key, entry in adapter.checkpoint.tensors.items():
+        at = adapter.whole.get(key) or adapter.targets.get(key, "")
+        if key in adapter.unused:
+            found.append(Drop(Source(adapter.name, entry), adapter.unused[key]))
+        elif (m.name, at) not in read:
+            found.append(Drop(Source(adapter.name, entry), _reason(m, at, uses)))
+    return found
 
 
 def _reason(member: Member, key: str, uses: Uses) -> str:

@@ -1,10 +1,13 @@
 """Which members a recipe opens, which of them is the host, and whether the output is the fused class."""
 
+from fuse.adapters.member import adapted
 from fuse.anatomy import Member, open_member
 from fuse.errors import RecipeError
 from fuse.folded import leaves_grafts
 from fuse.fusable import why_no_branch, why_no_host
 from fuse.fused_options import check_first, check_positions
+from fuse.recipe import Location
+from fuse.recipe import Member as Given
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.suggest import did_you_mean
 
@@ -13,6 +16,17 @@ def open_named(loaded: LoadedRecipe, path: tuple[str, ...], name: str) -> Member
     """Open a member, or the base, as the recipe names it; errors point at its line."""
     given = loaded.recipe.base if path == ("base",) else loaded.recipe.members[name]
     assert given is not None
+    if given.adapter is None:
+        return _open(loaded, path, name, given)
+    assert given.base is not None
+    base = _open(loaded, (*path, "base"), name, given.base)
+    try:
+        return adapted(base, given.adapter.path, revision=given.adapter.revision, relative_to=loaded.folder)
+    except RecipeError as error:
+        raise loaded.error((*path, "adapter"), error.problem, error.hint) from None
+
+
+def _open(loaded: LoadedRecipe, path: tuple[str, ...], name: str, given: Location | Given) -> Member:
     try:
         return open_member(name, given.path, revision=given.revision, relative_to=loaded.folder)
     except RecipeError as error:

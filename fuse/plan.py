@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fuse.adapters.folder import fetch_adapter
+from fuse.adapters.update import Update
 from fuse.anatomy import Member
 from fuse.fused import Bridging, FoldedGraft, Fused, Lender
 from fuse.new_tokens import NewToken
@@ -17,10 +19,21 @@ from fuse.verdicts import Verdict
 
 @dataclass(frozen=True)
 class Source:
-    """One stored tensor that a row reads."""
+    """One stored tensor that a row reads, with what an adapter makes of it."""
 
     member: str
     tensor: TensorEntry
+    update: Update | None = None
+
+    @classmethod
+    def of(cls, member: Member, tensor: TensorEntry) -> "Source":
+        """A tensor of a member."""
+        return cls(member.name, tensor, member.adapter.updates.get(tensor.name) if member.adapter else None)
+
+    @property
+    def parts(self) -> tuple["Source", ...]:
+        """The adapter's tensors that it reads besides."""
+        return tuple(Source(self.update.adapter, entry) for _, entry in self.update.parts) if self.update else ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +90,8 @@ class Row:
         """Everything that the row reads, each once."""
         inner = [source for row in (self.fold.host if self.fold else ()) for source in row.reads]
         found = (*self.sources, self.base, self.host, *self.donors, *inner)
-        return tuple(dict.fromkeys(s for s in found if s is not None))
+        stored = [s for s in found if s is not None]
+        return tuple(dict.fromkeys([*stored, *(part for s in stored for part in s.parts)]))
 
 
 def without(row: Row, graft: str | None = None) -> Row | None:
@@ -134,8 +148,8 @@ class Plan:
 
     @property
     def lenders(self) -> tuple[Lender, ...]:
-        """What besides the members lends tensors."""
-        return lenders_of(self.fused, self.folded)
+        """What besides the members lends tensors: adapters, towers, encoders, grafts."""
+        return (*_adapters(self.members), *lenders_of(self.fused, self.folded))
 
     @property
     def bridges(self) -> dict[str, Bridging]:
@@ -174,9 +188,26 @@ def lenders_of(fused: Fused | None, folded: Sequence[FoldedGraft]) -> tuple[Lend
     return (*heard, *(one.graft.lender for one in folded if one.graft.lender.name not in names))
 
 
+def _adapters(members: Sequence[Member]) -> list[Lender]:
+    """The members' adapters, with the tensor that each of theirs changes or is."""
+    return [
+        Lender(
+            a.name, a.checkpoint.origin, a.checkpoint.tensors, {**a.targets, **a.whole}, a.unused, a.checkpoint,
+            fetch_adapter,
+        )
+        for a in (member.adapter for member in members) if a is not None
+    ]  # fmt: skip
+
+
 def _row_key(row: Row) -> list[Any]:
     def key(source: Source | None) -> Any:
-        return source and [source.member, source.tensor.name, source.tensor.dtype, list(source.tensor.shape)]
+        if source is None:
+            return None
+        found = [source.member, source.tensor.name, source.tensor.dtype, list(source.tensor.shape)]
+        if (update := source.update) is None:
+            return found
+        told = [update.kind, update.scale, update.transposed, update.rows]
+        return [*found, told, [[role, key(part)] for (role, _), part in zip(update.parts, source.parts, strict=True)]]
 
     return [
         row.name, row.action, row.method, dict(row.parameters), row.dtype, list(row.shape),
@@ -192,8 +223,11 @@ def unaccounted(
     """Input tensors that no row reads and no drop names, as "member: key". Must be empty."""
     seen = {(s.member, s.tensor.name) for row in plan_rows for s in row.reads}
     seen |= {(d.source.member, d.source.tensor.name) for d in drops}
+    for name, adapter in ((m.name, m.adapter) for m in members):
+        if adapter:  # a tensor that stands in the base's place is read under its name
+            seen |= {(adapter.name, key) for key, at in adapter.whole.items() if (name, at) in seen}
     inputs = [(m.name, key) for m in members for key in m.checkpoint.tensors]
-    inputs += [(lender.name, key) for lender in lenders for key in lender.tensors]
+    inputs += [(lender.name, key) for lender in (*_adapters(members), *lenders) for key in lender.tensors]
     return [f"{name}: {key}" for name, key in inputs if (name, key) not in seen]
 
 

@@ -1,7 +1,7 @@
 """The recipe: a strict schema. What a recipe may say is here; what it means for tensors is in `plan`."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -21,17 +21,44 @@ class Towers(Strict):
     vision_tower_aux: str | None = Field(None, min_length=1, max_length=4096, description="Folder or hub id.")
 
 
-class Member(Strict):
-    """A checkpoint that takes part: a folder or hub id, alone or with the revision to pin."""
+PATH = "Folder, relative to the recipe, or hub id org/name."
+REVISION = "Hub commit, tag or branch."
 
-    path: str = Field(min_length=1, max_length=4096, description="Folder, relative to the recipe, or hub id org/name.")
-    revision: str | None = Field(None, pattern=r"^[\w./-]{1,200}$", description="Hub commit, tag or branch.")
+
+def _path_alone(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class Location(Strict):
+    """A folder or hub id, alone or with the revision to pin."""
+
+    path: str = Field(min_length=1, max_length=4096, description=PATH)
+    revision: str | None = Field(None, pattern=r"^[\w./-]{1,200}$", description=REVISION)
+    _short = model_validator(mode="before")(_path_alone)
+
+
+class Member(Strict):
+    """A checkpoint that takes part: a folder or hub id, or a base with the adapter that was trained on it."""
+
+    path: str = Field("", min_length=1, max_length=4096, description=PATH)
+    revision: str | None = Field(None, pattern=r"^[\w./-]{1,200}$", description=REVISION)
+    base: Location | None = Field(None, description="What an adapter was trained on, instead of `path`.")
+    adapter: Location | None = Field(None, description="Folder or hub id of a PEFT adapter, merged while it is read.")
     towers: Towers | None = Field(None, description="Towers of an original-LLaVA checkpoint, instead of its config's.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
+    _short = model_validator(mode="before")(_path_alone)
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.base is None and self.adapter is None and not self.path:
+            raise mistake("missing", "is missing", "path")
+        if self.base is None and self.adapter is None:
+            return self
+        if self.base is None or self.adapter is None:
+            raise mistake("path", "an adapter needs its base, and a base its adapter: {base: X, adapter: Y}")
+        if self.path or self.revision:
+            raise mistake("path", "a member is a path, or a base and an adapter, each with a revision of its own")
+        return self
 
 
 def _range(value: Any) -> Any:

@@ -15,6 +15,8 @@ COPIED = (
     "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
     "chat_template.json",
 )  # fmt: skip
+TEMPLATES = ("chat_template.jinja", "chat_template.json")
+TOKENIZER = frozenset(COPIED) - {name for name in COPIED if "processor" in name or name.startswith("generation")}
 FOLDERS = ("qformer_tokenizer",)  # InstructBLIP's second tokenizer
 CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines"}
 

@@ -72,7 +72,7 @@ def _match(rows: TensorRows, row: Row, entry: TensorEntry, who: list[Member], to
     if not runs:
         raise CheckpointError(f"no token is shared by {', '.join(m.name for m in who)}", where=host.folder)
     note = f"{shared_rows(runs):,} of {entry.shape[0]:,} rows matched by token, the others are {host.name}'s"
-    row = replace(row, runs=runs, host=Source(host.name, entry), note=_joined(row.note, note))
+    row = replace(row, runs=runs, host=Source.of(host, entry), note=_joined(row.note, note))
     return _extend(rows, row, entry, tokens, runs)
 
 
@@ -104,7 +104,7 @@ def _extend(
     notes += [f"lent by {', '.join(d.member for d in donors)}, whose {need} them in the prompt"] if donors else []
     notes += [f"{counted(len(empty), 'row')} of zeros for the places of visual tokens"] if empty else []
     return replace(
-        row, runs=row.runs or runs, host=Source(host.name, entry), added=tuple(added + empty), donors=tuple(donors),
+        row, runs=row.runs or runs, host=Source.of(host, entry), added=tuple(added + empty), donors=tuple(donors),
         shape=shape, note=_joined(row.note, *notes),
     )  # fmt: skip
 

@@ -36,7 +36,11 @@ class TensorRows:
         return Row(name, action, canonical, part, entry.shape, dtype, **more)
 
     def copy(self, part: str, canonical: str, entry: TensorEntry, note: str = "") -> Row:
-        return self.row("copy", part, canonical, entry, sources=(Source(self.owner.name, entry),), note=note)
+        source = Source.of(self.owner, entry)
+        if source.update is None:
+            return self.row("copy", part, canonical, entry, sources=(source,), note=note)
+        one = {"weights": [1.0], "normalize": True}  # the adapter's change is computed, as merges are
+        return self.row("merge", part, canonical, entry, sources=(source,), method="linear", parameters=one, note=note)
 
     def merge(
         self, part: Part, canonical: str, entry: TensorEntry, parameters: Parameters, position: float,
@@ -93,7 +97,7 @@ class TensorRows:
                 f"{member.name} has no tensor {canonical!r}, which {self.owner.name} has", where=member.folder,
                 hint="members must have the same tensors in the parts that are merged",
             )  # fmt: skip
-        return Source(member.name, tensors[canonical])
+        return Source.of(member, tensors[canonical])
 
     def base_source(self, parameters: Parameters, part: Part, canonical: str) -> Source | None:
         if METHODS[parameters.merge.method].base == "none" or self.base is None:
@@ -125,6 +129,6 @@ def check_count(loaded: LoadedRecipe, path: Sequence[str | int], merge: Merge, c
 
 def plain(row: Row) -> Row:
     """The row as a copy, where it passes one tensor through as it is."""
-    if row.method != "passthrough" or row.host is not None or row.parameters["scale"] != 1:
+    if row.method != "passthrough" or row.host is not None or row.sources[0].update or row.parameters["scale"] != 1:
         return row
     return replace(row, action="copy", method="", parameters={})

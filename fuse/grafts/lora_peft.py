@@ -70,17 +70,17 @@ def _row(module: str, pair: Mapping[str, tuple[int, ...]], told: Mapping[str, An
         raise CheckpointError(f"{module} has lora_{'A' if 'down' in pair else 'B'} and not the other factor")
     rank, inputs = pair["down"]
     outputs, inner = pair["up"]
-    stated = _matched(told.get("rank_pattern"), module, told["r"])
+    stated = matched(told.get("rank_pattern"), module, told["r"])
     if not rank == inner == stated:
         raise CheckpointError(f"{module} has rank {rank} and {inner}, and {CONFIG} says {stated!r}")
-    alpha = _matched(told.get("alpha_pattern"), module, told["lora_alpha"])
+    alpha = matched(told.get("alpha_pattern"), module, told["lora_alpha"])
     if type(alpha) not in (int, float) or not abs(alpha) < 1e9:
         raise CheckpointError(f"{CONFIG}: the alpha of {module} is {alpha!r}, not a number")
     scaling = alpha / (math.sqrt(rank) if told.get("use_rslora") else rank)  # rsLoRA: arXiv 2312.03732
     return {"rank": rank, "in": inputs, "out": outputs, "scaling": scaling}
 
 
-def _matched(pattern: Any, module: str, otherwise: Any) -> Any:
+def matched(pattern: Any, module: str, otherwise: Any) -> Any:
     """The pattern's value of the first key that ends the module's name, as PEFT looks it up."""
     for key, value in (pattern or {}).items():
         if not re.fullmatch(r"\^?[\w.]+", key):
