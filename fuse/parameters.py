@@ -36,13 +36,13 @@ class Parameters:
 
     def _participants(self, members: Sequence[str]) -> list[str]:
         """The members that the weights name; all of them where the weights are not by member."""
-        weights = self.merge.given("weights")
+        weights = self.merge.given("weight" if "weight" in self.row.params else "weights")
         if isinstance(weights, dict) and any(name in members for name in weights):
             return [name for name in members if name in weights]
         return list(members)
 
     def _check(self, field: str, value: Any, known: list[str]) -> None:
-        path = (*self.section, field)
+        path = self._path(field)
         param = self.row.params[field]
         if not isinstance(value, dict):
             self._check_range(path, value, param)
@@ -82,7 +82,7 @@ class Parameters:
         members = self.members if members is None else members
         resolved: dict[str, Any] = {}
         for field, param in self.row.params.items():
-            value, path = self.merge.given(field), (*self.section, field)
+            value, path = self.merge.given(field), self._path(field)
             if value is None:
                 resolved[field] = [param.default] * len(members) if param.per_member else param.default
             elif param.per_member:
@@ -123,9 +123,12 @@ class Parameters:
             by_member = any(key in self.members for key in value)
             for key, inner in value.items():
                 if not by_member:
-                    yield (*self.section, field, key)
+                    yield (*self._path(field), key)
                 elif isinstance(inner, dict) and key in self.members:
-                    yield from ((*self.section, field, key, pattern) for pattern in inner)
+                    yield from ((*self._path(field), key, pattern) for pattern in inner)
+
+    def _path(self, field: str) -> Setting:
+        return (*self.section, *self.merge.place(field))
 
 
 def _is_pattern(key: str) -> bool:

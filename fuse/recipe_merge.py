@@ -1,11 +1,13 @@
 """How a recipe says that tensors are mixed: a method and its parameters."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from fuse.methods.table import METHODS, REQUIRED
-from fuse.recipe_types import Strict, Value, mistake
+from fuse.methods.table_foreign import PREFIX
+from fuse.recipe_types import PlainValue, Strict, Value, mistake
 from fuse.suggest import did_you_mean
 
 RANK = Literal["stable_rank", "entropy", "participation", "participation_sqrt", "cumvar", "gavish_donoho"]
@@ -51,22 +53,52 @@ class Merge(Strict):
     normalize: bool | None = Field(None, description="Divide by the sum of the weights.")
     rescale: bool | None = Field(None, description="Divide kept elements by the density.")
     seed: int | None = Field(None, ge=0, lt=1 << 63, description="Seed of the methods that draw at random.")
+    parameters: dict[str, PlainValue] | None = Field(
+        None, description="Parameters of a method called mergekit/..., under mergekit's names."
+    )
 
     @model_validator(mode="after")
     def _belongs(self) -> "Merge":
-        row = METHODS[self.method]
+        params = METHODS[self.method].params
+        beside = [field for field in params if self.place(field) == (field,)]
         for field in PARAMETERS:
             given = getattr(self, "lambda_" if field == "lambda" else field) is not None
-            if given and field not in row.params:
-                told = f"{self.method} has no {field} (it takes: {', '.join(row.params)})"
-                raise mistake("parameter", told, field)
-            if not given and field in row.params and row.params[field].default is REQUIRED:
+            if given and field not in beside:
+                raise mistake("parameter", f"{self.method} has no {field} ({self._takes(field, beside)})", field)
+            if not given and field in beside and params[field].default is REQUIRED:
                 raise mistake("parameter", f"{self.method} needs {field}", field)
+        return self
+
+    def _takes(self, field: str, beside: Sequence[str]) -> str:
+        if not self.method.startswith(PREFIX):
+            return f"it takes: {', '.join(beside)}"
+        return "it draws nothing at random" if field == "seed" else "its parameters are a table: parameters"
+
+    @model_validator(mode="after")
+    def _table_belongs(self) -> "Merge":
+        params = METHODS[self.method].params
+        inside = [field for field in params if self.place(field) != (field,)]
+        if self.parameters is not None and not inside:
+            raise mistake("parameter", f"{self.method} has no table of parameters", "parameters")
+        for field in self.parameters or ():
+            if field not in inside:
+                told = f"{self.method} has no {field} (it takes: {', '.join(inside)})"
+                raise mistake("parameter", told, ("parameters", field))
+        for field in inside:
+            if self.given(field) is None and params[field].default is REQUIRED:
+                raise mistake("parameter", f"{self.method} needs parameters with a {field}", "parameters")
         return self
 
     def given(self, field: str) -> Any:
         """The value that the recipe gives for a parameter, by its recipe name, or None."""
+        if len(self.place(field)) > 1:
+            return (self.parameters or {}).get(field)
         return getattr(self, "lambda_" if field == "lambda" else field)
+
+    def place(self, field: str) -> tuple[str, ...]:
+        """Where a parameter stands in the section: beside `method`, or in the table of another library's parameters."""
+        foreign = self.method.startswith(PREFIX) and field != "seed"
+        return ("parameters", field) if foreign else (field,)
 
 
 PARAMETERS = (

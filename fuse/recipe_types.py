@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 
@@ -32,10 +32,38 @@ Value = Annotated[
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
-def mistake(kind: str, text: str, key: str = "") -> PydanticCustomError:
-    """An error whose sentence is ours; `key` is the field that it is about, where the error stands one level up."""
+def mistake(kind: str, text: str, key: str | tuple[str, ...] = "") -> PydanticCustomError:
+    """An error whose sentence is ours; `key` leads to what it is about, where the error stands above it."""
     return PydanticCustomError(kind, "{text}", {"text": text, "key": key})  # pyright: ignore[reportArgumentType]
 
 
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, bool | int | float):
+        raise mistake("number", f"should be a number, true or false, not {value!r}")
+    return value
+
+
+# As `Value`, with whole numbers and switches left as they are: what another library's parameters may be.
+Plain = Annotated[Any, AfterValidator(_plain), WithJsonSchema({"type": ["number", "boolean"]})]
+PlainGradient = Annotated[list[Plain], Field(min_length=1, max_length=1024)]
+PlainPatterns = Annotated[
+    dict[
+        str,
+        Annotated[Annotated[Plain, Tag("number")] | Annotated[PlainGradient, Tag("list")], Discriminator(_kind)],
+    ],
+    Field(min_length=1),
+]
+PlainOfMember = Annotated[
+    Annotated[Plain, Tag("number")] | Annotated[PlainGradient, Tag("list")] | Annotated[PlainPatterns, Tag("table")],
+    Discriminator(_kind),
+]
+PlainValue = Annotated[
+    Annotated[Plain, Tag("number")]
+    | Annotated[PlainGradient, Tag("list")]
+    | Annotated[dict[str, PlainOfMember], Tag("table"), Field(min_length=1)],
+    Discriminator(_kind),
+]

@@ -190,7 +190,7 @@ def _actual_path(data: Any, error: dict[str, Any]) -> Path_:
     path: list[str | int] = []
     steps = list(error["loc"])
     if key := (error.get("ctx") or {}).get("key"):
-        steps.append(key)
+        steps.extend([key] if isinstance(key, str) else key)
     for i, step in enumerate(steps):
         inside = (isinstance(data, dict) and step in data) or (
             isinstance(data, list) and isinstance(step, int) and step < len(data)

@@ -66,7 +66,7 @@ def told_default(value: object) -> str:
 
 def test_table_of_methods() -> None:
     rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", (ROOT / "docs/recipes.md").read_text(), re.MULTILINE)
-    assert [name for name, _ in rows] == list(METHODS)
+    assert [name for name, _ in rows] == [name for name in METHODS if "/" not in name]
     for name, told in rows:
         if told.startswith("as "):
             assert METHODS[name].params.keys() == METHODS[told.split("`")[1]].params.keys()

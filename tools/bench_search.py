@@ -69,7 +69,9 @@ def methods_for(loaded: LoadedRecipe) -> list[str]:
     count, has_base = len(loaded.recipe.members), loaded.recipe.base is not None
     return [
         name for name, row in METHODS.items()
-        if (row.base == "none" or has_base) and row.inputs[0] <= count <= (row.inputs[1] or count)
+        if row.params.keys() & {"t", "weights"}
+        and (row.base != "required" or has_base)
+        and row.inputs[0] <= count <= (row.inputs[1] or count)
     ]  # fmt: skip
 
 

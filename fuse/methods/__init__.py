@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fuse.errors import RecipeError
 from fuse.methods.table import METHODS, REQUIRED, Method, Param
+from fuse.methods.table_foreign import PREFIX
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,4 +30,6 @@ def load(name: str) -> "Callable[..., Tensor]":
 
 def part(name: str, function: str) -> "Callable[..., Any]":
     """A function of a method's file: `measure` and `apply` of one that is measured."""
+    if name.startswith(PREFIX):
+        return import_module("fuse.methods.foreign").kernel(name)
     return getattr(import_module(f"fuse.methods.{name}"), function)
