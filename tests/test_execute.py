@@ -52,7 +52,8 @@ def test_tables_in_blocks(
     uses_base = METHODS[method].base == "required"
     runs = (Run(0, 5, (2, 0, 4)), Run(7, 6, (8, 9, 11)), Run(20, 2, (18, 22, 19)))
     guests, most = (sources["a"], sources["b"]), METHODS[method].inputs[1]
-    runs = runs if uses_base else tuple(Run(r.host, r.length, r.sources[: most or 2]) for r in runs)
+    of_base = (2,) if uses_base else ()
+    runs = tuple(Run(r.host, r.length, tuple(r.sources[i] for i in (*range(most or 2), *of_base))) for r in runs)
     row = Row(
         "t", "merge", "t", "language", (26, 6), "BF16", guests[:most], sources["base"] if uses_base else None,
         method, parameters(method), sources["host"], runs, (Added(23, 1, 24), Added(6, 0, 1)),

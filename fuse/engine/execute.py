@@ -1,6 +1,7 @@
 """Rows into files: each thread takes a whole tensor, the largest of a file first, and writes it where it belongs."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
@@ -20,6 +21,7 @@ from fuse.memory import ROOM, row_memory
 from fuse.plan import Row
 
 Progress = Callable[[int], None]
+SMALL = 1 << 18  # bytes of a small tensor
 
 
 def execute(
@@ -64,21 +66,28 @@ def execute(
                 position += len(data)
                 tell(len(data))
 
+    def run_all(small: Sequence[Row], file: ShardFile) -> None:
+        for row in small:
+            run(row, file)
+
     keep_freed_memory()
     try:
         with (
             Reader() as reader, _one_thread_each(),
-            team(threads, stop, enter) as workers, team(threads, stop) as closers,
+            team(threads, stop, enter) as workers, team(1, stop, enter) as other, team(threads, stop) as closers,
         ):  # fmt: skip
-            jobs = {workers.submit(run, row, file): file for file in files for row in _largest_first(file.rows)}
-            left = {file: len(file.rows) for file in files}
-            digests = {}
+            jobs = {}
+            for file in files:
+                large, small = _by_size(file.rows)
+                jobs |= {workers.submit(run, row, file): file for row in large}
+                jobs |= {other.submit(run_all, small, file): file} if small else {}
+            left, digests = Counter(jobs.values()), {}
             for job in finished(jobs, stop):
-                left[jobs[job]] -= 1
-                if not left[jobs[job]]:
-                    file = jobs[job]
-                    digests[file.path.name] = closers.submit(file.finish, stop, hashed=hashed, sync=sync)
-            return {file.path.name: digests[file.path.name].result() for file in files}
+                file = jobs[job]
+                left[file] -= 1
+                if not left[file]:
+                    digests[file] = closers.submit(file.finish, stop, hashed=hashed, sync=sync)
+            return {file.path.name: digests[file].result() for file in files}
     finally:
         for file in files:
             file.close()
@@ -93,9 +102,13 @@ def _file(path: Path, rows: Sequence[Row]) -> ShardFile:
     return ShardFile(path, [rows[i] for i in stored_order(rows)])
 
 
-def _largest_first(rows: Sequence[Row]) -> list[Row]:
-    """So that no thread is left alone with a large one at the end."""
-    return sorted(rows, key=lambda row: -row.nbytes)
+def _by_size(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The large rows, the largest first so that no thread is left alone with one at the end, and the small ones.
+
+    Small ones are for a thread of their own: several would mostly wait for each other in the interpreter.
+    """
+    large = sorted((row for row in rows if row.nbytes >= SMALL), key=lambda row: -row.nbytes)
+    return large, [row for row in rows if row.nbytes < SMALL]
 
 
 @contextmanager
