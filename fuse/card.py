@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from fuse.anatomy import Member
 from fuse.fused import Fit, Fits, Fused, FusedBranch
 from fuse.fused_view import CODE, NORMS, bridge_text, folded_text, graft_text
 from fuse.plan import Plan
@@ -43,7 +44,7 @@ def _body(plan: Plan, fits: Fits) -> str:
     language = "AutoModelForSeq2SeqLM" if plan.host.text.name == "t5" else "AutoModelForCausalLM"
     auto = "AutoModelForImageTextToText" if plan.host.sees or plan.fused else language
     members = "\n".join(
-        f"| {m.name} | {_cell(m.checkpoint.origin)} | {m.checkpoint.revision or '-'} | {m.licence or 'not stated'} |"
+        f"| {m.name} | {_cell(_origin(m))} | {m.checkpoint.revision or '-'} | {m.licence or 'not stated'} |"
         for m in plan.members
     )
     fence = "`" * max(3, max((len(run) for run in re.findall(r"`+", plan.recipe_text)), default=0) + 1)
@@ -120,6 +121,10 @@ def _kind(branch: FusedBranch) -> str:
     if branch.kind == "native":
         return str(branch.config.get("model_type"))
     return CODE.get(branch.kind, "encoder from files")
+
+
+def _origin(member: Member) -> str:
+    return member.checkpoint.origin + (f" + {member.adapter.checkpoint.origin}" if member.adapter else "")
 
 
 def _cell(text: str) -> str:

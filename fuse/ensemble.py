@@ -90,6 +90,9 @@ def ask_members(
                 f"an ensemble needs members that transformers loads, and {member.name} has the original layout of "
                 f"{member.family.model_type}", REFUSED.get(member.family.model_type, ALONE),
             )  # fmt: skip
+        if member.adapter:
+            told = f"an ensemble loads members as they lie on the disk, and {member.name} is a base with an adapter"
+            raise loaded.error(("members", member.name), told, "merge it into a folder first")
     given = loaded.recipe.language.weights
     numbers = given if isinstance(given, dict) and all(isinstance(v, float | int) for v in given.values()) else {}
     weights = [float(numbers.get(member.name, 0.0 if numbers else 1.0)) for member in members]  # pyright: ignore

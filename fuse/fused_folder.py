@@ -32,8 +32,8 @@ NOT_TEXT_BEGINNINGS = ("mm_", "image_", "tune_mm", "optimize_", "vision_", "vide
 def write_fused_files(plan: Plan, fused: Fused, folder: Path) -> None:
     """Write everything but weights, provenance, card and index."""
     for name in (*TOKENIZER, "generation_config.json"):
-        if (plan.host.folder / name).is_file():
-            copy_small(plan.host.folder / name, folder / name)
+        if plan.host.file(name).is_file():
+            copy_small(plan.host.file(name), folder / name)
     if (folder / "tokenizer_config.json").is_file():
         config = strict_json.read_object(folder / "tokenizer_config.json")
         kept = {k: v for k, v in config.items() if k not in {"processor_class", "chat_template"}}
@@ -146,7 +146,7 @@ def generation_config(plan: Plan, fused: Fused) -> dict[str, Any]:
 def _ends(host: Member) -> dict[str, Any]:
     """The ids that begin, end and pad a text: of the config, else of the words that the tokenizer's config names."""
     text = families.text_config(host.checkpoint.config, host.family, str(host.folder))
-    file = host.folder / "tokenizer_config.json"
+    file = host.file("tokenizer_config.json")
     named = strict_json.read_object(file) if file.is_file() else {}
     found: dict[str, Any] = {}
     for word in ("bos_token", "eos_token", "pad_token"):

@@ -62,8 +62,9 @@ def _tokenizer(host: Member, tokens: Sequence[NewToken], members: Mapping[str, M
     """The output's tokenizer, and the id that it gives to what it does not know, if it has one."""
     from tokenizers import Tokenizer
 
-    file = host.folder / "tokenizer.json"
-    data = extended_tokenizer(strict_json.read_object(file), tokens, {m.name: m.folder for m in members.values()})
+    file = host.file("tokenizer.json")
+    folders = {m.name: m.file("tokenizer.json").parent for m in members.values()}
+    data = extended_tokenizer(strict_json.read_object(file), tokens, folders)
     data |= {"padding": None, "truncation": None}
     try:
         tokenizer = Tokenizer.from_str(json.dumps(data))

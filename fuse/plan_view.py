@@ -131,7 +131,7 @@ def _is_default(row: Row, name: str, value: Any) -> bool:
 
 
 def _sources(sources: Iterable[Source]) -> str:
-    return " + ".join(s.member for s in sources)
+    return " + ".join(s.member + (f" ({s.update.kind})" if s.update else "") for s in sources)
 
 
 def _number(value: Any) -> str:
@@ -160,7 +160,13 @@ def plan_json(plan: Plan, cost: Cost | None = None) -> dict[str, Any]:
 
     def source(s: Source | None) -> Any:
         return s and {"member": s.member, "file": str(s.tensor.file), "tensor": s.tensor.name,
-                      "bytes": [s.tensor.begin, s.tensor.end]}  # fmt: skip
+                      "bytes": [s.tensor.begin, s.tensor.end], **update(s)}  # fmt: skip
+
+    def update(s: Source) -> Any:
+        if (u := s.update) is None:
+            return {}
+        parts = {role: source(part) for (role, _), part in zip(u.parts, s.parts, strict=True)}
+        return {"update": {"kind": u.kind, "scale": u.scale, "transposed": u.transposed, "rows": u.rows, **parts}}
 
     def row_json(r: Row) -> dict[str, Any]:
         fold = r.fold and {"graft": r.fold.graft, "kind": r.fold.kind, "host": [row_json(h) for h in r.fold.host]}
@@ -179,7 +185,7 @@ def plan_json(plan: Plan, cost: Cost | None = None) -> dict[str, Any]:
         "members": [
             {"name": m.name, "origin": m.checkpoint.origin, "revision": m.checkpoint.revision,
              "family": m.family.model_type, "tensors": len(m.checkpoint.tensors), "bytes": m.checkpoint.nbytes,
-             "licence": m.licence}
+             "licence": m.licence, **({"adapter": m.adapter.checkpoint.origin} if m.adapter else {})}
             for m in plan.members
         ],
         "verdicts": [{"topic": v.topic, "agrees": v.agrees, "text": v.text} for v in plan.verdicts],

@@ -6,6 +6,7 @@ from typing import Any
 
 import fuse
 from fuse import strict_json
+from fuse.adapters.adapter import Adapter
 from fuse.checkpoint import INDEX
 from fuse.fused import Fits
 from fuse.new_tokens import extended_decoder, extended_tokenizer
@@ -46,8 +47,8 @@ def write_sidecars(
 def _write_native_files(plan: Plan, folder: Path) -> None:
     """The host's own small files, with another's template and further tokens where the plan says so."""
     for name in COPIED:
-        if (plan.host.folder / name).is_file():
-            copy_small(plan.host.folder / name, folder / name)
+        if plan.host.file(name).is_file():
+            copy_small(plan.host.file(name), folder / name)
     if plan.new_tokens:
         _write_tokens(plan, folder)
     for inner in FOLDERS:
@@ -62,7 +63,7 @@ def _write_native_files(plan: Plan, folder: Path) -> None:
 
 def _write_tokens(plan: Plan, folder: Path) -> None:
     """The tokenizer's files with the tokens that the host lacked."""
-    folders = {m.name: m.folder for m in plan.members}
+    folders = {m.name: m.file("tokenizer.json").parent for m in plan.members}
     tokenizer = extended_tokenizer(strict_json.read_object(folder / "tokenizer.json"), plan.new_tokens, folders)
     write_json(folder / "tokenizer.json", tokenizer)
     if (folder / "tokenizer_config.json").is_file():
@@ -126,6 +127,14 @@ def _write_template(plan: Plan, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(plan.template.vocabulary.template, encoding="utf-8")
 
 
+def _adapter_json(adapter: Adapter, sources: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    checkpoint = adapter.checkpoint
+    return {
+        "origin": checkpoint.origin, "revision": checkpoint.revision, "peft_type": adapter.kind,
+        "sha256": dict(sources[adapter.name]),
+    }  # fmt: skip
+
+
 def provenance(
     plan: Plan, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]], fits: Fits
 ) -> dict[str, Any]:
@@ -141,6 +150,7 @@ def provenance(
                 "revision": m.checkpoint.revision,
                 "licence": m.licence,
                 "sha256": dict(sources[m.name]),
+                **({"adapter": _adapter_json(m.adapter, sources)} if m.adapter else {}),
             }
             for m in plan.members
         },

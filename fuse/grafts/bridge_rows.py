@@ -89,7 +89,7 @@ def load(member: Member) -> Loaded:
     kept = {key: value for key, value in told.items() if key not in ("model_type", "dtype", "torch_dtype")}
     model = build_language_model(AutoConfig.for_model(kind, **kept), member.family.model_type, None).float()
     with Reader() as reader:
-        weights = {name: reader.tensor(Source(member.name, entry)).float() for name, entry in member.language.items()}
+        weights = {name: reader.tensor(Source.of(member, entry)).float() for name, entry in member.language.items()}
     tokenizer = AutoTokenizer.from_pretrained(member.folder, trust_remote_code=False)
     return filled(model, weights, member), tokenizer
 

@@ -73,7 +73,7 @@ def words_of(member: Member, reader: Reader) -> Words:
     """The words of a member, of which only the embedding is read."""
     from transformers import AutoTokenizer
 
-    table = reader.tensor(Source(member.name, member.language[member.text.embedding]))
+    table = reader.tensor(Source.of(member, member.language[member.text.embedding]))
     return of_table(table, member, AutoTokenizer.from_pretrained(member.folder, trust_remote_code=False))
 
 

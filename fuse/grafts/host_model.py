@@ -1,7 +1,6 @@
 """The language model of an output while it is made: single tensors of it, or all of it, loaded once."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,13 +44,13 @@ class HostModel:
         """The language model with its weights in float32, in eval mode, and the host's tokenizer."""
         if self._loaded is None:
             weights = {name: self.tensor(name).float() for name in self._rows}
-            self._loaded = self._model(weights), _tokenizer(self._plan.host.folder)
+            self._loaded = self._model(weights), _tokenizer(self._plan.host)
         return self._loaded
 
     def words(self) -> Words:
         """The embedding and the host's tokenizer, without all the rest."""
         host = self._plan.host
-        return of_table(self.tensor(host.text.embedding), host, _tokenizer(host.folder))
+        return of_table(self.tensor(host.text.embedding), host, _tokenizer(host))
 
     def _model(self, weights: Mapping[str, torch.Tensor]) -> Any:
         from transformers import AutoConfig
@@ -77,7 +76,7 @@ def filled(model: Any, weights: Mapping[str, torch.Tensor], member: Member) -> A
     return model.eval().requires_grad_(False)
 
 
-def _tokenizer(folder: Path) -> Any:
+def _tokenizer(host: Member) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(host.file("tokenizer.json").parent, trust_remote_code=False)
