@@ -44,6 +44,9 @@ class Graft(Strict):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
+        if not isinstance(value, str | dict | Graft):
+            told = "null" if value is None else repr(value)[:60]
+            raise mistake("graft", f"is {told}, and a graft is a donor's folder or keys such as `from: FOLDER`")
         return {"from": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")

@@ -76,6 +76,9 @@ class Branch(Strict):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
+        if not isinstance(value, str | dict | Branch):
+            told = "null" if value is None else repr(value)[:60]
+            raise mistake("branch", f"is {told}, and a branch is a member's name or keys such as `from: MEMBER`")
         return {"from": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")

@@ -206,6 +206,10 @@ def test_the_plan_tells_of_grafts(parts: Path, tmp_path: Path) -> None:
 
 
 REFUSED = {
+    "grafts: [null]\n": "fuse: recipe.yaml:5:{column}: grafts.0: is null, and a graft is a donor's folder or keys such as "
+    "`from: FOLDER`\n",
+    "grafts: [3]\n": "fuse: recipe.yaml:5:{column}: grafts.0: is 3, and a graft is a donor's folder or keys such as "
+    "`from: FOLDER`\n",
     "grafts: [{from: nothing}]\n": "fuse: {folder}/nothing: there is no such folder "
     "(`from` is a donor folder with graft.json)\n",
     "grafts: [{from: @vlm}]\n": "fuse: {parts}/vlm: holds no graft.json "

@@ -48,6 +48,7 @@ def test_kinds_of_adapters(changes: dict[str, Any], tensors: int) -> None:
         ({"adapter_type": "mlp"}, "adapter_type is 'mlp', not one of attn, block"),
         ({"temperature": 0}, "temperature is 0, and scores are divided by it: it is above 0"),
         ({"temperature": "10"}, "temperature is '10', not a number"),
+        ({"temperature": 1e-300}, "temperature is 1e-300, and scores are divided by at least 1e-06"),
         ({"adapter_scale": float("nan")}, "adapter_scale is nan, not a number"),
         ({"rounding": "bfloat16"}, "rounding is 'bfloat16', not one of float16, none"),
         ({"tower": {**TOWER, "route": "first"}}, "route is 'first', not one of per_image, official"),

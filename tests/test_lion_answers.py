@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText
 
 from fuse.ask import ask, load
 from fuse.errors import RecipeError
+from fuse.grafts.asking import phrased
 from fuse.grafts.lion_files import phrase
 from tests import recipe_members, tiny_lion
 from tests.cli import fuse_here
@@ -112,6 +113,14 @@ def test_tags_and_a_task_through_the_command_line(
 def test_what_no_question_may_ask(made: dict[str, Any], setting: str, told: str) -> None:
     ran = fuse_here("ask", made["lion"].folder, "w5", "--max-tokens", 2, "--json", "--set", setting)
     assert (ran.code, ran.out, ran.err) == (2, "", f"fuse: {told}\n"), ran
+
+
+def test_a_graft_that_is_not_heard_is_not_asked_about_tags() -> None:
+    graft = {"name": "lion", "kind": "lion", "scale": 0, "tokens": {"hint": 0}}
+    with pytest.raises(RecipeError) as error:
+        phrased("w5", {"lion": {"tags": "dog"}}, {"grafts": [graft]})
+    assert str(error.value) == "graft 'lion' has scale 0, and is not asked about tags (leave the tags out)"
+    assert phrased("w5", {}, {"grafts": [graft]}) == ("w5", {})
 
 
 @torch.no_grad()

@@ -55,6 +55,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"layers": 2}, "layers is 2, not numbers of blocks in rising order"),
     ({"norm_eps": 0}, "norm_eps is 0, not a number above 0"),
     ({"temperature": float("nan")}, "temperature is nan, not a number above 0"),
+    ({"temperature": 1e-300}, "temperature is 1e-300, and scores are divided by at least 1e-06"),
     ({"gates": True}, "'gates' is nothing that a memory has"),
     ({"lora": {"memory": 2}}, "lora has alpha, memory, mlp, mlp_gated, mlp_size, and nothing else"),
     ({"lora": {**LORA, "mlp": -1}}, "lora: mlp is -1, not a rank"),

@@ -45,11 +45,17 @@ def slots_behind(grafts: Sequence[Mapping[str, Any]], images: int) -> str:
 
 
 def phrased(question: str, options: Options, config: Mapping[str, Any]) -> tuple[str, Options]:
-    """The question with the words that grafts put around it, and the options that are left for the model."""
+    """The question with the words that grafts put around it, and the options that are left for the model.
+
+    Raises RecipeError for words that a graft is asked to write that is not heard.
+    """
     left = {name: dict(given) for name, given in options.items()}
     for graft in config.get("grafts") or ():
         files, mine = files_of(graft["kind"]), left.get(graft["name"], {})
-        if graft["scale"] != 0 and "tags" in mine and hasattr(files, "phrase"):
+        if "tags" in mine and hasattr(files, "phrase"):
+            if graft["scale"] == 0:
+                told = f"graft {graft['name']!r} has scale 0, and is not asked about tags"
+                raise RecipeError(told, hint="leave the tags out")
             tokens = graft.get("tokens") or {}
             hint = f"<|fuse:{graft['name']}.hint|>" if "hint" in tokens else ""
             question = files.phrase(question, mine.pop("tags"), hint)

@@ -43,6 +43,7 @@ OPTIONS: Mapping[str, tuple[Any, ...]] = {
     "adapter_scale": (),
 }  # fmt: skip
 SLOTS = ("attention_input", "ffn_input")
+COLDEST = 1e-6  # below it a score divided by the temperature may be no number in float32; our choice
 DEFAULTS: Mapping[str, Any] = {
     "adapter_scale": 1.0, "temperature": 10.0, "rounding": "float16", "modality": "auto", "parts": "all",
 }  # fmt: skip
@@ -152,6 +153,8 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{key} is {made[key]!r}, not a number")
     if made["temperature"] <= 0:
         raise ValueError(f"temperature is {made['temperature']}, and scores are divided by it: it is above 0")
+    if made["temperature"] < COLDEST:
+        raise ValueError(f"temperature is {made['temperature']:g}, and scores are divided by at least {COLDEST:g}")
     given = {**made, "route": (made.get("tower") or {}).get("route", ROUTES[0])}
     for key, known in OPTIONS.items():
         if known and given[key] not in known:

@@ -35,6 +35,7 @@ MADE = ("prompts", "arrow")  # routers whose rows are made at merge time
 FIXED = {"softmax": "instead", "additive": "beside", "none": "instead"}  # routers that say where the memory stands
 OPTIONS: Mapping[str, tuple[Any, ...]] = {"router": ROUTERS, "place": PLACES, "temperature": (), "prompts": ()}
 SLOTS = ("ffn", "ffn_residual", "linear")
+COLDEST = 1e-6  # below it a score divided by the temperature may be no number in float32; our choice
 _KEYS = {"hidden_size", "inner_size", "layers", "activation", "gated", "bias", "norm", "place", "router"}
 _MORE = {"norm_eps", "lora", "temperature"}
 _MOST = 1 << 24
@@ -61,6 +62,8 @@ def checked(config: Mapping[str, Any]) -> dict[str, Any]:
     made = {"norm_eps": 1e-6, "lora": None, "temperature": 1.0, **config}
     for key in ("norm_eps", "temperature"):
         _positive(key, made[key])
+    if made["temperature"] < COLDEST:
+        raise ValueError(f"temperature is {made['temperature']:g}, and scores are divided by at least {COLDEST:g}")
     if made["lora"] is not None:
         _check_lora(made["lora"])
     return made
