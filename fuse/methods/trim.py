@@ -7,6 +7,7 @@ or a second copy.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import torch
@@ -39,6 +40,9 @@ def find_cut(blocks: Blocks, keep: int, dtype: torch.dtype) -> Cut:
     blocks: called once per pass; yields the tensor's flat parts in order, in dtype (float32 or float64).
     keep: from 1 to the number of elements. NaN counts as the largest magnitude.
     """
+    first = list(islice(blocks(), 2))
+    if len(first) == 1 and first[0].numel() <= BINS:
+        return _small_cut(magnitude_bits(first[0]), keep)
     prefix, room, top = 0, keep, torch.finfo(dtype).bits - DIGIT
     on_it = 0
     for shift in range(top, -1, -DIGIT):
@@ -57,6 +61,13 @@ def find_cut(blocks: Blocks, keep: int, dtype: torch.dtype) -> Cut:
         room -= above
         prefix = prefix << DIGIT | (BINS - 1 - place)
     return Cut(prefix, _last(blocks, prefix, room, on_it))
+
+
+def _small_cut(bits: Tensor, keep: int) -> Cut:
+    """`find_cut` of a single block that is smaller than a histogram."""
+    threshold = bits.kthvalue(bits.numel() - keep + 1).values
+    on_it = (bits == threshold).nonzero().view(-1)
+    return Cut(int(threshold), int(on_it[keep - int((bits > threshold).sum()) - 1]))
 
 
 def _within(bits: Tensor, shift: int, prefix: int) -> Tensor:
