@@ -7,6 +7,7 @@ from typing import Any
 import fuse
 from fuse import families, strict_json
 from fuse.anatomy import Member
+from fuse.dtypes import WORDS
 from fuse.families.registry import TEXTS
 from fuse.fused import Fits, FoldedGraft, Fused, FusedBranch
 from fuse.fused_grafts import graft_json
@@ -20,7 +21,6 @@ TOKENIZER = (
     "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model",
 )  # fmt: skip
 TEMPLATE, PROCESSOR, PREPROCESSOR = "chat_template.jinja", "processor_config.json", "preprocessor_config.json"
-DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 # what a config says beside its language model: of flat Qwen2-VL files, and of the original LLaVA code
 NOT_TEXT = ("vision_config", "image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id",
             "vision_token_id", "architectures", "transformers_version", "_name_or_path", "use_cache",
@@ -49,7 +49,7 @@ def write_fused_files(plan: Plan, fused: Fused, folder: Path) -> None:
 
 def fused_config(plan: Plan, fused: Fused) -> dict[str, Any]:
     """config.json of a fused folder."""
-    dtype = plan.dtype or _dtype(plan)
+    dtype, eyes = plan.dtypes.get("language") or _dtype(plan), plan.dtypes.get("encoder")
     text = text_config(plan, dtype)
     return {
         "model_type": "fuse", "architectures": ["FusedForConditionalGeneration"], "dtype": dtype,
@@ -57,11 +57,17 @@ def fused_config(plan: Plan, fused: Fused) -> dict[str, Any]:
         "tie_word_embeddings": text["tie_word_embeddings"], "image_token": fused.image_token,
         "image_token_id": fused.image_token_id,
         "branches": [
-            branch_json(b, fused.ids[b.token], _branch_config(b, plan.dtype), fused.separators.get(b.name, ()))
+            branch_json(b, fused.ids[b.token], _branch_config(b, eyes), fused.separators.get(b.name, ()))
             for b in fused.branches
         ],
+        **({"vision_dtype": "float32"} if _keeps_wide_eyes(plan, dtype) else {}),
         **({"grafts": [graft_json(graft, fused.ids) for graft in fused.grafts]} if fused.grafts else {}),
     }  # fmt: skip
+
+
+def _keeps_wide_eyes(plan: Plan, dtype: str) -> bool:
+    """Whether the recipe asks for branches in float32 beside a language model that is narrower."""
+    return dtype != "float32" and all(plan.dtypes.get(part) == "float32" for part in ("encoder", "projector"))
 
 
 def text_config(plan: Plan, dtype: str, folded: Sequence[FoldedGraft] | None = None) -> dict[str, Any]:
@@ -119,7 +125,7 @@ def _text_type(host: Member) -> str:
 def _dtype(plan: Plan) -> str:
     """The dtype of the embedding, which is that of the language model."""
     row = next(row for row in plan.rows if row.canonical == plan.host.text.embedding)
-    return DTYPES[row.dtype]
+    return WORDS[row.dtype]
 
 
 def _branch_config(branch: FusedBranch, dtype: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fuse.anatomy import Member
 from fuse.branches.class_token import has_class_token, without_class_token
+from fuse.dtypes import stored
 from fuse.errors import CheckpointError
 from fuse.families.family import Part
 from fuse.fusable import kind_of
@@ -120,7 +121,7 @@ def branch_rows(
     branches: Sequence[FusedBranch],
     members: Mapping[str, Member],
     base: Member | None,
-    dtype: str,
+    dtypes: Mapping[str, str],
 ) -> BranchRows:
     """A row for every tensor of every branch, under `branches.<name>.`."""
     rows: list[Row] = []
@@ -128,13 +129,13 @@ def branch_rows(
     for number, branch in enumerate(branches):
         if branch.member is not None:
             parameters = eye_parameters(loaded, number, members, base, branch.member)
-            maker = TensorRows(members, base, branch.member, dtype, branch.prefix)
+            maker = TensorRows(members, base, branch.member, dtypes, branch.prefix)
             depths = stack_depths(p.canonical for p in branch.member.places.values() if p)
             rows += maker.eyes(parameters, depths).values()
             mixed[branch.name] = parameters.members if parameters else ()
             if parameters:
                 parameters.check_patterns()
-        lent = [row for lender in branch.lenders for row in _lent_rows(branch, lender, dtype)]
+        lent = [row for lender in branch.lenders for row in _lent_rows(branch, lender, dtypes)]
         rows += branch_turned(branch, lent) if branch.bridge else _averaged(lent, branch.shares)
     seen: dict[str, Row] = {}
     for row in rows:
@@ -146,13 +147,13 @@ def branch_rows(
     return BranchRows(tuple(rows), mixed)
 
 
-def _lent_rows(branch: FusedBranch, lender: Lender, dtype: str) -> list[Row]:
+def _lent_rows(branch: FusedBranch, lender: Lender, dtypes: Mapping[str, str]) -> list[Row]:
     rows = []
     for key, canonical in lender.places.items():
-        entry = lender.tensors[key]
-        kept = dtype if dtype and entry.dtype in FLOAT_BYTES else entry.dtype
+        entry, part = lender.tensors[key], _part(canonical)
+        kept = (stored(dtypes, part) if entry.dtype in FLOAT_BYTES else "") or entry.dtype
         source = Source(lender.name, entry)
-        rows.append(Row(branch.prefix + canonical, "copy", canonical, _part(canonical), entry.shape, kept, (source,)))
+        rows.append(Row(branch.prefix + canonical, "copy", canonical, part, entry.shape, kept, (source,)))
     return rows
 
 

@@ -139,7 +139,7 @@ class Plan:
     recipe_text: str
     recipe_file: Path
     template: Member  # whose chat template the output takes
-    dtype: str | None
+    dtypes: Mapping[str, str]  # what the recipe says of each part's dtype, by part
     new_tokens: tuple[NewToken, ...] = ()
     template_text: str = ""  # set where the template is not the file that the member has
     fused: Fused | None = None  # set where the output is a fused folder

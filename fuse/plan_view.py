@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse.checkpoint import free_bytes
+from fuse.dtypes import told
 from fuse.errors import printable
 from fuse.fused_grafts import graft_json
 from fuse.plan import Plan, Row, Source, folded_names, without
@@ -71,10 +72,11 @@ def _folded(rows: Iterable[Row]) -> list[str]:
     for row in rows:
         parts.setdefault(row.part, {}).setdefault(_treatment(row, every=False), []).append(row)
     lines = []
+    several = len({told([row for group in of.values() for row in group]) for of in parts.values()}) > 1
     for part, treatments in parts.items():
-        count = sum(map(len, treatments.values()))
-        size = sum(row.nbytes for group in treatments.values() for row in group)
-        lines.append(f"{part}: {counted(count, 'tensor')}, {size_text(size)}")
+        inside = [row for group in treatments.values() for row in group]
+        dtype = f", {told(inside)}" if several else ""
+        lines.append(f"{part}: {counted(len(inside), 'tensor')}, {size_text(sum(row.nbytes for row in inside))}{dtype}")
         for treatment, group in treatments.items():
             lines.append(f"  {len(group):4} {treatment}: {_names(group)}")
     return lines

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fuse.anatomy import Member
 from fuse.dropped import Uses, drops
+from fuse.dtypes import part_dtypes, stored
 from fuse.folded import fold_rows, folding_of
 from fuse.fusable import host_type
 from fuse.fused import LANGUAGE, Fused, FusedBranch, FusedGraft
@@ -23,8 +24,6 @@ from fuse.table_rows import table_row
 from fuse.templates import fused_template, template_verdict
 from fuse.tensor_rows import TensorRows, check_base, check_method, plain
 from fuse.verdicts import Verdict, judge
-
-DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     return Plan(
         rows=tuple(rows), drops=tuple(dropped), verdicts=(*verdicts, output.verdict), members=tuple(everyone),
         host=host, shards=shard(rows, recipe.output.shard_size), recipe_text=loaded.text, template=output.template,
-        template_text=output.template_text, recipe_file=loaded.file, dtype=recipe.output.dtype,
+        template_text=output.template_text, recipe_file=loaded.file, dtypes=part_dtypes(recipe.output.dtype),
         new_tokens=output.new_tokens, fused=output.fused, folded=folded, changes=changes,
     )  # fmt: skip
 
@@ -138,14 +137,14 @@ def _rows(
 
     A native output has the host's tensors in the host's order; a fused one the language model, then the branches.
     """
-    dtype = DTYPES.get(loaded.recipe.output.dtype or "", "")
-    maker = TensorRows(members, base, host, dtype, LANGUAGE if output.fused else None)
+    dtypes = part_dtypes(loaded.recipe.output.dtype)
+    maker = TensorRows(members, base, host, dtypes, LANGUAGE if output.fused else None)
     depths = stack_depths(place.canonical for place in host.places.values() if place)
     spoken = _language_rows(loaded, maker, language, stack, output.new_tokens)
     language.check_patterns()
     if output.fused:
-        seen = branch_rows(loaded, output.fused.branches, members, base, dtype)
-        return [*spoken.values(), *seen.rows, *graft_rows(output.fused.grafts, dtype)], seen.mixed
+        seen = branch_rows(loaded, output.fused.branches, members, base, dtypes)
+        return [*spoken.values(), *seen.rows, *graft_rows(output.fused.grafts, stored(dtypes, "graft"))], seen.mixed
     eyes = eye_parameters(loaded, 0, members, base, host) if loaded.recipe.vision else None
     made = {**spoken, **maker.eyes(eyes, depths)}
     if eyes:

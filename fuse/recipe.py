@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from fuse.names import mistake_in
 from fuse.recipe_graft import Graft
@@ -119,9 +119,35 @@ def _size(value: Any) -> Any:
     return int(float(match[1]) * SIZE_UNITS[match[2]])
 
 
+Dtype = Literal["bfloat16", "float16", "float32"]
+
+
+class PartDtypes(Strict):
+    """A dtype for each part of the output; a part that is left out keeps its own."""
+
+    language: Dtype | None = Field(None, description="Of the language model.")
+    vision: Dtype | None = Field(None, description="Of encoders and projectors.")
+    projector: Dtype | None = Field(None, description="Of projectors, where they differ from their encoders.")
+    grafts: Dtype | None = Field(None, description="Of grafts.")
+
+    @model_validator(mode="after")
+    def _names_a_part(self) -> "PartDtypes":
+        if not self.model_fields_set:
+            raise mistake("dtype", "names no part (such as language: bfloat16)")
+        return self
+
+
 class Output(Strict):
-    dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
-        None, description="dtype of merged tensors and of copied float tensors; the host's own where left out."
+    dtype: (
+        Annotated[
+            Annotated[Dtype, Tag("word")] | Annotated[PartDtypes, Tag("table")],
+            Discriminator(lambda value: "table" if isinstance(value, dict | PartDtypes) else "word"),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="dtype of merged tensors and of copied float tensors, for all or by part; the host's own where "
+        "left out.",
     )
     shard_size: Annotated[int, BeforeValidator(_size)] = Field(
         5 * 10**9, ge=1000, description="Largest size of one file, in bytes or as 5GB.",

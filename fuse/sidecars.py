@@ -78,14 +78,22 @@ def output_config(plan: Plan) -> dict[str, Any]:
     """The host's config, with the output's dtype and without code and without the path it was once loaded from."""
     config = without_code(dict(plan.host.checkpoint.config))
     config.pop("_name_or_path", None)
-    if plan.dtype is not None:
-        set_dtype(config, plan.dtype)
+    _set_dtypes(config, plan)
     if plan.new_tokens:
         _set_rows(config, plan)
     _set_changes(config, plan)
     if plan.host.basis.tied and not plan.host.is_tied:
         _untie(config, config.get(plan.host.family.text))
     return config
+
+
+def _set_dtypes(config: dict[str, Any], plan: Plan) -> None:
+    """The dtype that loaders go by, which is the language model's, and the encoder's where the config states one."""
+    if word := plan.dtypes.get("language"):
+        set_dtype(config, word)
+    vision = config.get(plan.host.family.vision) if plan.host.family.vision else None
+    if isinstance(vision, dict) and (word := plan.dtypes.get("encoder")) and {"dtype", "torch_dtype"} & vision.keys():
+        set_dtype(vision, word)
 
 
 def _untie(config: dict[str, Any], inner: Any) -> None:

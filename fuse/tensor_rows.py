@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fuse.anatomy import Member
+from fuse.dtypes import stored
 from fuse.errors import CheckpointError
 from fuse.families.family import Part
 from fuse.methods.table import METHODS
@@ -20,20 +21,20 @@ from fuse.sizes import counted
 class TensorRows:
     """Makes rows in the layout of `owner`, into which the other members' tensors are merged.
 
-    dtype: of the output's float tensors, "" for each one's own. prefix: what stands before the canonical name in the
-    output, None where the output keeps the owner's stored names.
+    dtypes: of the output's float tensors by part, each one's own for a part that has none. prefix: what stands before
+    the canonical name in the output, None where the output keeps the owner's stored names.
     """
 
     members: Mapping[str, Member]
     base: Member | None
     owner: Member
-    dtype: str
+    dtypes: Mapping[str, str]
     prefix: str | None = None
 
     def row(self, action: Literal["merge", "copy"], part: str, canonical: str, entry: TensorEntry, **more: Any) -> Row:
         name = entry.name if self.prefix is None else self.prefix + canonical
-        dtype = self.dtype if self.dtype and entry.dtype in FLOAT_BYTES else entry.dtype
-        return Row(name, action, canonical, part, entry.shape, dtype, **more)
+        dtype = stored(self.dtypes, part) if entry.dtype in FLOAT_BYTES else ""
+        return Row(name, action, canonical, part, entry.shape, dtype or entry.dtype, **more)
 
     def copy(self, part: str, canonical: str, entry: TensorEntry, note: str = "") -> Row:
         source = Source.of(self.owner, entry)

@@ -31,7 +31,7 @@ class FusedConfig(PretrainedConfig):
     its tokens), `positions` and `norm`. grafts: for each, in the order of the recipe, its `name`, `kind` (a key of
     `fuse.grafts.kinds.KINDS`), own `config` and `scale`, the branches that it is about (`tower`, `image`), and its
     placeholders: `tokens`, name -> how many follow an image, and their `token_ids`. image_token: what a chat template
-    writes for one image.
+    writes for one image. vision_dtype: "float32" where branches stay in float32 when the rest is loaded narrower.
     """
 
     model_type = "fuse"

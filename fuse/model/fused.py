@@ -77,6 +77,8 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin, Graft
                 for name in getattr(part, "_no_split_modules", None) or ()
             }
         )
+        if getattr(config, "vision_dtype", None) == "float32" and len(self.branches):
+            self._keep_in_fp32_modules_strict = {"branches"}
         self.post_init()
         self.requires_grad_(False)
 
