@@ -41,7 +41,10 @@ class Sorted:
 
 
 def sort_keys(kind: str, tensors: Mapping[str, TensorEntry]) -> Sorted:
-    """The tensors by module and role. Raises CheckpointError where two are the same one, without a place."""
+    """The tensors, by PEFT's names, by module and role.
+
+    Raises CheckpointError, without a place, where two are the same one.
+    """
     modules: dict[str, Module] = {}
     whole: dict[str, TensorEntry] = {}
     for key, entry in tensors.items():
@@ -51,13 +54,13 @@ def sort_keys(kind: str, tensors: Mapping[str, TensorEntry]) -> Sorted:
             for wrapper in _WRAPPED:
                 plain = plain.replace(wrapper, ".")
             if plain in whole:
-                raise CheckpointError(f"tensors {whole[plain].name!r} and {key!r} are the same one")
+                raise CheckpointError(f"tensors {whole[plain].name!r} and {entry.name!r} are the same one")
             whole[plain] = entry
             continue
         name, role, end = found
         module = modules.setdefault(name, Module(name, {}, end.startswith("lora_embedding")))
         if role in module.parts:
-            raise CheckpointError(f"tensors {module.parts[role].name!r} and {key!r} are the same one")
+            raise CheckpointError(f"tensors {module.parts[role].name!r} and {entry.name!r} are the same one")
         module.parts[role] = entry
     return Sorted(modules, whole)
 

@@ -8,7 +8,7 @@ from typing import Any
 from fuse import strict_json
 from fuse.adapters.adapter import Adapter
 from fuse.adapters.config import kind_of
-from fuse.adapters.folder import open_folder
+from fuse.adapters.folder import Folder, open_folder
 from fuse.adapters.keys import Module, sort_keys
 from fuse.adapters.kinds import Target, changes
 from fuse.adapters.places import meanings, place_of
@@ -31,14 +31,15 @@ def adapted(base: Member, location: str, *, revision: str | None, relative_to: P
     the base, for a tensor of it that changes nothing of the base, and where the two together are no checkpoint;
     RecipeError where there is no such folder, MachineError when the hub cannot be reached.
     """
-    folder = open_folder(f"{base.name}{SUFFIX}", location, revision=revision, relative_to=relative_to)
+    name = f"{base.name}{SUFFIX}"
+    folder = open_folder(name, location, base.basis, revision=revision, relative_to=relative_to)
     try:
-        making = _Making(base, folder, kind_of(folder.config))
+        making = _Making(base, folder, kind_of(folder.told))
         making.read()
     except CheckpointError as error:
         if error.where:
             raise
-        raise CheckpointError(error.problem, where=folder.folder, hint=error.hint) from None
+        raise CheckpointError(error.problem, where=folder.checkpoint.folder, hint=error.hint) from None
     return making.member()
 
 
@@ -47,7 +48,7 @@ class _Making:
     """The member as it comes together. tensors: by stored name; own: the config of the adapter's folder, of LLaVA's."""
 
     base: Member
-    folder: Checkpoint
+    folder: Folder
     kind: str
     tensors: dict[str, TensorEntry] = field(default_factory=dict)
     updates: dict[str, Update] = field(default_factory=dict)
@@ -58,11 +59,12 @@ class _Making:
     head: str = ""  # the stored name of a head that the base ties and the adapter unties
 
     def read(self) -> None:
-        base, told = self.base, self.folder.config
+        base, told = self.base, self.folder.told
         self.tensors = dict(base.checkpoint.tensors)
-        self.own = own_config(self.folder)
+        self.own = {} if base.sees else own_config(self.folder.checkpoint)
         self.stored = {(p.part, p.canonical): key for key, p in base.places.items() if p is not None}
-        found = sort_keys(self.kind, self.folder.tensors)
+        tensors = self.folder.checkpoint.tensors
+        found = sort_keys(self.kind, {self.folder.names[key]: entry for key, entry in tensors.items()})
         if base.is_tied:
             self._untie(found.modules, found.whole)
         for name, entry in found.whole.items():
@@ -79,7 +81,7 @@ class _Making:
 
     def _untie(self, modules: Mapping[str, Module], whole: Mapping[str, TensorEntry]) -> None:
         """Give a tied base a head of its own where the adapter changes one of head and embedding and not the other."""
-        told, embedding = self.folder.config, self.stored["language", self.base.text.embedding]
+        told, embedding = self.folder.told, self.stored["language", self.base.text.embedding]
         heads = [name for name in (*whole, *(f"{name}.weight" for name in modules)) if self._is_head(name)]
         saved = told.get("modules_to_save") or []
         changed = {f"{m.name}.weight" for m in modules.values() if set(m.parts) - {"rows"}}
@@ -141,14 +143,14 @@ class _Making:
                 raise CheckpointError(f"tensor {first.name!r} of the adapter is there twice, for {at!r}")
             parts = tuple(change.parts.items())
             self.updates[at] = Update(
-                self.folder.name, change.kind, parts, change.scale, change.transposed, change.rows
+                self.folder.checkpoint.name, change.kind, parts, change.scale, change.transposed, change.rows
             )
             self.targets |= {entry.name: at for entry in change.parts.values() if entry.name not in self.targets}
 
     def member(self) -> Member:
         """The base's checkpoint with the adapter's tensors in it, checked as any other."""
         base, stored = self.base.checkpoint, self.base.checkpoint.tensors
-        vocabulary = read_vocabulary(self.folder.folder)
+        vocabulary = read_vocabulary(self.folder.checkpoint.folder)
         has_template = vocabulary is not None and bool(vocabulary.template)
         if vocabulary is not None and not has_template and self.base.vocabulary is not None:
             vocabulary = replace(vocabulary, template=self.base.vocabulary.template)
@@ -156,7 +158,7 @@ class _Making:
         copied = {self.tensors[self.head].begin} if self.head else set()
         displaced = [stored[k] for k in self.whole.values() if k in stored and stored[k].begin not in copied]
         adapter = Adapter(
-            self.folder, self.kind, self.updates, self.whole, tuple(displaced), self.targets, self.unused,
+            self.folder.checkpoint, self.kind, self.updates, self.whole, tuple(displaced), self.targets, self.unused,
             vocabulary is not None, has_template,
         )  # fmt: skip
         checkpoint = replace(base, config=config, tensors=self.tensors, stored=base.stored or stored)
@@ -184,7 +186,7 @@ class _Making:
         if vocabulary.size > rows:
             raise CheckpointError(
                 f"the adapter's {vocabulary.source} has {vocabulary.size:,} tokens, and the embedding has {rows:,} "
-                f"rows", where=self.folder.folder,
+                f"rows", where=self.folder.checkpoint.folder,
                 hint="the adapter should hold the embedding that was resized (PEFT's save_embedding_layers)",
             )  # fmt: skip
 

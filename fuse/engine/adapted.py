@@ -70,11 +70,16 @@ class Adapted:
         return out
 
     def _rows(self, which: Rows) -> Tensor:
-        return self._change(self._table[which].double(), which).to(self.dtype)
+        return self._change(_copied(self._table[which]), which).to(self.dtype)
 
     def whole(self) -> Tensor:
         """All of it, in its shape."""
         return self.rows(slice(0, len(self))).view(self.shape)
+
+
+def _copied(stored: Tensor) -> Tensor:
+    """In float64, for a change to write to."""
+    return stored.to(torch.float64, copy=True)
 
 
 def _low_rank(
@@ -104,7 +109,7 @@ def _dora(table: Tensor, parts: Mapping[str, Tensor], scale: float, transposed: 
             total = torch.zeros_like(size)
             step = max(TILE // table.shape[1], 1)
             for at in range(0, len(table), step):
-                new = changed(table[at : at + step].double(), slice(at, at + step))
+                new = changed(_copied(table[at : at + step]), slice(at, at + step))
                 total += _summed(new * new)
             factor.append(size / total.sqrt())
         return changed(given, which) * factor[0]

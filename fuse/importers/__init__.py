@@ -53,7 +53,8 @@ class Piece:
 class Imported:
     """A file sorted. dropped: key of the file -> why it is not needed, in words that follow "left out: ".
 
-    generation: what generation_config.json of the language model says, besides what that of `--host` does.
+    generation: what generation_config.json of the language model says, besides what that of `--host` does. beside:
+    further JSON files of the folder, by name.
     """
 
     graft: Piece | None = None
@@ -61,6 +62,7 @@ class Imported:
     language: Piece | None = None
     dropped: Mapping[str, str] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def pieces(self) -> dict[str, Piece]:

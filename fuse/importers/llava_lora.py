@@ -21,7 +21,8 @@ _PREFIXES = ("base_model.model.model.mm_projector.", "base_model.model.mm_projec
 
 
 def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
-    """The factors into a graft of kind `lora`, a projector that lies beside them into an ordinary projector file.
+    """The factors into a graft of kind `lora`, a projector that lies beside them into an ordinary projector file, and
+    LLaVA's config.json, which says how the projector was trained.
 
     Raises CheckpointError for whatever was trained besides: whole weights are no adapter.
     """
@@ -41,4 +42,6 @@ def sort_keys(state: Mapping[str, Tensor], about: About) -> Imported:
             factors[key] = tuple(tensor.shape)
     config, names = read_peft(factors, about.beside[CONFIG])
     graft = Piece.renamed("lora", config, state, names)
-    return Imported(graft, Piece.renamed("linear", {}, state, projector) if projector else None)
+    llava = about.beside.get("config.json", {})
+    beside = {"config.json": llava} if projector and "mm_vision_tower" in llava else {}
+    return Imported(graft, Piece.renamed("linear", {}, state, projector) if projector else None, beside=beside)

@@ -24,7 +24,7 @@ from fuse.importers.host_record import host_config, host_record, open_host
 from fuse.importers.read import open_source
 from fuse.output import SMALL_FILES, new_folder
 from fuse.safetensors_header import TensorEntry
-from fuse.small_files import COPIED, copy_small, write_json
+from fuse.small_files import COPIED, copy_small, without_code, write_json
 from fuse.suggest import did_you_mean
 
 FORMAT = 1
@@ -198,6 +198,8 @@ def _write(imported: Imported, source: Mapping[str, str], host: Member | None, o
     if need > free:
         raise MachineError(f"the output needs {need:,} bytes and the disk has {free:,} free", where=out)
     with new_folder(out, force=force) as folder:
+        for name, value in imported.beside.items():
+            write_json(folder / name, without_code(value))
         for what, piece in imported.pieces.items():
             if what == "language":
                 (folder / what).mkdir()
