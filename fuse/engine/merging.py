@@ -10,6 +10,8 @@ from fuse import methods
 from fuse.engine.device import Stage
 from fuse.engine.finite import check_views
 from fuse.engine.views import Rows, View, row_width
+from fuse.errors import CheckpointError
+from fuse.methods.arithmetic import Unmergeable
 from fuse.methods.blocks import Flat
 from fuse.methods.random import key
 from fuse.plan import Row
@@ -42,11 +44,19 @@ class Merging:
             if stage.holds_rows or self.method.kind == "whole":
                 self._inputs = [stage.load(view[:]) for view in self.views]
         self._facts, self._merged = None, torch.empty(0)
-        if self.method.kind == "measured":
-            self._facts = methods.part(row.method, "measure")(*self._split(self._shaped()), **self._arguments)
-        if self.method.kind == "whole":
-            whole = [x.view(tuple(shape)) for x in self._inputs if isinstance(x, Tensor)]
-            self._merged = self._function(*self._split(whole), **self._arguments).reshape(-1)
+        try:
+            if self.method.kind == "measured":
+                self._facts = methods.part(row.method, "measure")(*self._split(self._shaped()), **self._arguments)
+            if self.method.kind == "whole":
+                whole = [x.view(tuple(shape)) for x in self._inputs if isinstance(x, Tensor)]
+                self._merged = self._function(*self._split(whole), **self._arguments).reshape(-1)
+        except Unmergeable as error:
+            told = str(error).format(*(view.source.member for view in views))
+            raise CheckpointError(
+                f"{row.method} cannot merge tensor {row.canonical!r}: {told}",
+                where=row.sources[0].tensor.file,
+                hint="another method, or other parameters for it by a pattern table",
+            ) from None
 
     def block(self, start: int, stop: int) -> Tensor:
         if self.method.kind == "whole":

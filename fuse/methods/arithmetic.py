@@ -17,6 +17,10 @@ from torch import Tensor
 from fuse.methods.table import sums_to_zero
 
 
+class Unmergeable(ValueError):
+    """Values for which a method means nothing. The text has {0}, {1} ... where members are to be named."""
+
+
 class Shaped(Protocol):
     @property
     def shape(self) -> torch.Size: ...

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from fuse.methods.arithmetic import fresh, weighted_sum, working_dtype
+from fuse.methods.arithmetic import Unmergeable, fresh, weighted_sum, working_dtype
 from fuse.methods.blocks import Flat, blocks, in_blocks
 
 # Above this |cosine| the arc is nearly a line or, between opposite tensors, any half circle. As mergekit.
@@ -21,10 +21,12 @@ def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
     ``sin((1 - t) * a) / sin(a) * x0 + sin(t * a) / sin(a) * x1`` with ``cos(a) = <x0, x1> / (|x0| |x1|)``.
     tensors: exactly two of one shape, any float dtypes.
     Returns that shape in float32 (float64 where an input is float64); the cosine is computed in float64.
-    Where ``|cos(a)| > 0.9995``, or a tensor is zero or not finite, it is the straight line
-    ``(1 - t) * x0 + t * x1``. For a zero tensor that is our choice: mergekit takes a right angle there.
+    Where ``cos(a) > 0.9995``, both tensors are zero, one is not finite, or t is 0 or 1, it is the straight line
+    ``(1 - t) * x0 + t * x1``.
 
-    Raises ValueError for other than two tensors, unequal shapes, or t outside 0 to 1.
+    Raises ValueError for other than two tensors, unequal shapes, or t outside 0 to 1; Unmergeable where one tensor is
+    zero and the other is not, or the two are opposite (``cos(a) < -0.9995``), so that no arc is defined. There mergekit
+    takes a right angle, and the straight line.
     """
     if len(tensors) != 2:
         raise ValueError(f"slerp takes 2 tensors, not {len(tensors)}")
@@ -34,8 +36,16 @@ def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
 
 
 def measure(tensors: Sequence[Flat], *, t: float) -> tuple[float, float]:
-    """The factors of the two tensors."""
-    return arc_weights(cosine(*tensors), t)
+    """The factors of the two tensors. Raises Unmergeable where they are joined by no arc, or by any."""
+    found = _products(*tensors)
+    zero = [square == 0 for square in found[1:]]
+    if 0 < t < 1 and zero[0] != zero[1]:
+        at, other = ("{0}", "{1}") if zero[0] else ("{1}", "{0}")
+        raise Unmergeable(f"it is all zeros in {at} and not in {other}, so no arc joins the two")
+    angle = _cosine(*found)
+    if 0 < t < 1 and angle < -COLLINEAR:
+        raise Unmergeable(f"it points in opposite directions in {{0}} and {{1}} (cosine {angle:.6f}), so any arc fits")
+    return arc_weights(angle, t)
 
 
 def apply(tensors: Sequence[Tensor], facts: tuple[float, float], *, t: float, offset: int = 0) -> Tensor:
@@ -47,11 +57,19 @@ def apply(tensors: Sequence[Tensor], facts: tuple[float, float], *, t: float, of
 
 def cosine(first: Flat, second: Flat) -> float:
     """``<x, y> / (|x| |y|)`` in float64, within -1 to 1; NaN where a norm is zero or not finite."""
+    return _cosine(*_products(first, second))
+
+
+def _products(first: Flat, second: Flat) -> list[float]:
+    """``<x, y>``, ``<x, x>`` and ``<y, y>``."""
     products: list[Tensor] = []
     for _, parts in blocks([first, second], BLOCK):
         x, y = (part.double() for part in parts)
         products.append(torch.stack([(x * y).sum(), (x * x).sum(), (y * y).sum()]))
-    dot, *squares = map(_exact_sum, torch.stack(products).T.tolist())
+    return [_exact_sum(sums) for sums in torch.stack(products).T.tolist()]
+
+
+def _cosine(dot: float, *squares: float) -> float:
     norm = math.prod(map(math.sqrt, squares))
     return max(-1.0, min(1.0, dot / norm)) if 0 < norm < math.inf and math.isfinite(dot) else math.nan
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from mergekit.merge_methods import merge_tensors
 
 from fuse.methods import slerp as module
-from fuse.methods.arithmetic import weighted_sum
+from fuse.methods.arithmetic import Unmergeable, weighted_sum
 from fuse.methods.slerp import arc_weights, cosine, slerp
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -85,19 +85,24 @@ def test_identical_is_the_identity(draw):
     torch.testing.assert_close(slerp([one, one], t=0.4), one)
 
 
-def test_opposite_is_a_line_through_zero(draw):
-    (one,) = draw(4, 1)
-    assert not slerp([one, -one], t=0.5).any()
-    torch.testing.assert_close(slerp([one, -one], t=0.25), one / 2)
+def test_opposite_tensors_are_joined_by_any_arc(draw):
+    one, _ = draw(3, 2)
+    told = r"^it points in opposite directions in \{0\} and \{1\} \(cosine -1.000000\), so any arc fits$"
+    with pytest.raises(Unmergeable, match=told):
+        slerp([one, -2 * one], t=0.5)
+    assert torch.equal(slerp([one, -2 * one], t=1), -2 * one) and torch.equal(slerp([one, -one], t=0), one)
 
 
-def test_a_zero_tensor_is_a_line_which_mergekit_is_not(draw):
-    (one,) = draw(4, 1)
+def test_no_arc_leads_to_a_zero_tensor_for_which_mergekit_takes_a_right_angle(draw):
+    one, _ = draw(3, 2)
     zero = torch.zeros_like(one)
-    assert torch.equal(slerp([one, zero], t=0.5), one / 2)
+    for pair, told in (([one, zero], r"\{1\} and not in \{0\}"), ([zero, one], r"\{0\} and not in \{1\}")):
+        with pytest.raises(Unmergeable, match=f"^it is all zeros in {told}, so no arc joins the two$"):
+            slerp(pair, t=0.5)
+    assert torch.equal(slerp([one, zero], t=0), one) and not slerp([one, zero], t=1).any()
     assert not slerp([zero, zero], t=0.5).any()
     theirs = merge_tensors([one, zero], "slerp", parameters={"t": 0.5}, base_index=0)
-    torch.testing.assert_close(theirs, one * 0.5**0.5)
+    assert not torch.allclose(theirs, one / 2)
 
 
 def test_tiny_and_huge_numbers_keep_their_angle():
