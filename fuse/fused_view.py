@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fuse.errors import printable
-from fuse.fused import Bridging, FoldedGraft, FusedGraft
+from fuse.fused import Bridging, FoldedGraft, Fused, FusedGraft
 from fuse.plan import Plan, folded_names
 from fuse.sizes import counted, size_text
 from fuse.visual_tokens import Cost, Seeing
@@ -40,6 +40,17 @@ def bridge_text(bridge: Bridging) -> str:
     """`, over a bridge (ridge) from own, folded`, or why it stays beside the graft."""
     text = f", over a bridge ({bridge.config['method']}) from {bridge.host.checkpoint.origin}"
     return text + (", folded" if bridge.folded else f" that stays ({bridge.why})")
+
+
+def bridges_json(fused: Fused) -> dict[str, dict[str, Any]]:
+    """Every bridge, by the graft or branch that it brings over; `why` it stays, or "" where it is folded."""
+    return {
+        one.name: {
+            "method": one.bridge.config["method"], "host": one.bridge.host.checkpoint.origin,
+            "folded": one.bridge.folded, "why": one.bridge.why,
+        }
+        for one in (*fused.branches, *fused.grafts) if one.bridge
+    }  # fmt: skip
 
 
 def folded_lines(plan: Plan) -> list[str]:

@@ -158,7 +158,7 @@ def _drop_lines(plan: Plan, every: bool) -> list[str]:
 
 def plan_json(plan: Plan, cost: Cost | None = None) -> dict[str, Any]:
     """The plan as JSON: a row per output tensor and per dropped input tensor, verdicts and costs."""
-    from fuse.fused_view import cost_json
+    from fuse.fused_view import bridges_json, cost_json
 
     def source(s: Source | None) -> Any:
         return s and {"member": s.member, "file": str(s.tensor.file), "tensor": s.tensor.name,
@@ -207,6 +207,7 @@ def plan_json(plan: Plan, cost: Cost | None = None) -> dict[str, Any]:
             "host_type": plan.fused.host_type, "image_token": plan.fused.image_token,
             "image_token_id": plan.fused.image_token_id, "tokens": dict(plan.fused.ids),
             "grafts": [graft_json(graft, plan.fused.ids) for graft in plan.fused.grafts],
+            **({"bridges": bridges_json(plan.fused)} if plan.bridges else {}),
             **(cost_json(cost) if cost else {}),
         }  # fmt: skip
     return found

@@ -164,6 +164,12 @@ def test_the_plan_and_the_folder_say_so(place: Path) -> None:
         "with the bridge in it",
     ):
         assert told in plan.out, plan.out
+    asked = json.loads(fuse_here("plan", place / "told.yaml", "--json").out)
+    assert [row["action"] for row in asked["rows"] if "projector.2." in row["name"]] == ["make", "make"]
+    bridges_told = asked["fused"]["bridges"]
+    assert [(name, one["folded"], bool(one["why"])) for name, one in bridges_told.items()] == [
+        ("clip", True, False), ("lion", True, False), ("mks2", False, True),
+    ]  # fmt: skip
     made = run(place, "merge", "told", "turned", vision=vision, grafts=grafts)
     assert made.code == 0, made.err
     assert {name.split(".")[1] for name in bridges(place / "told")} == {"mks2"}
