@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def members(folder: Path) -> Path:
     """Base and fine-tunes of a million parameters, where the tool itself looks for them."""
-    files.write_members(folder / "llama-1000000", 10**6, False, files.MEMBERS)
+    files.write_members(folder / "llama-1000000", *files.layout(10**6, False), files.MEMBERS)
     return folder / "llama-1000000"
 
 
@@ -55,7 +55,7 @@ def test_every_number_is_there(ran: tuple[Result, dict[str, Any]], members: Path
     told = ran[1]
     (one,) = told["sizes"]
     assert told["machine"]["cores"] > 0 and told["machine"]["packages"]["torch"] == torch.__version__
-    assert (one["parameters"], one["layout"], one["tensors"]) == (10**6, "llama", 183)
+    assert (one["parameters"], one["layout"], one["tensors"]) == (1_018_432, "llama", 183)
     assert one["jobs"].keys() == one["summary"].keys() == KINDS
     for name, job in one["jobs"].items():
         (run,) = job["runs"]
@@ -100,7 +100,7 @@ def test_members_are_bf16_fine_tunes_of_the_base(members: Path) -> None:
 def test_members_are_used_again(members: Path) -> None:
     file = members / "b" / "model-00001-of-00001.safetensors"
     before = file.stat().st_mtime_ns
-    assert files.write_members(members, 10**6, False, files.MEMBERS) == 183
+    files.write_members(members, *files.layout(10**6, False), files.MEMBERS)
     assert file.stat().st_mtime_ns == before
 
 
@@ -108,7 +108,7 @@ def test_weights_come_in_shards_with_the_same_numbers(
     members: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     monkeypatch.setattr(files, "SHARD", 600_000)
-    files.write_members(tmp_path, 10**6, False, ("base",))
+    files.write_members(tmp_path, *files.layout(10**6, False), ("base",))
     index = json.loads((tmp_path / "base" / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) == 4
     whole = load_file(members / "base" / "model-00001-of-00001.safetensors")
@@ -190,6 +190,18 @@ def test_summary_of_what_was_stopped_and_what_failed() -> None:
     assert "faster" not in broken["ties fuse"]
 
 
+def test_cost_of_each_further_gb() -> None:
+    def one(cpu: float, read: float, failed: str = "") -> dict[str, Any]:
+        row = {"failed": failed} if failed else {"cpu": cpu, "anonymous": 2e8}
+        return {"summary": {"ties fuse": row}, "jobs": {"ties fuse": {"read": read, "written": 1e9}}}
+
+    small, large = one(3, 2e9), one(9, 5e9)
+    assert tables.cost("ties fuse", None, small) == "3.00; 200"
+    assert tables.cost("ties fuse", small, large) == "9.00; 2.00; 200"
+    assert tables.cost("ties fuse", one(0, 2e9, "no"), large) == tables.cost("ties fuse", large, large) == "9.00; 200"
+    assert tables.cost("ties fuse", small, one(0, 5e9, "no")) == "failed"
+
+
 def test_recipes_say_the_same_to_both_tools(tmp_path: Path) -> None:
     todo = jobs.jobs(
         tmp_path, tmp_path / "out", files.MEMBERS, ["slerp", "della"], jobs.TOOLS, device="cuda", threads=2,
@@ -253,6 +265,7 @@ def test_oracles() -> None:
         (("--params", "1Q"), "'1Q' is no number of parameters such as 1B, 0.25B or 50M"),
         (("--params", "0B"), "'0B' is not above zero"),
         (("--members", 1, "--method", "slerp"), "slerp and model_stock take two members"),
+        (("--layout", "many", "--params", "1B", "--params", "2B"), "--layout many has one size"),
     ],
 )
 def test_options_that_cannot_be(options: tuple[object, ...], told: str, tmp_path: Path) -> None:

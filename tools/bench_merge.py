@@ -18,12 +18,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import click
 from bench_child import Ran, run_child
-from bench_merge_files import MEMBERS, Count, write_members
+from bench_merge_files import MEMBERS, Count, layout, write_members
 from bench_merge_jobs import METHODS, PEER_OPTIONS, PINNED, TOOLS, Job, environment, jobs
 from bench_merge_tables import show, show_growth, summary
 from rich.console import Console
@@ -100,8 +101,8 @@ def measure(folder: Path, out: Path, parameters: int, chosen: dict[str, Any], te
 
     members, many = MEMBERS[: chosen["members"] + 1], chosen["layout"] == "many"
     folder = folder / ("many" if many else f"llama-{parameters}")
-    count = write_members(folder, parameters, many, members)
-    layers = json.loads((folder / "base" / "config.json").read_text())["num_hidden_layers"]
+    config, shapes = layout(parameters, many)
+    write_members(folder, config, shapes, members)
     env = environment(chosen["threads"])
 
     def compare(job: Job) -> dict[str, Any] | None:
@@ -110,16 +111,17 @@ def measure(folder: Path, out: Path, parameters: int, chosen: dict[str, Any], te
         values = METHODS[job.method][1]
         if "weights" in values:
             values = values | {"weights": {name: w for name, w in values["weights"].items() if name in job.reads}}
-        return accuracy(job.method, values, folder, job.reads, out, layers)
+        return accuracy(job.method, values, folder, job.reads, out, config["num_hidden_layers"])
 
     how = {key: chosen[key] for key in ("device", "threads", "peer_options", "accuracy")}
     todo = jobs(folder, out, members, chosen["methods"], chosen["only"], **how)
     limits = {key: chosen[key] for key in ("repeats", "timeout", "long")}
-    found = run_in_turn(todo, folder, out, env, **limits, count=count, compare=compare, tell=tell)
+    found = run_in_turn(todo, folder, out, env, **limits, count=len(shapes), compare=compare, tell=tell)
     for job in todo:
         found[job.name] |= {"kind": job.kind, "method": job.method, "reads": job.reads}
         found[job.name]["read"] = sum(size(folder / name) for name in job.reads)
-    told = {"parameters": parameters, "layout": chosen["layout"], "tensors": count, "jobs": found}
+    total = sum(map(prod, shapes.values()))
+    told = {"layout": chosen["layout"], "parameters": total, "tensors": len(shapes), "jobs": found}
     if chosen["device"] == "cuda":
         told["pinned_gb_per_s"] = pinned(env)
     return told | {"summary": summary(told)}
@@ -156,6 +158,8 @@ def main(folder: Path, sizes: tuple[int, ...], out: Path | None, target: Path | 
     chosen |= {"methods": chosen["methods"] or (*METHODS,), "only": chosen["only"] or TOOLS}
     if chosen["members"] == 1 and {"slerp", "model_stock"} & set(chosen["methods"]):
         raise click.UsageError("slerp and model_stock take two members")
+    if chosen["layout"] == "many" and len(sizes) > 1:
+        raise click.UsageError("--layout many has one size")
     console, told = Console(highlight=False, width=130), {"machine": machine(), "options": chosen, "sizes": []}
     failed = False
     try:

@@ -93,13 +93,14 @@ def layout(parameters: int, many: bool) -> tuple[dict[str, Any], dict[str, tuple
     return config, width.shapes(layers)
 
 
-def write_members(folder: Path, parameters: int, many: bool, members: tuple[str, ...]) -> int:
-    """Folders of the base and the fine-tunes; those that are complete stay. Gives the number of tensors in each.
+def write_members(
+    folder: Path, config: dict[str, Any], shapes: dict[str, tuple[int, ...]], members: tuple[str, ...]
+) -> None:  # fmt: skip
+    """Folders of the base and the fine-tunes; those that are complete stay.
 
     Every weight is bf16, drawn from a normal distribution; a fine-tune is the base and a delta, a quarter of whose
     variance it shares with the other. The same folders hold the same numbers.
     """
-    config, shapes = layout(parameters, many)
     if wanted := [name for name in members if not (folder / name / "config.json").exists()]:
         folder.mkdir(parents=True, exist_ok=True)
         total = 2 * sum(map(prod, shapes.values())) * len(wanted)
@@ -108,7 +109,6 @@ def write_members(folder: Path, parameters: int, many: bool, members: tuple[str,
         drawn = draw()
         for name in wanted:
             write_member(folder / name, config, shapes, drawn[name])
-    return len(shapes)
 
 
 def draw() -> dict[str, memoryview]:

@@ -49,12 +49,12 @@ def medians(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def show(console: Console, told: Mapping[str, Any]) -> None:
     """One size: a row for each job, and one for each output that was compared with float64."""
-    title = "{layout}, {parameters:,} parameters asked for, {tensors:,} tensors; medians (least-most)".format(**told)
+    title = "{layout}, {parameters:,} parameters, {tensors:,} tensors; medians (least-most)".format(**told)
     heads = ("", "runs", "clock s", "CPU s", "peak MB", "x bound", "s beyond", "faster: clock, CPU")
     table = Table(*heads, title=title)
     for name, row in told["summary"].items():
         if "failed" in row:
-            table.add_row(name, "", "failed")
+            table.add_row(name, "", row["failed"] if row["failed"].startswith("stopped") else "failed")
             continue
         clock = "{clock:.2f} ({least:.2f}-{most:.2f})".format(**row)
         bound = [f"{row['bounds']:.2f}", f"{row['beyond']:.2f}"] if "bound" in row else ["", ""]
@@ -96,18 +96,33 @@ def show_accuracy(console: Console, near: Mapping[str, Mapping[str, Any]]) -> No
 
 
 def show_growth(console: Console, sizes: Sequence[Mapping[str, Any]]) -> None:
-    """Seconds of processors for each GB read and written, beyond importing torch: equal where cost is linear."""
-    heads = (f"{one['parameters'] / 1e9:g}B" for one in sizes)
-    table = Table("", *heads, title="CPU s beyond import torch, for each GB read and written; peak MB")
+    """Seconds of processors, and those for each GB read and written beyond the size before: equal where cost is linear.
+
+    The first size has none. Also the memory, which should stay.
+    """
+    heads = (f"{one['parameters'] / 1e9:.2f}B" for one in sizes)
+    table = Table("", *heads, title="CPU s; for each further GB read and written; peak MB")
     for name in sizes[0]["summary"]:
         if name != "torch import":
-            table.add_row(name, *(cost(one, name) for one in sizes))
+            pairs = zip([None, *sizes], sizes, strict=False)
+            table.add_row(name, *(cost(name, before, one) for before, one in pairs))
     console.print(table)
 
 
-def cost(told: Mapping[str, Any], name: str) -> str:
-    row, job = told["summary"][name], told["jobs"][name]
+def cost(name: str, before: Mapping[str, Any] | None, told: Mapping[str, Any]) -> str:
+    """A cell of `show_growth`: 4.13; 1.71; 236."""
+    row = told["summary"][name]
     if "failed" in row:
         return "failed"
-    loaded = 0 if job["kind"] == "copy" else told["summary"].get("torch import", {}).get("cpu", 0)
-    return f"{(row['cpu'] - loaded) / (job['read'] + job['written']) * 1e9:.2f}; {row['anonymous'] / 1e6:.0f}"
+    each = further(name, before, told) if before else None
+    memory = f"{row['anonymous'] / 1e6:.0f}"
+    return "; ".join([f"{row['cpu']:.2f}", *([f"{each:.2f}"] if each is not None else []), memory])
+
+
+def further(name: str, before: Mapping[str, Any], told: Mapping[str, Any]) -> float | None:
+    """Seconds for each GB that a size has and the size before has not; None where that failed or has as many."""
+    least, most = ((one["summary"][name], one["jobs"][name]) for one in (before, told))
+    if "failed" in least[0]:
+        return None
+    more = [job["read"] + job["written"] for _, job in (least, most)]
+    return (most[0]["cpu"] - least[0]["cpu"]) / (more[1] - more[0]) * 1e9 if more[0] != more[1] else None
