@@ -28,6 +28,7 @@ from tests.bridge_places import (
     seeded,
     stored,
 )
+from tests.cli import fuse_here
 from tests.test_bridge import IDS, TEXTS
 from tests.test_fused_seq2seq import save_t5
 
