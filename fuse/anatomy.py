@@ -101,7 +101,7 @@ def assemble(checkpoint: Checkpoint) -> Member:
     _check_eyes(member, where)
     for part, tensors in member.parts.items():
         for entry in tensors.values():
-            if entry.dtype not in FLOAT_BYTES and part == "language":
+            if entry.dtype not in FLOAT_BYTES and (part == "language" or entry.name.endswith((".weight", ".bias"))):
                 raise CheckpointError(
                     f"tensor {entry.name!r} has dtype {entry.dtype}, which cannot be merged", where=entry.file,
                     hint=f"fuse merges {', '.join(FLOAT_BYTES)}",

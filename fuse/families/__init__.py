@@ -24,6 +24,11 @@ WRAPPERS = {
     "_orig_mod.": "these are the names of a compiled model; save the model that was compiled",
     "module.": "these are the names of a DataParallel wrapper; save its `.module`",
 }
+# what GPTQ, AWQ, fp8, compressed-tensors and bitsandbytes store beside or in place of a weight
+QUANTISED = re.compile(
+    r".*\.(qweight|qzeros|scales|g_idx|SCB|weight_packed|weight_shape|weight_zero_point|(weight|input|output)_scale(_inv)?"
+    r"|weight\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_state\..*))"
+)
 
 
 def text_family_of(config: Mapping[str, Any], family: Family, where: str) -> TextFamily:
@@ -89,6 +94,11 @@ def _unknown(key: str, family: Family, text: TextFamily, where: str) -> Checkpoi
             return CheckpointError(
                 f"tensor {key!r} is not part of a {family.model_type} checkpoint", where=where, hint=hint
             )
+    if QUANTISED.fullmatch(key):
+        return CheckpointError(
+            f"tensor {key!r} is not part of a {family.model_type} checkpoint", where=where,
+            hint="these are the names of quantised weights; merge the unquantised checkpoint",
+        )  # fmt: skip
     if family.text == "" and family.vision == "":
         return CheckpointError(f"tensor {key!r} is not part of a {text.name} language model", where=where)
     return CheckpointError(
