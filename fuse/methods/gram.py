@@ -15,10 +15,8 @@ from torch import Tensor
 
 from fuse.methods.arithmetic import fresh, task_vector, weighted_sum, working_dtype
 from fuse.methods.blocks import Flat
-from fuse.methods.row_blocks import row_step
-
-# At most torch's grain size, so that a sum never depends on the number of threads.
-BLOCK = 1 << 15
+from fuse.methods.row_blocks import SUM as BLOCK
+from fuse.methods.row_blocks import row_step, row_sums
 
 Per = Literal["tensor", "row", "column"]
 
@@ -49,13 +47,9 @@ def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor")
     return result
 
 
-def _row_sums(product: Tensor) -> list[Tensor]:
-    return [reduce(Tensor.add_, (piece.sum(-1) for piece in product.split(BLOCK, -1)))]
-
-
 _SUMS = {
     "tensor": lambda product: [piece.sum() for piece in product.reshape(-1).split(BLOCK)],
-    "row": _row_sums,
+    "row": lambda product: [row_sums(product)],
     "column": lambda product: [product.sum(0)],
 }
 _JOINS = {

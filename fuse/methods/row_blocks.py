@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from fuse.methods.arithmetic import working_dtype
 from fuse.methods.blocks import BLOCK
+
+# At most torch's grain size, so that a sum never depends on the number of threads.
+SUM = 1 << 15
 
 
 def as_rows(tensor: Tensor) -> Tensor:
@@ -20,6 +24,11 @@ def as_rows(tensor: Tensor) -> Tensor:
 def row_step(width: int, size: int | None = None) -> int:
     """How many rows of this width make a block of about `size` elements (BLOCK where left out); at least one."""
     return max(1, (size or BLOCK) // max(width, 1))
+
+
+def row_sums(rows: Tensor) -> Tensor:
+    """The sum of each row, in an order that depends on its width alone; not on threads or on the rows beside it."""
+    return reduce(Tensor.add_, (piece.sum(-1) for piece in rows.split(SUM, -1)))
 
 
 def in_rows(

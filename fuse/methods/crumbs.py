@@ -1,0 +1,60 @@
+"""Keep the middle magnitudes of a task vector (Model Breadcrumbs, arXiv 2312.06795, section 3)."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from torch import Tensor
+
+from fuse.methods.arithmetic import task_vector, working_dtype
+from fuse.methods.blocks import Flat, blocks
+from fuse.methods.ties import HISTOGRAM_BLOCK
+from fuse.methods.trim import Cut, find_cut, kept_count, trim
+
+# Where the smallest and where the largest are cut; None where nothing is.
+Cuts: TypeAlias = tuple[Cut | None, Cut | None]
+
+
+def find_cuts(
+    tensors: Sequence[Flat], base: Flat, density: Sequence[float], gamma: Sequence[float]
+) -> tuple[Cuts, ...]:
+    """The cuts of each member's task vector.
+
+    ``int(gamma * size)`` largest magnitudes are dropped and ``max(1, int(density * size))`` of the others are kept, as
+    mergekit counts; among equals the first in order counts as larger (our choice; mergekit leaves it to its sort).
+    """
+    dtype, size = working_dtype([*tensors, base]), base.numel()
+
+    def cut(member: Flat, keep: int) -> Cut | None:
+        def deltas() -> Iterator[Tensor]:
+            for _, (part, start) in blocks([member, base], HISTOGRAM_BLOCK):
+                yield task_vector(part, start.to(dtype))
+
+        return find_cut(deltas, keep, dtype) if 0 < keep < size else None
+
+    found = []
+    for member, share, top in zip(tensors, density, gamma, strict=True):
+        kept = kept_count(share, size)
+        dropped = min(int(top * size), size - kept)
+        found.append((cut(member, kept + dropped), cut(member, dropped)))
+    return tuple(found)
+
+
+def keep_middle(delta: Tensor, cuts: Cuts, offset: int) -> Tensor:
+    """Set what the cuts drop to zero, in place. offset: where in the whole tensor the block begins.
+
+    What is not finite among the largest becomes NaN, so that a check of the output sees it.
+    """
+    smallest, largest = cuts
+    if smallest is not None:
+        trim(delta, smallest, offset)
+    if largest is not None:
+        delta.sub_(trim(delta.clone(), largest, offset))
+    return delta
+
+
+def middles(tensors: Sequence[Tensor], base: Tensor, cuts: Sequence[Cuts], offset: int) -> tuple[list[Tensor], Tensor]:
+    """The kept parts of a block's task vectors, and the base in the working dtype."""
+    start = base.to(working_dtype([*tensors, base]))
+    return [
+        keep_middle(task_vector(tensor, start), one, offset) for tensor, one in zip(tensors, cuts, strict=True)
+    ], start

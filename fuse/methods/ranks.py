@@ -1,0 +1,51 @@
+"""Keep elements of a task vector at random, large ones of each row rather than small (DELLA, arXiv 2406.11617)."""
+
+import torch
+from torch import Tensor
+
+from fuse.methods import random
+from fuse.methods.row_blocks import as_rows
+from fuse.methods.trim import magnitude_bits
+
+COLUMN_BITS = 32
+
+
+def drop_by_rank(delta: Tensor, density: float, epsilon: float, rescale: bool, key: int, offset: int) -> Tensor:
+    """Set elements of a task vector to zero at random, in place; the rank of one in its row says how likely.
+
+    delta: contiguous, float32 or float64; a row is ``delta[i]``, and all of a vector.
+    The smallest magnitude of a row stays with probability ``density - epsilon``, the largest with
+    ``density + epsilon``, those between evenly spaced (section 3.1); in a row of one it is density. rescale divides
+    what stays by its probability, so that the mean stays (the paper's; mergekit restores the L1 norm instead).
+    Element i takes draw number offset + i of the key's stream. NaN stays, so that a check of the output sees it.
+    """
+    if (density == 1 and epsilon == 0) or not delta.numel():
+        return delta
+    rows = as_rows(delta)
+    count, width = rows.shape
+    chances = torch.empty_like(rows)
+    steps = torch.arange(width, dtype=torch.float64, device=delta.device) / max(width - 1, 1)
+    spread = (density - epsilon + 2 * epsilon * steps if width > 1 else density + 0 * steps).clamp_(max=1)
+    chances.scatter_(1, ascending(rows), spread.to(rows.dtype).expand(count, width))
+    draws = random.uniform(key, rows.numel(), offset, rows.device).view(count, width).to(rows.dtype)
+    rows.mul_(torch.lt(draws, chances, out=draws))
+    if rescale:
+        rows.div_(chances)
+    return delta
+
+
+def ascending(rows: Tensor) -> Tensor:
+    """The columns of each row in the order of their magnitudes, the lower column first among equals, as int64.
+
+    rows: float32 or float64 ``(rows, width)``. On a CPU, float32 is sorted by numpy, as 64-bit integers that hold the
+    magnitude's bits above the column: several times faster than a sort of pairs.
+    """
+    if rows.dtype == torch.float64:
+        return torch.sort(rows.abs(), dim=-1, stable=True).indices
+    columns = torch.arange(rows.shape[1], device=rows.device)
+    packed = magnitude_bits(rows).to(torch.int64).mul_(1 << COLUMN_BITS).add_(columns)
+    if packed.device.type == "cpu":
+        packed.numpy().sort(axis=-1)
+    else:
+        packed = packed.sort(-1).values
+    return packed.bitwise_and_((1 << COLUMN_BITS) - 1)
