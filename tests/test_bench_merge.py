@@ -65,7 +65,7 @@ def test_every_number_is_there(ran: tuple[Result, dict[str, Any]], members: Path
         if name != "torch import":
             weights = (members / "base" / "model-00001-of-00001.safetensors").stat().st_size
             assert job["reads"] == ["a", "b"] and job["read"] > 2 * weights and job["written"] > 0.99 * weights
-    assert not (members.parent / "out").exists()
+    assert {file.name for file in members.parent.iterdir()} == {"llama-1000000", "found.json"}
 
 
 def test_ratios_are_of_the_medians(ran: tuple[Result, dict[str, Any]]) -> None:
@@ -145,6 +145,13 @@ def test_what_fails_and_what_takes_too_long() -> None:
 
 def job(kind: str, script: str, method: str = "linear", writes: bool = False) -> jobs.Job:
     return jobs.Job(kind, method, (), ("sh", "-c", script), writes)
+
+
+def test_the_folder_for_outputs_keeps_what_is_in_it(folder: Path, members: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    ran = bench(folder, "--params", "1M", "--method", "linear", "--repeats", 1, "--only", "copy", "--out", tmp_path)
+    assert ran.exit_code == 0, ran.output
+    assert [file.name for file in tmp_path.iterdir()] == ["mine"]
 
 
 def test_jobs_take_turns_and_bad_or_long_ones_are_not_repeated(tmp_path: Path) -> None:

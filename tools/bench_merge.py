@@ -32,6 +32,7 @@ from rich.console import Console
 from fuse.errors import FuseError, MachineError
 from fuse.safetensors_header import read_header
 
+OUTPUT = "bench_merge_output"  # the folder that is written and deleted again and again
 PACKAGES = ("fuse-mllm", "mergekit", "torch", "transformers", "safetensors", "numpy")
 
 
@@ -151,7 +152,7 @@ def pinned(env: dict[str, str]) -> float:
 @click.option("--threads", type=click.IntRange(1), help="Of both tools; else their own choice.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--peer-options", default=PEER_OPTIONS, show_default=True, help="Of mergekit.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write outputs here, else into FOLDER.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="For outputs; else FOLDER.")
 @click.option("--json", "target", type=click.Path(dir_okay=False, path_type=Path), help="Write every number here.")
 def main(folder: Path, sizes: tuple[int, ...], out: Path | None, target: Path | None, **chosen: Any) -> None:
     """Measure merges of made-up checkpoints in FOLDER."""
@@ -162,9 +163,11 @@ def main(folder: Path, sizes: tuple[int, ...], out: Path | None, target: Path | 
         raise click.UsageError("--layout many has one size")
     console, told = Console(highlight=False, width=130), {"machine": machine(), "options": chosen, "sizes": []}
     failed = False
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
     try:
         for parameters in sizes:
-            one = measure(folder.resolve(), (out or folder / "out").resolve(), parameters, chosen,
+            one = measure(folder.resolve(), (out or folder).resolve() / OUTPUT, parameters, chosen,
                           lambda text: click.echo(text, err=True))  # fmt: skip
             told["sizes"].append(one)
             failed |= any("failed" in job for job in one["jobs"].values() if job["kind"].startswith("fuse"))
