@@ -48,10 +48,10 @@ Changes = dict[str, Change]  # by "weight" and "bias"
 def changes(kind: str, module: Module, target: Target, told: Mapping[str, Any]) -> Changes:
     """The changes of a module. Raises CheckpointError, without a place, for parts that are missing or do not fit."""
     if len(target.weight.shape) != 2:
-        raise CheckpointError(
-            f"changes {target.weight.name!r}, which has {len(target.weight.shape)} sizes; fuse reads adapters of "
-            f"matrices", hint="merge it into its base with PEFT first",
-        )  # fmt: skip
+        told = (
+            f"changes {target.weight.name!r}, of shape {list(target.weight.shape)}, and fuse reads adapters of matrices"
+        )
+        raise CheckpointError(told, hint="merge it into its base with PEFT first")
     found: Changes = {}
     if "rows" in module.parts:
         found = _rows(module, target, told)
