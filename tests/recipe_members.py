@@ -150,6 +150,8 @@ def stand_in(recipe: str) -> str:
         towers = given.get("towers", {}) if isinstance(given, dict) else {}
         here = {key: CLIP if key == "vision_tower" else CONVNEXT for key in towers}
         data["members"][name] = {"path": name, **({"towers": here} if here else {})}
+        if isinstance(given, dict) and "adapter" in given:
+            data["members"][name] = {"base": name, "adapter": Path(given["adapter"]).name}
     if "base" in data:
         data["base"] = "base"
     for entry in data["language"].get("layers", ()):

@@ -47,6 +47,7 @@ KINDS = {
     "visionfuse_shared_positions.yaml": {"base": "llama", "llava": "llava", "next": "llava_next"},
     "visionfuse_three.yaml": {"base": "llama", "mgm": "mgm", "slime": "slime", "llava": "llava"},
     "vlm_all_parts.yaml": {"general": "qwen2_vl", "ocr": "qwen2_vl"},
+    "vlm_and_adapter.yaml": {"base": "llama", "vlm": "llava", "polite": "llama"},
     "vlm_and_math_llm.yaml": {"base": "llama", "vlm": "llava_next", "math": "llama"},
     "vlm_language_only.yaml": {"base": "llama", "llava": "llava", "sharegpt": "llava"},
     "vlm_with_open_clip_encoder.yaml": {"llava": "llava"},
@@ -99,6 +100,7 @@ DONORS: dict[str, dict[str, recipe_members.Donor]] = {
     "mks2.yaml": {"memory": tiny_mks2.memory},
     "mks2_folded.yaml": {"memory": tiny_mks2.memory},
     "mks2_mixture.yaml": {"memory": tiny_mks2.memory, "mixture": tiny_mks2.mixture},
+    "vlm_and_adapter.yaml": {"manners": official_adapters.peft_folder},
     "zoo/with_memory.yaml": {"mixture": tiny_mks2.mixture},
 }
 
