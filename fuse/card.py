@@ -55,7 +55,9 @@ def _body(plan: Plan, fits: Fits) -> str:
         if plan.host.family.native or plan.fused
         else "This folder has the layout of the original code of its family, which is what loads it.\n"
     )
-    whose = "" if plan.fused else f" from `{plan.host.name}`"
+    copied = {row.sources[0].member for row in plan.rows if row.action == "copy"}
+    givers = [m.name for m in plan.members if m.name in copied] or [plan.host.name]
+    whose = "" if plan.fused else f" from {' and '.join(f'`{name}`' for name in givers)}"
     return (
         f"# A {'fused' if plan.fused else 'merged'} model\n\n"
         f"Made without training: {counted(count['merge'], 'tensor')} merged, {count['copy']:,} copied{whose}, {others}"

@@ -65,14 +65,11 @@ CLASSES: dict[str, Callable[[Config, int], list[str]]] = {
 def per_layer(member: Member) -> dict[str, list[Any]]:
     """Every list of the member's text config with one entry for each layer, as its class completes it.
 
-    Raises CheckpointError for a list of another length, one that is not known, or a setting that hangs on numbers.
+    Raises CheckpointError for a list of another length, or one that is not known.
     """
     where = str(member.folder)
     config, depth = families.text_config(member.checkpoint.config, member.family, where), member.basis.layers
     kind = families.text_type_of(member.checkpoint.config, member.family, where)
-    for key, told in BY_NUMBER.items():
-        if config.get(key):
-            raise CheckpointError(f"config.json: {key}: {member.name} {told}, so they stay in place", where=where)
     found: dict[str, list[Any]] = {}
     if kind in CLASSES:
         found[KINDS] = config.get(KINDS) or CLASSES[kind](config, depth)
@@ -93,17 +90,29 @@ def per_layer(member: Member) -> dict[str, list[Any]]:
 def stacked_config(loaded: LoadedRecipe, stack: Stack, host: Member, members: Mapping[str, Member]) -> dict[str, Any]:
     """What the output's text config says and the host's does not; None for a key that it no longer has.
 
-    Raises RecipeError where members of one layer are of different kinds, CheckpointError as `per_layer`.
+    Raises RecipeError where members of one layer are of different kinds, CheckpointError as `per_layer` and for a
+    setting under which layers cannot move.
     """
     if stack.is_in_place(host) and all(name == host.name for layer in stack.layers for name in layer):
         return {}
     lists = {name: per_layer(members[name]) for name in dict.fromkeys(n for layer in stack.layers for n in layer)}
+    if not stack.is_in_place(host):
+        for name in lists:
+            _check_numbers(members[name])
     made: dict[str, Any] = {key: _stacked(loaded, stack, key, lists) for key in lists[next(iter(lists))]}
     config = families.text_config(host.checkpoint.config, host.family, str(host.folder))
     made |= {key: None for key in SHORT if key in config}
     if FIRST_SLIDING in config:
         made[FIRST_SLIDING] = _first_sliding(made[KINDS])
     return {host.text.keys.get("layers", "num_hidden_layers"): len(stack.layers), **made}
+
+
+def _check_numbers(member: Member) -> None:
+    where = str(member.folder)
+    config = families.text_config(member.checkpoint.config, member.family, where)
+    for key, told in BY_NUMBER.items():
+        if config.get(key):
+            raise CheckpointError(f"config.json: {key}: {member.name} {told}, so they stay in place", where=where)
 
 
 def _stacked(loaded: LoadedRecipe, stack: Stack, key: str, lists: Mapping[str, Mapping[str, list[Any]]]) -> list[Any]:

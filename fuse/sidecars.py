@@ -108,6 +108,8 @@ def _set_changes(config: dict[str, Any], plan: Plan) -> None:
     inner = config.get(plan.host.family.text) if plan.host.family.text else None
     place = inner if isinstance(inner, dict) else config
     change_keys(place, plan.changes)
+    if place is not config:  # configs of old releases say the same twice
+        change_keys(config, {key: value for key, value in plan.changes.items() if key in config})
     for one in plan.folded:
         place |= one.changes
 

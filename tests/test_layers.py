@@ -239,6 +239,28 @@ def test_the_language_model_of_a_multimodal_member(tmp_path: Path, kind: str) ->
     seen(tmp_path / "out", tmp_path)
 
 
+def test_a_config_that_says_the_depth_twice(tmp_path: Path) -> None:
+    recipe_members.save("qwen2_vl", tmp_path / "a", 1)
+    config = config_of(tmp_path / "a")
+    twice = {
+        "num_hidden_layers": 2,
+        "max_window_layers": 2,
+        "text_config": config["text_config"] | {"max_window_layers": 2},
+    }
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config | twice))
+    merge(
+        tmp_path, tmp_path / "out", "{method: passthrough, layers: [{a: [0, 2]}, {a: [1, 2]}]}", "a: a", "vision: [a]"
+    )
+    made = config_of(tmp_path / "out")
+    assert made["num_hidden_layers"] == made["text_config"]["num_hidden_layers"] == 3
+    assert made["max_window_layers"] == made["text_config"]["max_window_layers"] == 3
+
+
+def test_the_card_says_whose_layers(family: Path, tmp_path: Path) -> None:
+    merge(family, tmp_path / "out", "{method: passthrough, layers: [{a: [0, 2]}, {b: [2, 4]}]}")
+    assert "0 tensors merged, 39 copied from `a` and `b`, " in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_a_fused_folder_with_more_layers(tmp_path: Path) -> None:
     for seed, (name, kind) in enumerate({"llava": "llava", "next": "llava_next", "math": "llama"}.items()):
         recipe_members.save(kind, tmp_path / name, seed)
