@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fuse.methods.arithmetic import working_dtype
 from fuse.methods.blocks import Flat
-from fuse.methods.quantile import order_statistics
 from fuse.methods.row_blocks import in_rows, row_step, row_sums
+from fuse.methods.trim import float_of, thresholds
 
 # Tukey's fence, as in mergekit.
 FENCE = 1.5
@@ -56,8 +56,9 @@ def measure(tensors: Sequence[Flat], base: Flat) -> Facts:
         for at in starts:
             yield importance(tensor[at : at + step], base[at : at + step], divergences[at : at + step], dtype).view(-1)
 
-    places = [int(share * (base.numel() - 1)) for share in (0.25, 0.5, 0.75)]
-    first, median, third = order_statistics(importances, places, dtype)
+    size = base.numel()
+    not_below = [size - int(share * (size - 1)) for share in (0.25, 0.5, 0.75)]
+    first, median, third = (float_of(one.bits, dtype) for one in thresholds(importances, not_below, dtype))
     return Facts(divergences, median + FENCE * (third - first))
 
 

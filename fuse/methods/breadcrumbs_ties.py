@@ -7,7 +7,7 @@ from torch import Tensor
 from fuse.methods.arithmetic import check_lengths
 from fuse.methods.blocks import Flat, in_blocks
 from fuse.methods.checks import crumbs_problem
-from fuse.methods.crumbs import Cuts, find_cuts, middles
+from fuse.methods.crumbs import Cuts, cuts_of, middles
 from fuse.methods.ties import agreed_sum
 
 
@@ -42,7 +42,7 @@ def measure(
     tensors: Sequence[Flat], base: Flat, *, density: Sequence[float], gamma: Sequence[float], **_: object
 ) -> tuple[Cuts, ...]:
     """Where each member's task vector is cut."""
-    return find_cuts(tensors, base, density, gamma)
+    return cuts_of(tensors, base, density, gamma)
 
 
 def apply(

@@ -8,15 +8,13 @@ from torch import Tensor
 from fuse.methods.arithmetic import task_vector, working_dtype
 from fuse.methods.blocks import Flat, blocks
 from fuse.methods.ties import HISTOGRAM_BLOCK
-from fuse.methods.trim import Cut, find_cut, kept_count, trim
+from fuse.methods.trim import Cut, find_cuts, kept_count, trim
 
 # Where the smallest and where the largest are cut; None where nothing is.
 Cuts: TypeAlias = tuple[Cut | None, Cut | None]
 
 
-def find_cuts(
-    tensors: Sequence[Flat], base: Flat, density: Sequence[float], gamma: Sequence[float]
-) -> tuple[Cuts, ...]:
+def cuts_of(tensors: Sequence[Flat], base: Flat, density: Sequence[float], gamma: Sequence[float]) -> tuple[Cuts, ...]:
     """The cuts of each member's task vector.
 
     ``int(gamma * size)`` largest magnitudes are dropped and ``max(1, int(density * size))`` of the others are kept, as
@@ -24,19 +22,21 @@ def find_cuts(
     """
     dtype, size = working_dtype([*tensors, base]), base.numel()
 
-    def cut(member: Flat, keep: int) -> Cut | None:
+    def cuts(member: Flat, keeps: tuple[int, int]) -> Cuts:
         def deltas() -> Iterator[Tensor]:
             for _, (part, start) in blocks([member, base], HISTOGRAM_BLOCK):
                 yield task_vector(part, start.to(dtype))
 
-        return find_cut(deltas, keep, dtype) if 0 < keep < size else None
+        wanted = [keep for keep in keeps if 0 < keep < size]
+        found = dict(zip(wanted, find_cuts(deltas, wanted, dtype), strict=True)) if wanted else {}
+        return found.get(keeps[0]), found.get(keeps[1])
 
-    found = []
-    for member, share, top in zip(tensors, density, gamma, strict=True):
+    counts = []
+    for share, top in zip(density, gamma, strict=True):
         kept = kept_count(share, size)
         dropped = min(int(top * size), size - kept)
-        found.append((cut(member, kept + dropped), cut(member, dropped)))
-    return tuple(found)
+        counts.append((kept + dropped, dropped))
+    return tuple(cuts(member, keeps) for member, keeps in zip(tensors, counts, strict=True))
 
 
 def keep_middle(delta: Tensor, cuts: Cuts, offset: int) -> Tensor:

@@ -5,7 +5,7 @@ digit, 16 bits at a time, from histograms that add up over blocks: exact, determ
 or a second copy.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
@@ -40,34 +40,60 @@ def find_cut(blocks: Blocks, keep: int, dtype: torch.dtype) -> Cut:
     blocks: called once per pass; yields the tensor's flat parts in order, in dtype (float32 or float64).
     keep: from 1 to the number of elements. NaN counts as the largest magnitude.
     """
+    return find_cuts(blocks, [keep], dtype)[0]
+
+
+def find_cuts(blocks: Blocks, keeps: Sequence[int], dtype: torch.dtype) -> list[Cut]:
+    """`find_cut` for several numbers of elements in as many passes as for one."""
+    found = thresholds(blocks, keeps, dtype)
+    return [Cut(one.bits, last) for one, last in zip(found, _lasts(blocks, found), strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """The smallest magnitude that is kept, as the integer with the same bits.
+
+    room: how many of those exactly on it are kept. on_it: how many there are.
+    """
+
+    bits: int
+    room: int
+    on_it: int
+
+
+def thresholds(blocks: Blocks, keeps: Sequence[int], dtype: torch.dtype) -> list[Threshold]:
+    """The thresholds that keep so many elements each; arguments as for `find_cut`."""
     first = list(islice(blocks(), 2))
     if len(first) == 1 and first[0].numel() <= BINS:
-        return _small_cut(magnitude_bits(first[0]), keep)
-    prefix, room, top = 0, keep, torch.finfo(dtype).bits - DIGIT
-    on_it = 0
+        return [_of_few(magnitude_bits(first[0]), keep) for keep in keeps]
+    top = torch.finfo(dtype).bits - DIGIT
+    found = [Threshold(0, keep, 0) for keep in keeps]
     for shift in range(top, -1, -DIGIT):
-        counts: Tensor | int = 0
+        counts: dict[int, Tensor] = {}
         for block in blocks():
             bits = magnitude_bits(block)
-            if shift < top:
-                bits = _within(bits, shift + DIGIT, prefix)
-            digits = (bits >> shift) & (BINS - 1)
-            counts = counts + digits.bincount(minlength=BINS)
+            for prefix in {one.bits for one in found}:
+                inside = bits if shift == top else _within(bits, shift + DIGIT, prefix)
+                histogram = ((inside >> shift) & (BINS - 1)).bincount(minlength=BINS)
+                counts[prefix] = counts[prefix] + histogram if prefix in counts else histogram
         # at_least[i]: how many of the digits are BINS - 1 - i or more
-        at_least = torch.as_tensor(counts).flip(0).cumsum(0)
-        place = int(torch.searchsorted(at_least, room))
-        above = int(at_least[place - 1]) if place else 0
-        on_it = int(at_least[place]) - above
-        room -= above
-        prefix = prefix << DIGIT | (BINS - 1 - place)
-    return Cut(prefix, _last(blocks, prefix, room, on_it))
+        at_least = {prefix: histogram.flip(0).cumsum(0) for prefix, histogram in counts.items()}
+        found = [_with_digit(one, at_least[one.bits]) for one in found]
+    return found
 
 
-def _small_cut(bits: Tensor, keep: int) -> Cut:
-    """`find_cut` of a single block that is smaller than a histogram."""
+def _with_digit(found: Threshold, at_least: Tensor) -> Threshold:
+    place = int(torch.searchsorted(at_least, found.room))
+    above = int(at_least[place - 1]) if place else 0
+    on_it = int(at_least[place]) - above
+    return Threshold(found.bits << DIGIT | (BINS - 1 - place), found.room - above, on_it)
+
+
+def _of_few(bits: Tensor, keep: int) -> Threshold:
+    """The threshold of a single block that is smaller than a histogram."""
     threshold = bits.kthvalue(bits.numel() - keep + 1).values
-    on_it = (bits == threshold).nonzero().view(-1)
-    return Cut(int(threshold), int(on_it[keep - int((bits > threshold).sum()) - 1]))
+    above, on_it = (bits > threshold).sum(), (bits == threshold).sum()
+    return Threshold(int(threshold), keep - int(above), int(on_it))
 
 
 def _within(bits: Tensor, shift: int, prefix: int) -> Tensor:
@@ -78,17 +104,24 @@ def _within(bits: Tensor, shift: int, prefix: int) -> Tensor:
     return bits[bits >> shift == prefix]
 
 
-def _last(blocks: Blocks, bits: int, room: int, on_it: int) -> int:
-    """The index of the element number `room` of those exactly on the threshold, which are `on_it` in all."""
+def _lasts(blocks: Blocks, found: Sequence[Threshold]) -> list[int]:
+    """The index of the last element that is kept of those exactly on each threshold; past all where all are."""
+    lasts = [torch.iinfo(torch.int64).max] * len(found)
+    rooms = {number: one.room for number, one in enumerate(found) if one.room < one.on_it}
     start = 0
-    for block in blocks() if room < on_it else ():
-        ties = magnitude_bits(block) == bits
-        count = int(ties.sum())
-        if count >= room:
-            return start + int(ties.nonzero()[room - 1])
-        room -= count
+    for block in blocks() if rooms else ():
+        bits = magnitude_bits(block)
+        for number, room in list(rooms.items()):
+            ties = bits == found[number].bits
+            count = int(ties.sum())
+            rooms[number] = room - count
+            if count >= room:
+                lasts[number] = start + int(ties.nonzero()[room - 1])
+                del rooms[number]
+        if not rooms:
+            break
         start += block.numel()
-    return torch.iinfo(torch.int64).max
+    return lasts
 
 
 def trim(block: Tensor, cut: Cut, offset: int) -> Tensor:
@@ -102,10 +135,14 @@ def trim(block: Tensor, cut: Cut, offset: int) -> Tensor:
 
 def _shrink(block: Tensor, bits: int) -> None:
     """Zero the magnitudes up to the float with these bits, in place."""
-    whole = torch.int64 if block.dtype == torch.float64 else torch.int32
-    most = torch.tensor(bits, dtype=whole).view(block.dtype).item()
     if block.numel():
-        block.copy_(torch.hardshrink(block, most))
+        block.copy_(torch.hardshrink(block, float_of(bits, block.dtype)))
+
+
+def float_of(bits: int, dtype: torch.dtype) -> float:
+    """The float of dtype (float32 or float64) with these bits."""
+    whole = torch.int64 if dtype == torch.float64 else torch.int32
+    return torch.tensor(bits, dtype=whole).view(dtype).item()
 
 
 def magnitude_bits(block: Tensor) -> Tensor:
