@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from itertools import combinations_with_replacement
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor")
     """
     length, *rest = tensors[0].shape
     pairs = list(combinations_with_replacement(range(len(tensors)), 2))
-    found: list[list[Tensor]] = [[] for _ in pairs]
+    found: list[list[Any]] = [[] for _ in pairs]
     step = row_step(math.prod(rest), BLOCK)
     for start in range(0, max(length, 1), step):
         parts = [tensor[start : start + step].double() for tensor in tensors]
@@ -48,12 +48,13 @@ def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor")
 
 
 _SUMS = {
-    "tensor": lambda product: [piece.sum() for piece in product.reshape(-1).split(BLOCK)],
+    # numbers, because a small tensor kept for each block leaves no two freed blocks side by side
+    "tensor": lambda product: torch.stack([piece.sum() for piece in product.reshape(-1).split(BLOCK)]).tolist(),
     "row": lambda product: [row_sums(product)],
     "column": lambda product: [product.sum(0)],
 }
 _JOINS = {
-    "tensor": lambda sums: torch.tensor([exact_sum(torch.stack(sums).tolist())], dtype=torch.float64),
+    "tensor": lambda sums: torch.tensor([exact_sum(sums)], dtype=torch.float64),
     "row": lambda sums: torch.cat(sums).cpu(),
     "column": lambda sums: reduce(Tensor.add_, sums).cpu(),
 }

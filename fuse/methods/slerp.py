@@ -62,11 +62,11 @@ def cosine(first: Flat, second: Flat) -> float:
 
 def _products(first: Flat, second: Flat) -> list[float]:
     """``<x, y>``, ``<x, x>`` and ``<y, y>``."""
-    products: list[Tensor] = []
+    products: list[list[float]] = []
     for _, parts in blocks([first, second], BLOCK):
         x, y = (part.double() for part in parts)
-        products.append(torch.stack([(x * y).sum(), (x * x).sum(), (y * y).sum()]))
-    return [_exact_sum(sums) for sums in torch.stack(products).T.tolist()]
+        products.append(torch.stack([(x * y).sum(), (x * x).sum(), (y * y).sum()]).tolist())
+    return [_exact_sum(sums) for sums in zip(*products, strict=True)]
 
 
 def _cosine(dot: float, *squares: float) -> float:
