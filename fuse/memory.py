@@ -38,6 +38,9 @@ def row_memory(row: "Row") -> int:
         return WORK * (before + 3 * prod(row.shape))
     inputs = len(row.sources) + (row.base is not None)
     elements = prod(row.shape)
+    if row.action not in ("copy", "make") and (numbers := METHODS[row.method].numbers):
+        rows = row.shape[0] if len(row.shape) > 1 else elements
+        return WORK * numbers(rows, elements // max(rows, 1), inputs)
     if row.action in ("copy", "make") or METHODS[row.method].kind != "whole":
         elements = min(elements, BLOCK)
     return elements * WORK * (inputs + 3)

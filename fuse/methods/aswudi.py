@@ -34,9 +34,9 @@ def aswudi(
 
     tensors, base: one shape, any float dtypes. Tensors of one dimension get the mean of the task vectors, as in the
     official code; `as_matrices` says what is a matrix.
-    Returns that shape in float32 (float64 where an input is float64), computed in float64. Memory: that of the members,
-    about eight float32 tensors, and six float32 squares of the tensor's width. The last bits may depend on the linear
-    algebra library. A member equal to the base adds nothing, but counts in the mean.
+    Returns that shape in float32 (float64 where an input is float64), computed in float64.
+    Memory: the members in float32, eight more such tensors, and nine squares of the width. The last bits may depend on
+    the linear algebra library. A member equal to the base adds nothing, but counts in the mean.
 
     Raises ValueError for unequal shapes, another init or rank, or a share outside 0 (exclusive) to 1.
     """

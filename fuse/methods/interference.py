@@ -1,4 +1,4 @@
-"""The loss of WUDI and its kin, and the ways down it (arXiv 2503.08099, section 3; arXiv 2505.19892, section 4).
+"""The loss of WUDI and its kin, and the ways down it (arXiv 2503.08099; arXiv 2505.19892).
 
 ``L(M) = sum_k |(M - T_k) A_k.T|^2 / |tau_k|^2``: on the directions A_k that task matrix tau_k reacts to, the merged
 matrix M should do what the target T_k does. The loss is quadratic, with the gradient ``2 (M C - D)`` for
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fuse.methods.matrices import times
+from fuse.methods.matrices import row_blocks, times
 
 # Rows that Adam moves at a time: they do not depend on each other.
 ROWS = 512
@@ -33,28 +33,35 @@ class Quadratic:
 
 
 def quadratic(tasks: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Quadratic:
-    """The loss of some tasks, each given as tau_k, T_k and ``A_k.T A_k`` (float64).
+    """The loss of some tasks, each given as tau_k, T_k and ``A_k.T A_k`` (float64, which is overwritten).
 
     A task matrix of zeros has no direction to protect; it is left out of the sums, so that nothing is divided by zero.
     """
     c = d = None
     for delta, target, products in tasks:
         square = float(torch.linalg.vector_norm(delta, dtype=torch.float64)) ** 2
-        share = products / square if square > 0 else torch.zeros_like(products)
-        pull = times(target, share)
-        c, d = (share, pull) if c is None or d is None else (c.add_(share), d.add_(pull))
+        share = products.div_(square) if square > 0 else products.zero_()
+        if c is None or d is None:
+            c, d = torch.zeros_like(share), times(target, share)
+        else:
+            for block, out in row_blocks(target, d):
+                out.addmm_(block.double(), share)
+        c.add_(share)
     assert c is not None and d is not None
     return Quadratic(c, d)
 
 
 def descend(start: Tensor, loss: Quadratic, progress: Callable[[Tensor], Tensor]) -> Tensor:
-    """Where gradient descent from `start` ends, ``(rows, width)`` in float64.
+    """Where gradient descent from `start` ends, ``(rows, width)`` in start's dtype.
 
     progress: q, from the eigenvalues of C in ascending order, ``(width,)``; ``1 / l`` is the way to the minimum.
     """
     values, vectors = torch.linalg.eigh(loss.c)
-    left = loss.d - times(start, loss.c)
-    return (((left @ vectors) * progress(values)) @ vectors.T).add_(start)
+    covered, merged = progress(values), torch.empty_like(start)
+    for out, block, pull in row_blocks(merged, start, loss.d):
+        here = block.double()
+        out.copy_((((pull - here @ loss.c) @ vectors) * covered) @ vectors.T + here)
+    return merged
 
 
 def momentum(values: Tensor, *, rate: float, steps: int) -> Tensor:
@@ -72,10 +79,11 @@ def adam(start: Tensor, loss: Quadratic, *, rate: float, steps: int) -> Tensor:
     One product ``(ROWS, width) @ (width, width)`` a step. The gradient is written around `start`, which keeps what the
     steps add from drowning in the rounding of what was there.
     """
-    slopes = (times(start, loss.c) - loss.d).mul_(2).to(start.dtype)
-    curvature = (2 * loss.c).to(start.dtype)
-    moved = [_adam(slope, curvature, rate, steps) for slope in slopes.split(ROWS)]
-    return torch.cat(moved).add_(start)
+    curvature, merged = (2 * loss.c).to(start.dtype), torch.empty_like(start)
+    for out, block, pull in zip(merged.split(ROWS), start.split(ROWS), loss.d.split(ROWS), strict=True):
+        slope = (block.double() @ loss.c - pull).mul_(2).to(start.dtype)
+        out.copy_(_adam(slope, curvature, rate, steps).add_(block))
+    return merged
 
 
 def _adam(slope: Tensor, curvature: Tensor, rate: float, steps: int) -> Tensor:

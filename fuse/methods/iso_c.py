@@ -15,8 +15,9 @@ def iso_c(tensors: Sequence[Tensor], base: Tensor, *, lambda_: float = 1.0) -> T
     below 1 in practice (0.4 in the OptMerge benchmark).
     tensors, base: one shape, any float dtypes. Tensors of one dimension get the sum of the task vectors, as the code
     of that benchmark does; `as_matrices` says what is a matrix.
-    Returns that shape in float32 (float64 where an input is float64), computed in float64. Memory: that of the
-    members and about six float32 tensors. The last bits may depend on the linear algebra library.
+    Returns that shape in float32 (float64 where an input is float64), computed in float64.
+    Memory: the members in float32, nine more such tensors, and ten squares of the shorter side. The last bits may
+    depend on the linear algebra library.
     Directions in which the sum is zero stay zero; they count in the mean. (The official code fills them with whatever
     vectors its decomposition returns.) A sum of zero is zero.
 

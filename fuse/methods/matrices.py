@@ -1,6 +1,6 @@
 """Task vectors as matrices: what the methods share that look at a tensor's rows and columns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from fuse.methods.arithmetic import check_lengths, task_vector, working_dtype
 
 # Numbers of a block of rows that is computed in float64.
-BLOCK = 1 << 22
+BLOCK = 1 << 20
 Rule = Callable[[Sequence[Tensor]], Tensor]
 
 
@@ -55,16 +55,21 @@ def mean(deltas: Sequence[Tensor]) -> Tensor:
 def gram(matrix: Tensor) -> Tensor:
     """``matrix.T @ matrix`` in float64, ``(width, width)``, added up over blocks of rows."""
     products = matrix.new_zeros(matrix.shape[1], matrix.shape[1], dtype=torch.float64)
-    for block in _row_blocks(matrix):
+    for (block,) in row_blocks(matrix):
         wide = block.double()
-        products.add_(wide.T @ wide)
+        products.addmm_(wide.T, wide)
     return products
 
 
-def times(matrix: Tensor, right: Tensor) -> Tensor:
-    """``matrix @ right`` in float64, with no float64 copy of the matrix."""
-    return torch.cat([block.double() @ right for block in _row_blocks(matrix)])
+def times(matrix: Tensor, right: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """``matrix @ right``, computed in float64 with no float64 copy of the matrix. right: float64."""
+    product = matrix.new_empty(matrix.shape[0], right.shape[1], dtype=dtype)
+    for block, out in row_blocks(matrix, product):
+        out.copy_(block.double() @ right)
+    return product
 
 
-def _row_blocks(matrix: Tensor) -> Sequence[Tensor]:
-    return matrix.split(max(BLOCK // matrix.shape[1], 1))
+def row_blocks(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Blocks of rows of matrices with one number of rows, as views."""
+    step = max(BLOCK // matrices[0].shape[1], 1)
+    return zip(*(matrix.split(step) for matrix in matrices), strict=True)

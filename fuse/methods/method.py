@@ -87,6 +87,8 @@ class Method:
     first element in the tensor. `seed` makes the keys and is not passed to the function.
     nonzero_sum: with `normalize`, weights that sum to zero are an error.
     check: what is wrong with the function's arguments taken together, as a sentence.
+    numbers: how many float32 numbers a "whole" method keeps in memory at most, from the tensor's rows and width as a
+    matrix and the number of inputs; where left out, those of the inputs and of three more tensors.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Method:
     by_row: bool = False
     nonzero_sum: bool = False
     check: Callable[[Mapping[str, Any]], str | None] | None = None
+    numbers: Callable[[int, int, int], int] | None = None
 
     def problem(self, values: Mapping[str, object], inputs: int) -> str | None:
         """The first thing wrong with the values for one tensor, as a sentence; None where all is right.

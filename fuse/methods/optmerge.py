@@ -1,4 +1,4 @@
-"""Low-rank task matrices, merged with little interference (OptMerge, arXiv 2505.19892, section 4).
+"""Low-rank task matrices, merged with little interference (OptMerge, arXiv 2505.19892).
 
 The official code has three variants, which differ in more than the paper tells; all are here, by what they were
 written for.
@@ -37,8 +37,8 @@ def optmerge(
     multiplies the result.
     tensors, base: one shape, any float dtypes. Tensors of one dimension get the mean of the task vectors, as in the
     first two scripts (the third drops them); `as_matrices` says what is a matrix.
-    Returns that shape in float32 (float64 where an input is float64). Memory: that of the members, about eight float32
-    tensors, and six float32 squares of the tensor's width. The last bits may depend on the linear algebra library.
+    Returns that shape in float32 (float64 where an input is float64). Memory: the members in float32, eighteen more
+    such tensors, and nine squares of the width. The last bits may depend on the linear algebra library.
     A member equal to the base adds nothing, but counts in N.
 
     Raises ValueError for unequal shapes, another variant, or fewer than 0 steps.

@@ -36,7 +36,7 @@ def spectrum(matrix: Tensor, rank: int) -> Spectrum:
     values, vectors = torch.linalg.eigh(gram(matrix))
     found = _singular(values).flip(0)[:rank]
     right = vectors.flip(1)[:, :rank] * (found > 0)
-    return Spectrum(times(matrix, right) * _inverse(found), found, right)
+    return Spectrum(times(matrix, right).mul_(_inverse(found)), found, right)
 
 
 def truncated(matrix: Tensor, rank: int) -> Tensor:
@@ -46,7 +46,7 @@ def truncated(matrix: Tensor, rank: int) -> Tensor:
 
 
 def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrix with every singular value set to 1, and the singular values, smallest first; both in float64.
+    """The matrix with every singular value set to 1, in its dtype, and the singular values, smallest first, in float64.
 
     Directions in which the matrix is zero stay zero. A full singular value decomposition puts arbitrary vectors there.
     """
@@ -56,7 +56,7 @@ def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
         return turned.T, values
     squares, vectors = torch.linalg.eigh(gram(matrix))
     values = _singular(squares)
-    return times(matrix, (vectors * _inverse(values)) @ vectors.T), values
+    return times(matrix, (vectors * _inverse(values)) @ vectors.T, matrix.dtype), values
 
 
 def _singular(squares: Tensor) -> Tensor:

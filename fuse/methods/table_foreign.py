@@ -43,6 +43,11 @@ def _no_range(given: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _numbers(rows: int, width: int, inputs: int) -> int:
+    """The most that a kernel was seen to take."""
+    return (6 * inputs + 6) * rows * width
+
+
 def _row(
     name: str,
     base: Literal["required", "optional", "none"],
@@ -55,7 +60,7 @@ def _row(
     if random:
         params = {**params, "seed": SEED}
     doc = f"mergekit's kernel of {name}"
-    return Method(PREFIX + name, doc, base, inputs, params, kind="whole", random=random, check=check)
+    return Method(PREFIX + name, doc, base, inputs, params, kind="whole", random=random, check=check, numbers=_numbers)
 
 
 def _sparse(name: str, *, normalize: bool, rescale: bool, random: bool = False, **more: Param) -> Method:

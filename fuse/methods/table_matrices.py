@@ -11,6 +11,24 @@ INIT = Param(
     "where the way down begins: the task vectors' sum or mean, or zero", "sum", str, choices=("sum", "mean", "zero")
 )
 RANKS = ("stable_rank", "entropy", "participation", "participation_sqrt", "cumvar", "gavish_donoho")
+# Of the blocks that are computed in float64.
+BLOCKS = 1 << 24
+
+
+def _singular(rows: int, width: int, inputs: int) -> int:
+    """Task matrices, what becomes of them, and an eigendecomposition in float64 over the shorter side."""
+    return (inputs + 9) * rows * width + 10 * min(rows, width) ** 2 + BLOCKS
+
+
+def _interference(rows: int, width: int, inputs: int) -> int:
+    """The same over the width."""
+    return (inputs + 8) * rows * width + 9 * width**2 + BLOCKS
+
+
+def _low_rank(rows: int, width: int, inputs: int) -> int:
+    """Both."""
+    return (inputs + 18) * rows * width + 9 * width**2 + BLOCKS
+
 
 MATRICES: Final[Mapping[str, Method]] = {
     "tsv": Method(
@@ -20,6 +38,7 @@ MATRICES: Final[Mapping[str, Method]] = {
         inputs=(1, None),
         params={"lambda": LAMBDA},
         kind="whole",
+        numbers=_singular,
     ),
     "iso_c": Method(
         name="iso_c",
@@ -28,6 +47,7 @@ MATRICES: Final[Mapping[str, Method]] = {
         inputs=(1, None),
         params={"lambda": LAMBDA},
         kind="whole",
+        numbers=_singular,
     ),
     "wudi": Method(
         name="wudi",
@@ -36,6 +56,7 @@ MATRICES: Final[Mapping[str, Method]] = {
         inputs=(1, None),
         params={"lambda": LAMBDA, "steps": STEPS},
         kind="whole",
+        numbers=_interference,
     ),
     "optmerge": Method(
         name="optmerge",
@@ -48,6 +69,7 @@ MATRICES: Final[Mapping[str, Method]] = {
             "steps": STEPS,
         },
         kind="whole",
+        numbers=_low_rank,
     ),
     "swudi": Method(
         name="swudi",
@@ -61,6 +83,7 @@ MATRICES: Final[Mapping[str, Method]] = {
             "lambda": LAMBDA,
         },
         kind="whole",
+        numbers=_interference,
     ),
     "aswudi": Method(
         name="aswudi",
@@ -74,5 +97,6 @@ MATRICES: Final[Mapping[str, Method]] = {
             "lambda": LAMBDA,
         },
         kind="whole",
+        numbers=_interference,
     ),
 }

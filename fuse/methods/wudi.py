@@ -13,13 +13,13 @@ RATE = 1e-5
 def wudi(tensors: Sequence[Tensor], base: Tensor, *, lambda_: float = 1.0, steps: int = 300) -> Tensor:
     """The base plus the sum of the task matrices, moved `steps` steps of Adam towards less interference.
 
-    The loss is ``sum_k |(M - tau_k) tau_k.T|^2 / |tau_k|^2`` (section 3), the start ``M = sum_k tau_k``, Adam's rate
+    The loss is ``sum_k |(M - tau_k) tau_k.T|^2 / |tau_k|^2``, the start ``M = sum_k tau_k``, Adam's rate
     1e-5. Its gradient has a closed form (`interference`), so that a step is one product of matrices. lambda multiplies
     the result, which is as large as the sum.
     tensors, base: one shape, any float dtypes. Tensors of one dimension get the mean of the task vectors, as in the
     official code; `as_matrices` says what is a matrix.
-    Returns that shape in float32 (float64 where an input is float64). Memory: that of the members, about six float32
-    tensors, and five float32 squares of the tensor's width. The last bits may depend on the linear algebra library.
+    Returns that shape in float32 (float64 where an input is float64). Memory: the members in float32, eight more such
+    tensors, and nine squares of the width. The last bits may depend on the linear algebra library.
     A member equal to the base adds nothing.
 
     Raises ValueError for unequal shapes, or fewer than 0 steps.

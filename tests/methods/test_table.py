@@ -151,3 +151,12 @@ def test_only_names_of_the_table_are_loaded(name):
     with pytest.raises(RecipeError, match="unknown merge method") as caught:
         load(name)
     assert caught.value.hint == "did you mean ties?" if name == "tie" else caught.value.hint
+
+
+def test_memory_of_methods_that_see_matrices():
+    """In float32 numbers: at least the inputs, more for a wider matrix, and whole tensors of any shape."""
+    for name in NOT_MERGEKITS:
+        numbers = METHODS[name].numbers
+        assert numbers is not None
+        assert numbers(100, 50, 3) > 3 * 100 * 50
+        assert numbers(1000, 4000, 3) > numbers(1000, 2000, 3)
