@@ -1,5 +1,6 @@
 """The header of a safetensors file, read with the standard library and checked in full before anything is believed."""
 
+import re
 import struct
 import unicodedata
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from fuse.errors import CheckpointError
 MAX_HEADER = 100_000_000
 MAX_TENSORS = 1_000_000
 MAX_NAME = 1024
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # bytes of one element; the first group is what fuse computes with, the rest can only be copied
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 DTYPE_BYTES = FLOAT_BYTES | {
@@ -90,31 +92,35 @@ def _check_metadata(metadata: Any, path: Path) -> None:
 
 
 def _entry(path: Path, name: str, row: Any, body: int) -> TensorEntry:
-    where = f"{path}: tensor {name!r}" if len(name) <= MAX_NAME else path
-    if not name or len(name) > MAX_NAME or any(ord(c) < 32 or c == "\x7f" for c in name):
-        raise CheckpointError("a tensor name is empty, overlong or has control characters", where=where)
+    def where() -> str | Path:
+        return f"{path}: tensor {name!r}" if len(name) <= MAX_NAME else path
+
+    if not name or len(name) > MAX_NAME or CONTROL.search(name):
+        raise CheckpointError("a tensor name is empty, overlong or has control characters", where=where())
     if name.startswith("/") or ".." in name.split("/"):
-        raise CheckpointError("a tensor name looks like a path", where=where)
+        raise CheckpointError("a tensor name looks like a path", where=where())
     if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError("the header row is not {dtype, shape, data_offsets}", where=where)
+        raise CheckpointError("the header row is not {dtype, shape, data_offsets}", where=where())
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
     if dtype in QUANTISED:
         raise CheckpointError(
-            f"dtype {dtype} is quantised and cannot be merged", where=where, hint="use the unquantised checkpoint"
+            f"dtype {dtype} is quantised and cannot be merged",
+            where=where(),
+            hint="use the unquantised checkpoint",
         )
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise CheckpointError(f"unknown dtype {dtype!r}", where=where, hint=f"known: {', '.join(DTYPE_BYTES)}")
+        raise CheckpointError(f"unknown dtype {dtype!r}", where=where(), hint=f"known: {', '.join(DTYPE_BYTES)}")
     if not _are_counts(shape) or len(shape) > 16:
-        raise CheckpointError(f"shape {shape!r} is not a list of sizes", where=where)
+        raise CheckpointError(f"shape {shape!r} is not a list of sizes", where=where())
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(f"data_offsets {offsets!r} are not [begin, end]", where=where)
+        raise CheckpointError(f"data_offsets {offsets!r} are not [begin, end]", where=where())
     expected = DTYPE_BYTES[dtype]
     for n in shape:
         expected *= n
     if expected != offsets[1] - offsets[0]:
         raise CheckpointError(
             f"shape {shape} of {dtype} needs {expected:,} bytes but the header gives {offsets[1] - offsets[0]:,}",
-            where=where,
+            where=where(),
         )
     return TensorEntry(path, name, dtype, tuple(shape), body + offsets[0], body + offsets[1])
 
