@@ -43,4 +43,5 @@ def row_memory(row: "Row") -> int:
         return WORK * numbers(rows, elements // max(rows, 1), inputs)
     if row.action in ("copy", "make") or METHODS[row.method].kind != "whole":
         elements = min(elements, BLOCK)
-    return elements * WORK * (inputs + 3)
+    tables = sum(prod(s.tensor.shape) for s in row.reads if s.update) if row.host else 0  # with an adapter's change
+    return WORK * (elements * (inputs + 3) + tables)

@@ -117,6 +117,35 @@ RECIPE = "members: {{one: {one}, two: {two}}}\nlanguage: {{method: linear, weigh
 ON_HUB = RECIPE.format(one="org/one", two="{path: org/two, revision: v1}")
 
 
+def test_an_adapter_on_the_hub(hub: Hub, tmp_path: Path) -> None:
+    """Its header is read by ranges to plan, and its weights are fetched to merge, at a commit of its own."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    name = "model.layers.1.self_attn.q_proj"
+    factors = {"A": torch.randn(4, 128), "B": torch.randn(128, 4)}
+    file = folder / "adapter_model.safetensors"
+    save_file({f"base_model.model.{name}.lora_{side}.weight": factor for side, factor in factors.items()}, file)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+    hub.folders["org/lora"] = folder
+    told = "members: {a: {base: org/one, adapter: {path: org/lora, revision: v1}}}\n"
+    (tmp_path / "recipe.yaml").write_text(told + "language: {method: linear, weights: {a: 1}}\n")
+    env = hub.env(tmp_path / "home")
+    ran = fuse("plan", tmp_path / "recipe.yaml", env=env)
+    assert ran.code == 0, ran.err
+    assert "  a.adapter: org/lora  [2 tensors, 4.1 kB]" in ran.out
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+    ran = fuse("merge", tmp_path / "recipe.yaml", tmp_path / "out", env=env)
+    assert ran.code == 0, ran.err
+    merged, one = load_file(tmp_path / "out" / "model.safetensors"), load_file(tmp_path / "one" / "model.safetensors")
+    wanted = one[f"{name}.weight"].double() + 2 * (factors["B"].double() @ factors["A"].double())
+    torch.testing.assert_close(merged[f"{name}.weight"].double(), wanted, rtol=0, atol=1e-6)
+    adapter = json.loads((tmp_path / "out" / "fuse.json").read_text())["members"]["a"]["adapter"]
+    sha256 = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    assert adapter == {"origin": "org/lora", "revision": COMMIT, "peft_type": "LORA", "sha256": sha256}
+
+
 def test_plan_reads_headers_and_merge_fetches_the_weights(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(ON_HUB)
     env = hub.env(tmp_path / "home")
