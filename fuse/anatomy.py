@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from fuse.adapters.adapter import Adapter
 
 
+UNSTATED = "not stated"  # of a licence
+
+
 @dataclass(frozen=True)
 class Member:
     """An opened checkpoint with every key placed. `places[key]` is None for a buffer that models recompute.
@@ -73,15 +76,23 @@ class Member:
 
     @cached_property
     def licence(self) -> str:
-        """The licence that the model card states, or ""."""
-        card = self.folder / "README.md"
-        if not card.is_file():
-            return ""
-        with card.open("rb") as file:
-            text = file.read(1 << 16).decode("utf-8", "replace")
-        front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-        found = re.search(r"^license:\s*([\w.+-]+)\s*$", front[1], re.MULTILINE) if front else None
-        return found[1] if found else ""
+        """The licence that the model card states, or ""; where its adapter's states another, both."""
+        own, theirs = licence_of(self.folder), licence_of(self.adapter.folder) if self.adapter else ""
+        if self.adapter is None or own == theirs:
+            return own
+        return f"{own or UNSTATED} + {theirs or UNSTATED}"
+
+
+def licence_of(folder: Path) -> str:
+    """The licence in the front matter of a folder's README.md, or ""."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return ""
+    with card.open("rb") as file:
+        text = file.read(1 << 16).decode("utf-8", "replace")
+    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = re.search(r"^license:\s*([\w.+-]+)\s*$", front[1], re.MULTILINE) if front else None
+    return found[1] if found else ""
 
 
 def open_member(name: str, location: str, *, revision: str | None, relative_to: Path) -> Member:

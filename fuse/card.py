@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from fuse.anatomy import Member
+from fuse.anatomy import UNSTATED, Member
 from fuse.fused import Fit, Fits, Fused, FusedBranch
 from fuse.fused_view import CODE, NORMS, bridge_text, folded_text, graft_text
 from fuse.plan import Plan
@@ -24,13 +24,14 @@ def model_card(plan: Plan, fits: Fits | None = None) -> str:
     from huggingface_hub import ModelCardData
 
     sees = bool(plan.fused.branches) if plan.fused else plan.host.sees
-    licences = {m.licence for m in plan.members}
-    hub_ids = [m.checkpoint.origin.removeprefix("hf://") for m in plan.members if m.checkpoint.revision]
+    licences = {licence for m in plan.members for licence in m.licence.split(" + ")}
+    opened = [c for m in plan.members for c in (m.checkpoint, m.adapter.checkpoint if m.adapter else None) if c]
+    hub_ids = list(dict.fromkeys(c.origin.removeprefix("hf://") for c in opened if c.revision))
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-text-to-text" if sees else "text-generation",
         tags=["merge", "fuse", *(["multimodal"] if sees else [])],
-        license=licences.pop() if len(licences) == 1 and "" not in licences else OTHER,
+        license=licences.pop() if len(licences) == 1 and not licences & {"", UNSTATED} else OTHER,
         base_model=hub_ids or None,
     )
     if hub_ids:
@@ -44,7 +45,7 @@ def _body(plan: Plan, fits: Fits) -> str:
     language = "AutoModelForSeq2SeqLM" if plan.host.text.name == "t5" else "AutoModelForCausalLM"
     auto = "AutoModelForImageTextToText" if plan.host.sees or plan.fused else language
     members = "\n".join(
-        f"| {m.name} | {_cell(_origin(m))} | {m.checkpoint.revision or '-'} | {m.licence or 'not stated'} |"
+        f"| {m.name} | {_cell(_origin(m))} | {m.checkpoint.revision or '-'} | {m.licence or UNSTATED} |"
         for m in plan.members
     )
     fence = "`" * max(3, max((len(run) for run in re.findall(r"`+", plan.recipe_text)), default=0) + 1)

@@ -128,6 +128,7 @@ def test_an_adapter_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     file = folder / "adapter_model.safetensors"
     save_file({f"base_model.model.{name}.lora_{side}.weight": factor for side, factor in factors.items()}, file)
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8}))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
     hub.folders["org/lora"] = folder
     told = "members: {a: {base: org/one, adapter: {path: org/lora, revision: v1}}}\n"
     (tmp_path / "recipe.yaml").write_text(told + "language: {method: linear, weights: {a: 1}}\n")
@@ -142,6 +143,9 @@ def test_an_adapter_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     wanted = one[f"{name}.weight"].double() + 2 * (factors["B"].double() @ factors["A"].double())
     torch.testing.assert_close(merged[f"{name}.weight"].double(), wanted, rtol=0, atol=1e-6)
     adapter = json.loads((tmp_path / "out" / "fuse.json").read_text())["members"]["a"]["adapter"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: other\n" in card and "base_model:\n- org/one\n- org/lora\n" in card
+    assert f"| a | org/one + org/lora | {COMMIT} | not stated + mit |" in card
     sha256 = {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
     assert adapter == {"origin": "org/lora", "revision": COMMIT, "peft_type": "LORA", "sha256": sha256}
 
