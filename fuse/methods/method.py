@@ -82,8 +82,8 @@ class Method:
     "elementwise": output element i depends on element i of the inputs only, so that a tensor may be merged in blocks of
     any size with the same bytes. "measured": the same once `measure` has looked through the whole tensor, block by
     block; `apply` then merges a block. "whole": the function needs whole tensors.
-    by_row: blocks hold whole rows of the tensor, as `(rows, width)`; an elementwise method then may look at an element's
-    row.
+    by_row: blocks hold whole rows of the tensor, as `(rows, width)`; an elementwise method may then look at all of
+    the row of an element.
     random: takes `keys`, one a tensor from `fuse.methods.random.key`, and `offset`, the index of the block's
     first element in the tensor. `seed` makes the keys and is not passed to the function.
     nonzero_sum: with `normalize`, weights that sum to zero are an error.
