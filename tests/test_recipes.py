@@ -50,6 +50,7 @@ KINDS = {
     "vlm_and_adapter.yaml": {"base": "llama", "vlm": "llava", "polite": "llama"},
     "vlm_and_math_llm.yaml": {"base": "llama", "vlm": "llava_next", "math": "llama"},
     "vlm_language_only.yaml": {"base": "llama", "llava": "llava", "sharegpt": "llava"},
+    "vlm_optmerge.yaml": {"base": "llama", "llava": "llava", "sharegpt": "llava"},
     "vlm_with_open_clip_encoder.yaml": {"llava": "llava"},
     "zoo/visionfuse.yaml": {"base": "llama", "hue": "llava", "form": "llava"},
     "zoo/visionfuse_three.yaml": {"base": "llama", "hue": "llava", "form": "llava", "sign": "llava"},
