@@ -15,6 +15,7 @@ from fuse.visual_tokens import Cost
 
 NAMES_SHOWN = 2
 LAYER = re.compile(r"\.(\d+)(?=\.)")
+LEFT = re.compile(r"layer (\d+) of (.*) is not among the layers")
 
 
 def plan_text(plan: Plan, *, every: bool = False, cost: Cost | None = None) -> str:
@@ -148,12 +149,31 @@ def _times(count: int) -> str:
 
 def _drop_lines(plan: Plan, every: bool) -> list[str]:
     groups: dict[tuple[str, str, str], int] = {}
+    layers: dict[tuple[str, str, str], list[int]] = {}
     for drop in plan.drops:
         name = drop.source.tensor.name
         short = name if every else LAYER.sub(".{}", name).split(".{}")[0]
-        key = (drop.source.member, short if every else short.split(".")[0] + ".*", drop.reason)
+        match = None if every else LEFT.fullmatch(drop.reason)
+        reason = match[2] if match else drop.reason
+        key = (drop.source.member, short if every else short.split(".")[0] + ".*", reason)
         groups[key] = groups.get(key, 0) + 1
-    return [f"{member}: {name}{_times(count)}  {reason}" for (member, name, reason), count in groups.items()]
+        if match:
+            layers.setdefault(key, []).append(int(match[1]))
+    told = {key: _left(layers[key], key[2]) if key in layers else key[2] for key in groups}
+    return [f"{key[0]}: {key[1]}{_times(count)}  {told[key]}" for key, count in groups.items()]
+
+
+def _left(numbers: Iterable[int], member: str) -> str:
+    """`layers 0-3, 7 of a are not among the layers`."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    what, verb = ("layer", "is") if text.isdecimal() else ("layers", "are")
+    return f"{what} {text} of {member} {verb} not among the layers"
 
 
 def plan_json(plan: Plan, cost: Cost | None = None) -> dict[str, Any]:

@@ -84,6 +84,21 @@ def test_a_fused_folder_keeps_its_eyes_wide(members: Path, tmp_path: Path) -> No
     assert {p.dtype for p in load(tmp_path / "narrow").model.parameters()} == {torch.bfloat16}
 
 
+def test_wide_eyes_that_read_the_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SliME's sampler and `similarity` read embeddings of the language model, which is narrower than they are."""
+    text = (
+        "members: {mgm: mgm, slime: slime, llava: llava}\nlanguage: {method: linear, weights: 1}\n"
+        f"vision: [mgm, slime, {{from: llava, max_tokens: 3, prune: similarity, norm: match}}]\n{WIDE}\n"
+    )
+    recipe_members.furnish([text], {"mgm": "mgm", "slime": "slime", "llava": "llava"}, tmp_path, monkeypatch)
+    (tmp_path / "r.yaml").write_text(recipe_members.stand_in(text))
+    ran = fuse_here("merge", tmp_path / "r.yaml", tmp_path / "out")
+    assert (ran.code, ran.err) == (0, ""), ran
+    model = load(tmp_path / "out").model
+    assert {p.dtype for p in model.branches.parameters()} == {torch.float32}
+    seen(tmp_path)
+
+
 def test_grafts(members: Path, tmp_path: Path) -> None:
     config = json.loads((members / "llava" / "config.json").read_text())["text_config"]
     official_adapters.peft_folder(members / "style", config)

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -279,6 +281,25 @@ def test_a_fused_folder_with_more_layers(tmp_path: Path) -> None:
     seen(tmp_path / "out", tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_layers_of_an_adapter(family: Path, tmp_path: Path) -> None:
+    """The adapter's change comes along where its layer is taken, and is left out with a reason where it is not."""
+    peft: Any = get_peft_model(
+        LlamaForCausalLM(CONFIG), LoraConfig(target_modules=["up_proj"], init_lora_weights=False)
+    )
+    peft.save_pretrained(family / "adapter")
+    member = "a: {base: a, adapter: adapter}"
+    whole = merge(family, tmp_path / "whole", "{method: linear, weights: 1}", member)
+    out = merge(family, tmp_path / "out", "{method: passthrough, layers: [{a: [0, 2]}, {a: [1, 3]}]}", member)
+    for number, layer in enumerate([0, 1, 1, 2]):
+        assert same(layer_of(out, number), layer_of(whole, layer))
+    up = "model.layers.2.mlp.up_proj.weight"
+    assert not torch.equal(out[up], weights(family, "a")["model.layers.1.mlp.up_proj.weight"])
+    dropped = json.loads((tmp_path / "out" / "fuse.json").read_text())["dropped"]
+    told = {d["reason"] for d in dropped if "lora_" in d["tensor"]}
+    assert told == {"layer 3 of a is not among the layers"}
+
+
 REFUSED = {
     "{method: passthrough, layers: [{a: [0, 9]}]}":
         "r.yaml:2:43: language.layers.0.a: [0, 9] reaches beyond the 4 layers of a ([0, 4] ends with its last)",
@@ -396,4 +417,7 @@ def test_the_plan_says_what_is_stacked(family: Path) -> None:
     )
     ran = fuse_here("plan", family / "r.yaml")
     assert "  = layers: 3 stacked: a 0-1, a 1-1 + b 3-3\n" in ran.out
-    assert "  b: model.* x27  layer 0 of b is not among the layers\n" not in ran.out
+    assert "  a: model.* x18  layers 2-3 of a are not among the layers\n" in ran.out
+    assert "  b: model.* x27  layers 0-2 of b are not among the layers\n" in ran.out
+    every = fuse_here("plan", family / "r.yaml", "--all").out
+    assert "  b: model.layers.1.mlp.up_proj.weight  layer 1 of b is not among the layers\n" in every
