@@ -63,6 +63,16 @@ def test_as_the_function(family: Path, tmp_path: Path, method: str) -> None:
         assert (name in TABLES) == torch.equal(tensor, base[name])
 
 
+@pytest.mark.parametrize("method", SETTINGS)
+def test_threads_do_not_change_a_byte(family: Path, tmp_path: Path, method: str) -> None:
+    language = json.dumps({"method": method, **SETTINGS[method]})
+    for threads in (1, 3):
+        ran = run(family, "merge", language, tmp_path / f"{threads}", "--threads", threads)
+        assert (ran.code, ran.err) == (0, "")
+    one, three = ((tmp_path / threads / "model.safetensors").read_bytes() for threads in ("1", "3"))
+    assert one == three
+
+
 @pytest.mark.parametrize(("language", "told"), [
     ("{method: optmerge, variant: lore}", "fuse: recipe.yaml:3:30: language.variant: should be 'lora', 'full' or 'modality', not 'lore'"),
     ("{method: wudi, steps: 1.5}", "fuse: recipe.yaml:3:26: language.steps: should be a valid integer, not 1.5"),
