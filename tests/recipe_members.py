@@ -155,7 +155,7 @@ def stand_in(recipe: str) -> str:
     if "base" in data:
         data["base"] = "base"
     for entry in data["language"].get("layers", ()):
-        entry |= dict.fromkeys(entry, [0, 2])
+        entry.update(dict.fromkeys(entry, [0, 2]))
     for branch in _entries(data):
         if "encoder" in branch:
             branch["encoder"] = f"{branch['name']}_encoder"

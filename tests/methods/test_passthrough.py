@@ -36,5 +36,5 @@ def test_inputs_stay(draw):
 
 
 def test_takes_one_tensor(draw):
-    with pytest.raises(ValueError, match="^passthrough takes 1 tensor, not 2$"):
+    with pytest.raises(ValueError, match=r"^passthrough takes 1 tensor, not 2$"):
         passthrough(draw(1, 2))
