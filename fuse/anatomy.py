@@ -45,6 +45,11 @@ class Member:
     def folder(self) -> Path:
         return self.checkpoint.folder
 
+    def dtype_of(self, entry: TensorEntry) -> str:
+        """In which dtype a tensor is stored; the base's, where an adapter's own stands in its place."""
+        displaced = self.adapter.displaced if self.adapter else ()
+        return next((other.dtype for other in displaced if other.name == entry.name), entry.dtype)
+
     def file(self, name: str) -> Path:
         """One of its small files, there or not: what belongs to the tokenizer is the adapter's where that has one."""
         if self.adapter is None or not self.adapter.tokenizer or name not in TOKENIZER:

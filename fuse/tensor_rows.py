@@ -34,7 +34,7 @@ class TensorRows:
     def row(self, action: Literal["merge", "copy"], part: str, canonical: str, entry: TensorEntry, **more: Any) -> Row:
         name = entry.name if self.prefix is None else self.prefix + canonical
         dtype = stored(self.dtypes, part) if entry.dtype in FLOAT_BYTES else ""
-        return Row(name, action, canonical, part, entry.shape, dtype or entry.dtype, **more)
+        return Row(name, action, canonical, part, entry.shape, dtype or self.owner.dtype_of(entry), **more)
 
     def copy(self, part: str, canonical: str, entry: TensorEntry, note: str = "") -> Row:
         source = Source.of(self.owner, entry)

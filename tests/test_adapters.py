@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, TrainableTokensConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests import tiny_text
 from tests.cli import Ran, fuse_here
-from tests.members import save_member
+from tests.members import save_member, save_tokenizer, words
 
 IDS = torch.tensor([[1, 5, 7, 9, 33]])
 TWO, LINEAR = ["q_proj", "down_proj"], {"method": "linear", "weights": {"a": 1}}
@@ -27,7 +27,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny language models: with biases, with a tied head, and GPT-2's, whose weights lie [in, out]."""
     folder = tmp_path_factory.mktemp("adapters")
     torch.manual_seed(0)
-    save_member(LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True)), folder / "llama")
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True))
+    save_member(model, folder / "llama", words(63), {"<|old|>": 63})
     save_member(LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)), folder / "tied")
     save_member(tiny_text.build("gpt2", vocab_size=64), folder / "gpt2")
     return folder
@@ -94,18 +95,38 @@ def test_as_peft_computes_it(place: Path, case: str) -> None:
     assert made.config.tie_word_embeddings == (base != "llama" and case not in UNTIED)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_a_member_like_any_other(place: Path) -> None:
-    """Merged with another over a base: the bytes of a merge of what was merged before, in float32."""
-    trained(place, "llama", "one", LoraConfig(target_modules=TWO, r=4))
-    trained(place, "llama", "two", LoraConfig(target_modules=TWO, r=4, lora_alpha=20))
+@pytest.fixture(scope="module")
+def pair(place: Path) -> dict[str, Any]:
+    """Two adapters as members, and the folders "one alone" and "two alone" that each gives in float32."""
+    trained(place, "llama", "one", LoraConfig(target_modules=[*TWO, "embed_tokens"], r=4))
+    trained(place, "llama", "two", LoraConfig(target_modules=[*TWO, "lm_head"], r=4, lora_alpha=20))
+    save_tokenizer(place / "two", words(63), {"<|new|>": 63})
     adapted = {name: {"base": "llama", "adapter": name} for name in ("one", "two")}
     for name, member in adapted.items():
         assert run(place, "merge", f"{name} alone", members={"a": member}).code == 0
-    ties = {"method": "ties", "weights": {"one": 0.5, "two": 0.7}, "density": 0.5}
-    folders = {name: f"{name} alone" for name in adapted}
-    for out, members in (("before", folders), ("while", adapted)):
-        ran = run(place, "merge", out, base="llama", members=members, language=ties)
+    return adapted
+
+
+TIES = {"method": "ties", "weights": {"one": 0.5, "two": 0.7}, "density": 0.5}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "language",
+    [
+        TIES,  # the last row of the tables is of a token that is not shared
+        {**TIES, "embeddings": "union"},
+        {**TIES, "embeddings": "two"},
+        {"method": "karcher"},
+        {"method": "passthrough", "layers": [{"one": [0, 2]}, {"two": [0, 1]}]},
+    ],
+)
+def test_a_member_like_any_other(place: Path, pair: dict[str, Any], language: dict[str, Any]) -> None:
+    """The bytes of a merge of what was merged before, in float32."""
+    base = {"base": "llama"} if language["method"] == "ties" else {}
+    folders = {name: f"{name} alone" for name in pair}
+    for out, members in (("before", folders), ("while", pair)):
+        ran = run(place, "merge", out, members=members, language=language, **base)
         assert (ran.code, ran.err) == (0, "")
     assert (place / "while/model.safetensors").read_bytes() == (place / "before/model.safetensors").read_bytes()
 
@@ -142,8 +163,6 @@ def test_plan_and_provenance(place: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_embeddings_that_were_resized_bring_their_tokenizer(place: Path) -> None:
     """PEFT saves both tables where rows were added; the tokenizer beside them is the member's."""
-    from tests.members import save_tokenizer, words
-
     model: Any = AutoModelForCausalLM.from_pretrained(place / "llama")
     model.resize_token_embeddings(66, mean_resizing=False)
     peft: Any = get_peft_model(model, LoraConfig(target_modules=TWO)).eval()
@@ -163,8 +182,6 @@ def test_embeddings_that_were_resized_bring_their_tokenizer(place: Path) -> None
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_tokenizer_without_its_rows_is_refused(place: Path) -> None:
-    from tests.members import save_tokenizer, words
-
     trained(place, "llama", "short", LoraConfig(target_modules=TWO))
     save_tokenizer(place / "short", words(64), {"<|begin|>": 64})
     ran = run(place, "plan", "short", members={"a": {"base": "llama", "adapter": "short"}})
@@ -178,7 +195,6 @@ def test_other_names_for_a_language_model(place: Path) -> None:
     members = {"a": {"base": "llama", "adapter": "named"}}
     assert run(place, "merge", "named out", members=members).code == 0
     wanted = (place / "named out" / "model.safetensors").read_bytes()
-    from safetensors.torch import save_file
 
     file = place / "named" / "adapter_model.safetensors"
     held = load_file(file)
@@ -191,3 +207,23 @@ def test_other_names_for_a_language_model(place: Path) -> None:
         save_file({key.replace(old, new): tensor for key, tensor in held.items()}, file)
         assert run(place, "merge", "named again", members=members).code == 0
         assert (place / "named again" / "model.safetensors").read_bytes() == wanted
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore")
+def test_a_base_in_half_precision_stays_so(place: Path) -> None:
+    """What PEFT saves in float32 beside it too; the change is rounded once, from float32 factors."""
+    torch.manual_seed(0)
+    save_member(LlamaForCausalLM(LlamaConfig(**SIZES)), place / "half", dtype=torch.bfloat16)
+    trained(place, "half", "fine", LoraConfig(target_modules=TWO, r=4, modules_to_save=["lm_head"]))
+    held = {k: v.float() for k, v in load_file(place / "fine" / "adapter_model.safetensors").items()}
+    save_file(held, place / "fine" / "adapter_model.safetensors")
+    ran = run(place, "merge", "half out", members={"a": {"base": "half", "adapter": "fine"}})
+    assert (ran.code, ran.err) == (0, "")
+    made, base = (load_file(place / f / "model.safetensors") for f in ("half out", "half"))
+    assert {tensor.dtype for tensor in made.values()} == {torch.bfloat16}
+    at = "model.layers.1.mlp.down_proj"
+    down, up = (held[f"base_model.model.{at}.lora_{side}.weight"].double() for side in "AB")
+    wanted = base[f"{at}.weight"].double() + 8 / 4 * (up @ down)
+    assert torch.equal(made[f"{at}.weight"], wanted.float().bfloat16())
+    assert torch.equal(made["lm_head.weight"], held["base_model.model.lm_head.weight"].bfloat16())

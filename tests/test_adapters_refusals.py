@@ -73,6 +73,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, torch.Tensor], str]] = {
     "alpha is no number": (CONFIG | {"lora_alpha": "8"}, PARTS, ": adapter_config.json: the alpha of model.layers.0.self_attn.q_proj is '8', not a number"),
     "another rank": (CONFIG | {"r": 8}, PARTS, ": model.layers.0.self_attn.q_proj has rank 4 and 4, and adapter_config.json says 8"),
     "no table": (CONFIG | {"rank_pattern": [4]}, PARTS, ": adapter_config.json: rank_pattern is [4], not a table"),
+    "a number for a matrix": (CONFIG, {**PARTS, f"{Q}.lora_A.weight": torch.tensor(1.0)}, f": tensor '{Q}.lora_A.weight' has shape [], not two sizes"),
     "no B": (CONFIG, dict([*PARTS.items()][:1]), ": model.layers.0.self_attn.q_proj has lora_A and not lora_B"),
     "no A": (CONFIG, dict([*PARTS.items()][1:]), ": model.layers.0.self_attn.q_proj has lora_B and not lora_A"),
     "another base": (CONFIG, {**PARTS, f"{Q}.lora_A.weight": torch.ones(4, 48)}, f": tensor '{Q}.lora_A.weight' has shape [4, 48], and 'model.layers.0.self_attn.q_proj.weight' of the base, [32, 32], needs [4, 32] {FITS}"),

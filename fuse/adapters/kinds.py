@@ -48,10 +48,11 @@ Changes = dict[str, Change]  # by "weight" and "bias"
 def changes(kind: str, module: Module, target: Target, told: Mapping[str, Any]) -> Changes:
     """The changes of a module. Raises CheckpointError, without a place, for parts that are missing or do not fit."""
     if len(target.weight.shape) != 2:
-        told = (
-            f"changes {target.weight.name!r}, of shape {list(target.weight.shape)}, and fuse reads adapters of matrices"
+        shape = list(target.weight.shape)
+        raise CheckpointError(
+            f"changes {target.weight.name!r}, of shape {shape}, and fuse reads adapters of matrices",
+            hint="merge it into its base with PEFT first",
         )
-        raise CheckpointError(told, hint="merge it into its base with PEFT first")
     found: Changes = {}
     if "rows" in module.parts:
         found = _rows(module, target, told)
@@ -72,6 +73,9 @@ def _lora(module: Module, target: Target, told: Mapping[str, Any]) -> Changes:
     if "A" not in parts:
         raise CheckpointError(f"{module.name} has neither lora_A nor lora_B")
     rank = rank_of(told, module.name)
+    for side in "AB":
+        if len(parts[side].shape) != 2:
+            raise CheckpointError(f"tensor {parts[side].name!r} has shape {list(parts[side].shape)}, not two sizes")
     ranks = parts["A"].shape[0], parts["B"].shape[-1]
     if ranks != (rank, rank):
         raise CheckpointError(f"{module.name} has rank {ranks[0]} and {ranks[1]}, and {CONFIG} says {rank!r}")

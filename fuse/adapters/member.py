@@ -17,6 +17,7 @@ from fuse.anatomy import Member, assemble
 from fuse.checkpoint import Checkpoint, check_config
 from fuse.errors import CheckpointError
 from fuse.grafts.lora_files import TRANSPOSED
+from fuse.grafts.lora_peft import CONFIG
 from fuse.safetensors_header import TensorEntry
 from fuse.vocabulary import Vocabulary, read_vocabulary
 
@@ -84,6 +85,8 @@ class _Making:
         told, embedding = self.folder.told, self.stored["language", self.base.text.embedding]
         heads = [name for name in (*whole, *(f"{name}.weight" for name in modules)) if self._is_head(name)]
         saved = told.get("modules_to_save") or []
+        if not isinstance(saved, list):
+            raise CheckpointError(f"{CONFIG}: modules_to_save is {saved!r}, not a list")
         changed = {f"{m.name}.weight" for m in modules.values() if set(m.parts) - {"rows"}}
         changed |= {name for name in whole if name.removesuffix(".weight").rpartition(".")[2] in saved}
         trained = [name for name in changed if name in heads or self.find(name) == embedding]
