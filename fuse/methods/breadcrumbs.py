@@ -1,4 +1,4 @@
-"""Task arithmetic over the middle magnitudes of task vectors (Model Breadcrumbs, arXiv 2312.06795, section 3)."""
+"""Task arithmetic over the middle magnitudes of task vectors (Model Breadcrumbs, arXiv 2312.06795)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Keep the middle magnitudes of a task vector (Model Breadcrumbs, arXiv 2312.06795, section 3)."""
+"""Keep the middle magnitudes of a task vector (Model Breadcrumbs, arXiv 2312.06795)."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias

@@ -1,4 +1,4 @@
-"""Sign election over task vectors thinned at random by rank (DELLA, arXiv 2406.11617, section 3)."""
+"""Sign election over task vectors thinned at random by rank (DELLA, arXiv 2406.11617)."""
 
 from collections.abc import Sequence
 

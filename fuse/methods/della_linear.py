@@ -1,4 +1,4 @@
-"""Task arithmetic over task vectors thinned at random by rank (DELLA, arXiv 2406.11617, section 3)."""
+"""Task arithmetic over task vectors thinned at random by rank (DELLA, arXiv 2406.11617)."""
 
 from collections.abc import Sequence
 

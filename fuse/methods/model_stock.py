@@ -15,7 +15,7 @@ CANCELLED = 1e-12
 
 
 def model_stock(tensors: Sequence[Tensor], base: Tensor, *, filter_wise: bool = False) -> Tensor:
-    """``t * mean(x) + (1 - t) * base`` with ``t = n * c / (1 + (n - 1) * c)`` (section 4, "merging ratio").
+    """``t * mean(x) + (1 - t) * base`` with ``t = n * c / (1 + (n - 1) * c)``, the merging ratio of the paper.
 
     c: the mean cosine between the task vectors ``x - base`` of the n members, two at a time.
     tensors: two or more. tensors, base: one shape, any float dtypes. filter_wise: each row ``x[i]`` has a ratio of its

@@ -15,8 +15,9 @@ def drop_by_rank(delta: Tensor, density: float, epsilon: float, rescale: bool, k
 
     delta: contiguous, float32 or float64; a row is ``delta[i]``, and all of a vector.
     The smallest magnitude of a row stays with probability ``density - epsilon``, the largest with
-    ``density + epsilon``, those between evenly spaced (section 3.1); in a row of one it is density. rescale divides
-    what stays by its probability, so that the mean stays (the paper's; mergekit restores the L1 norm instead).
+    ``density + epsilon``, those between evenly spaced (the paper's MAGPRUNE); in a row of one it is density.
+    rescale divides what stays by its probability, so that the mean stays, as in the paper; mergekit restores the L1
+    norm instead.
     Element i takes draw number offset + i of the key's stream. NaN stays, so that a check of the output sees it.
     """
     if (density == 1 and epsilon == 0) or not delta.numel():
