@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fuse.adapters.folder import fetch_adapter
 from fuse.anatomy import Member
 from fuse.checkpoint import Checkpoint, fetch
 from fuse.grafts.donor import Donor
@@ -38,6 +39,17 @@ class Lender:
         """Bring the weights to this machine, where they are not."""
         if self.checkpoint is not None and self.places:
             self.bring(self.checkpoint)
+
+
+def adapter_lenders(members: Sequence[Member]) -> list[Lender]:
+    """The members' adapters, with the tensor of the member that each of theirs changes or is."""
+    return [
+        Lender(
+            a.name, a.checkpoint.origin, a.checkpoint.tensors, {**a.targets, **a.whole}, a.unused, a.checkpoint,
+            fetch_adapter,
+        )
+        for a in (member.adapter for member in members) if a is not None
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from fuse.adapters.folder import fetch_adapter
 from fuse.adapters.update import Update
 from fuse.anatomy import Member
-from fuse.fused import Bridging, FoldedGraft, Fused, Lender
+from fuse.fused import Bridging, FoldedGraft, Fused, Lender, adapter_lenders
 from fuse.new_tokens import NewToken
 from fuse.rows import Added, Run
 from fuse.safetensors_header import DTYPE_BYTES, TensorEntry
@@ -149,7 +148,7 @@ class Plan:
     @property
     def lenders(self) -> tuple[Lender, ...]:
         """What besides the members lends tensors: adapters, towers, encoders, grafts."""
-        return (*_adapters(self.members), *lenders_of(self.fused, self.folded))
+        return (*adapter_lenders(self.members), *lenders_of(self.fused, self.folded))
 
     @property
     def bridges(self) -> dict[str, Bridging]:
@@ -188,17 +187,6 @@ def lenders_of(fused: Fused | None, folded: Sequence[FoldedGraft]) -> tuple[Lend
     return (*heard, *(one.graft.lender for one in folded if one.graft.lender.name not in names))
 
 
-def _adapters(members: Sequence[Member]) -> list[Lender]:
-    """The members' adapters, with the tensor that each of theirs changes or is."""
-    return [
-        Lender(
-            a.name, a.checkpoint.origin, a.checkpoint.tensors, {**a.targets, **a.whole}, a.unused, a.checkpoint,
-            fetch_adapter,
-        )
-        for a in (member.adapter for member in members) if a is not None
-    ]  # fmt: skip
-
-
 def _row_key(row: Row) -> list[Any]:
     def key(source: Source | None) -> Any:
         if source is None:
@@ -227,7 +215,7 @@ def unaccounted(
         if adapter:  # a tensor that stands in the base's place is read under its name
             seen |= {(adapter.name, key) for key, at in adapter.whole.items() if (name, at) in seen}
     inputs = [(m.name, key) for m in members for key in m.checkpoint.tensors]
-    inputs += [(lender.name, key) for lender in (*_adapters(members), *lenders) for key in lender.tensors]
+    inputs += [(lender.name, key) for lender in (*adapter_lenders(members), *lenders) for key in lender.tensors]
     return [f"{name}: {key}" for name, key in inputs if (name, key) not in seen]
 
 

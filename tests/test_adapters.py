@@ -10,6 +10,9 @@ from peft import IA3Config, LNTuningConfig, LoHaConfig, LoKrConfig, LoraConfig, 
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from fuse.planner import make_plan
+from fuse.recipe_yaml import load_recipe
+from fuse.search.identity import members_digest
 from tests import tiny_text
 from tests.cli import Ran, fuse_here
 from tests.members import save_member, save_tokenizer, words
@@ -148,9 +151,10 @@ def test_plan_and_provenance(place: Path) -> None:
     assert (update["kind"], update["scale"], update["transposed"]) == ("lora", 2.0, False)
     assert update["A"]["tensor"] == "base_model.model.model.layers.1.mlp.down_proj.lora_A.weight"
     file = place / "told" / "adapter_config.json"
-    config = json.loads(file.read_text())
+    config, before = json.loads(file.read_text()), members_digest(make_plan(load_recipe(recipe)))
     file.write_text(json.dumps(config | {"lora_alpha": 7}))
     other = json.loads(fuse_here("plan", recipe, "--json").out)
+    assert members_digest(make_plan(load_recipe(recipe))) != before  # a search is not gone on with
     file.write_text(json.dumps(config))
     assert other["plan"] != plan["plan"]
     assert run(place, "merge", "told out", members=members).code == 0

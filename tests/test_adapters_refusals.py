@@ -104,6 +104,12 @@ def test_one_sentence(place: Path, case: str) -> None:
     assert said(place) == (3, sentence)
 
 
+def test_an_embedding_with_too_few_rows(place: Path) -> None:
+    tables = {f"base_model.model.{name}.weight": torch.ones(60, 32) for name in ("model.embed_tokens", "lm_head")}
+    adapter(place, None, {**PARTS, **tables})
+    assert said(place) == (3, ": the base's tokenizer.json has 64 tokens, and the embedding has 60 rows (the adapter should hold the embedding that was resized (PEFT's save_embedding_layers))")  # fmt: skip
+
+
 @pytest.mark.parametrize("part", ["A", "B"])
 def test_numbers_that_are_not_finite_are_the_adapters(place: Path, part: str) -> None:
     bad = PARTS[f"{Q}.lora_{part}.weight"].clone()

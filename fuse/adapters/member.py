@@ -19,7 +19,7 @@ from fuse.errors import CheckpointError
 from fuse.grafts.lora_files import TRANSPOSED
 from fuse.grafts.lora_peft import CONFIG
 from fuse.safetensors_header import TensorEntry
-from fuse.vocabulary import Vocabulary, read_vocabulary
+from fuse.vocabulary import read_vocabulary
 
 SUFFIX = ".adapter"  # of the name under which a plan reads the adapter's tensors
 TIED = "the head is the embedding"
@@ -166,10 +166,9 @@ class _Making:
         )  # fmt: skip
         checkpoint = replace(base, config=config, tensors=self.tensors, stored=base.stored or stored)
         made = replace(assemble(checkpoint), adapter=adapter)
-        if vocabulary is None:
-            return made
-        self._check_rows(made, vocabulary)
-        return replace(made, vocabulary=vocabulary)
+        made = replace(made, vocabulary=vocabulary or made.vocabulary)
+        self._check_rows(made, "base" if vocabulary is None else "adapter")
+        return made
 
     def _resized(self, config: dict[str, Any]) -> dict[str, Any]:
         """The config of the base with as many tokens as the adapter's embedding has rows."""
@@ -184,11 +183,13 @@ class _Making:
             config["vocab_size"] = self.base.basis.vocab_size + more
         return config
 
-    def _check_rows(self, made: Member, vocabulary: Vocabulary) -> None:
+    def _check_rows(self, made: Member, whose: str) -> None:
+        """Every token has a row, where the adapter brings tokens or rows."""
         rows = made.language[made.text.embedding].shape[0]
-        if vocabulary.size > rows:
+        resized = rows != self.base.language[self.base.text.embedding].shape[0]
+        if (vocabulary := made.vocabulary) and vocabulary.size > rows and (resized or whose == "adapter"):
             raise CheckpointError(
-                f"the adapter's {vocabulary.source} has {vocabulary.size:,} tokens, and the embedding has {rows:,} "
+                f"the {whose}'s {vocabulary.source} has {vocabulary.size:,} tokens, and the embedding has {rows:,} "
                 f"rows", where=self.folder.checkpoint.folder,
                 hint="the adapter should hold the embedding that was resized (PEFT's save_embedding_layers)",
             )  # fmt: skip

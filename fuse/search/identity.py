@@ -43,4 +43,7 @@ def members_digest(plan: Plan) -> str:
     for lender in plan.lenders:
         revision = lender.checkpoint.revision if lender.checkpoint else ""
         found[lender.name] = revision or {file.name: file_digest(file) for file in lender.files}
+    for adapter in (member.adapter for member in plan.members):
+        if adapter and not adapter.checkpoint.revision:  # its config decides too
+            found[adapter.name] = folder_digests(adapter.folder)
     return sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
