@@ -28,14 +28,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def trained(place: Path, base: str, name: str, targets: Any) -> dict[str, torch.Tensor]:
+def trained(place: Path, base: str, name: str, targets: Any, **more: Any) -> dict[str, torch.Tensor]:
     """An adapter as PEFT saves it; the weights of PEFT's own merge, by the names in memory."""
     loader = AutoModelForCausalLM if base == "llama" else AutoModelForImageTextToText
     model: Any = loader.from_pretrained(place / base)
-    peft: Any = get_peft_model(model, LoraConfig(r=3, lora_alpha=5, target_modules=targets))
+    peft: Any = get_peft_model(model, LoraConfig(r=3, lora_alpha=5, target_modules=targets, **more))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        for weight in (p for n, p in peft.named_parameters() if ".lora_" in n):
+        for weight in (p for p in peft.parameters() if p.requires_grad):
             weight.normal_(std=0.3, generator=generator)
     peft.save_pretrained(place / name)
     return peft.merge_and_unload().state_dict()
@@ -70,6 +70,18 @@ def test_of_every_part_of_a_multimodal_model(place: Path, kind: str, model: str)
         )
         torch.testing.assert_close(stored[told], wanted[told.replace("branches.a.", "model.")], rtol=0, atol=5e-7)
         load(place / f"{name} out")
+
+
+def test_with_a_projector_that_was_trained_whole(place: Path) -> None:
+    wanted = trained(place, "llava", "whole", SPOKEN, modules_to_save=["multi_modal_projector"])
+    ran = run(place, "merge", "whole out", "llava", "whole", vision=["a"])
+    assert (ran.code, ran.err) == (0, "")
+    found: Any = AutoModelForImageTextToText.from_pretrained(place / "whole out").state_dict()
+    assert found.keys() == wanted.keys()
+    for key, weight in found.items():
+        torch.testing.assert_close(weight, wanted[key], rtol=0, atol=5e-7)
+    dropped = json.loads((place / "whole out" / "fuse.json").read_text())["dropped"]
+    assert [row["reason"] for row in dropped] == ["the adapter holds its own"] * 4
 
 
 def test_of_the_language_model_alone_in_a_multimodal_model(place: Path) -> None:
