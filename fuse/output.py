@@ -59,23 +59,31 @@ def new_folder(target: Path, *, force: bool = False, sync: bool = True) -> Itera
         yield partial
         for path in [*partial.rglob("*"), partial] if sync else ():
             _sync(path)
-        _replace(partial, target, force)
+        _replace(partial, target, force=force, sync=sync)
     except OSError as error:
         raise MachineError(f"{error.strerror or error}; nothing was written", where=error.filename or target) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _replace(partial: Path, target: Path, force: bool) -> None:
+def _replace(partial: Path, target: Path, *, force: bool, sync: bool) -> None:
     """Rename the finished folder into place; an old one is moved aside first and removed after."""
     old = partial.with_suffix(".old")
-    if target.exists():
-        if not force:
-            raise RecipeError("the output appeared while it was being made", where=target)
-        target.rename(old)
-    partial.rename(target)
-    _sync(target.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        if target.exists():
+            if not force:
+                raise RecipeError("the output appeared while it was being made", where=target)
+            target.rename(old)
+        partial.rename(target)
+        if sync:
+            _sync(target.parent)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        try:
+            shutil.rmtree(old, ignore_errors=True)
+        finally:  # an interrupted removal is completed
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:

@@ -286,7 +286,7 @@ def test_the_heap_keeps_what_is_freed() -> None:
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert faults[-1] - faults[4] < 100  # 36 times 512 pages otherwise
+    assert faults[-1] - faults[19] < 100  # 20 times 512 pages otherwise
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -34,7 +34,7 @@ def blocks(
     if row.action == "fold":
         from fuse.engine.fold import folded
 
-        for start, block in _split(folded(row, reader, constants, check=check)):
+        for start, block in _split(folded(row, reader, constants, check=check, stop=stop)):
             yield rounded(block, dtype, row, start)
     elif row.host is not None:
         for start, block, merging in table_blocks(row, reader, stage, stop, check=check):
@@ -52,9 +52,11 @@ def blocks(
             yield stage.store(rounded(block, dtype, row, start, merging.views))
 
 
-def whole(row: Row, reader: Reader, constants: Constants = NO_CONSTANTS, *, check: bool = True) -> Tensor:
+def whole(
+    row: Row, reader: Reader, constants: Constants = NO_CONSTANTS, *, check: bool = True, stop: Event | None = None
+) -> Tensor:
     """All values of a row as one tensor in the output dtype."""
-    parts = list(blocks(row, reader, check=check, constants=constants))
+    parts = list(blocks(row, reader, stop=stop, check=check, constants=constants))
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(row.shape)
 
 

@@ -16,6 +16,7 @@ from fuse.engine.heap import keep_freed_memory
 from fuse.engine.read import Reader
 from fuse.engine.room import Room
 from fuse.engine.team import finished, team
+from fuse.engine.views import Stopped
 from fuse.engine.write import ShardFile, stored_order
 from fuse.memory import ROOM, row_memory
 from fuse.plan import Row
@@ -54,6 +55,8 @@ def execute(
 
     def run(row: Row, file: ShardFile) -> None:
         with room.taken(row_memory(row)):
+            if stop.is_set():
+                raise Stopped
             if copies_bytes(row):
                 check_copy(row, reader, stop)
                 file.copy(row, *reader.stored(row.sources[0]), stop)

@@ -1,6 +1,7 @@
 """Rows to fold, computed: graft tensors baked into those of the host, whole and in float32, not rounded here."""
 
 from collections.abc import Callable, Mapping
+from threading import Event
 
 import torch
 
@@ -16,7 +17,9 @@ from fuse.plan import Plan, Row, Source, without
 Tensors = Mapping[str, torch.Tensor]
 
 
-def folded(row: Row, reader: Reader, constants: Tensors, *, check: bool = True) -> torch.Tensor:
+def folded(
+    row: Row, reader: Reader, constants: Tensors, *, check: bool = True, stop: Event | None = None
+) -> torch.Tensor:
     """What a row to fold is, in float32 or wider. constants: by graft, what `constants_of` gave.
 
     check: look whether what is read is finite. Raises CheckpointError where it is not, and where a donor's numbers do
@@ -27,7 +30,7 @@ def folded(row: Row, reader: Reader, constants: Tensors, *, check: bool = True) 
     for source in row.sources:
         tensor = reader.tensor(source)
         given[source.tensor.name] = checked(tensor, source, 0) if check else tensor
-    host = {inner.canonical: whole(inner, reader, constants, check=check) for inner in row.fold.host}
+    host = {inner.canonical: whole(inner, reader, constants, check=check, stop=stop) for inner in row.fold.host}
     try:
         return _KINDS[row.fold.kind](row, host, given, constants)
     except ValueError as error:

@@ -65,7 +65,7 @@ class Merging:
         if not isinstance(self._inputs[0], Tensor):
             parts = [self._stage.load(part) for part in parts]
         if self.method.by_row:
-            parts = [part.view(-1, self._width) for part in parts]
+            parts = [part.view(len(part) // max(self._width, 1), self._width) for part in parts]
         if self.method.kind == "elementwise":
             offset = {"offset": start} if self.method.random else {}
             return self._function(*self._split(parts), **self._arguments, **offset).view(-1)

@@ -1,7 +1,9 @@
 """Stored tensors as torch tensors over memory-mapped files: nothing is read before it is used."""
 
+import errno
 import mmap
 import os
+import weakref
 from pathlib import Path
 from threading import Event, Lock
 
@@ -12,7 +14,7 @@ from fuse.adapters.update import Update
 from fuse.engine.adapted import Adapted
 from fuse.engine.finite import checked
 from fuse.engine.views import Stored
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, MachineError
 from fuse.plan import Source
 from fuse.safetensors_header import TensorEntry
 
@@ -21,24 +23,26 @@ TORCH = {
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32,
     "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+NO_ROOM = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+# Copy on write, because torch wants a writable buffer; nothing is ever written. Without the second flag (Linux's, which
+# Python names from 3.13 on) a file larger than the machine's memory could not be mapped.
+PRIVATE = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
 class Reader:
-    """Maps each file once; `close` unmaps them. Use as a context manager. Threads may share it."""
+    """Maps each file once, until it is left as a context manager or dropped. Threads may share it."""
 
     def __init__(self) -> None:
         self._maps: dict[Path, mmap.mmap] = {}
         self._handles: dict[Path, int] = {}
         self._lock = Lock()
+        weakref.finalize(self, _close, self._maps, self._handles)
 
     def __enter__(self) -> "Reader":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._maps.clear()
-        for handle in self._handles.values():
-            os.close(handle)
-        self._handles.clear()
+        _close(self._maps, self._handles)
 
     def tensor(self, source: Source) -> Tensor:
         """The stored tensor, in its own dtype and shape, without copying; with an adapter's change, where the source
@@ -79,8 +83,17 @@ class Reader:
             if file not in self._maps:
                 try:
                     self._handles[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-                    # copy on write, because torch wants a writable buffer; nothing is ever written
-                    self._maps[file] = mmap.mmap(self._handles[file], 0, access=mmap.ACCESS_COPY)
+                    self._maps[file] = mmap.mmap(self._handles[file], 0, flags=PRIVATE)
                 except OSError as error:
-                    raise CheckpointError(f"cannot be read ({error.strerror})", where=file) from None
+                    kind = MachineError if error.errno in NO_ROOM else CheckpointError
+                    raise kind(f"cannot be read ({error.strerror})", where=file) from None
+                except ValueError:  # an empty file cannot be mapped
+                    raise CheckpointError("the file became shorter while it was read", where=file) from None
             return self._maps[file]
+
+
+def _close(maps: dict[Path, mmap.mmap], handles: dict[Path, int]) -> None:
+    maps.clear()
+    for handle in handles.values():
+        os.close(handle)
+    handles.clear()

@@ -10,7 +10,7 @@ from fuse.engine.device import Stage
 from fuse.engine.finite import checked
 from fuse.engine.merging import Merging
 from fuse.engine.read import Reader
-from fuse.engine.views import Gathered
+from fuse.engine.views import Gathered, Stopped
 from fuse.plan import Row, Source
 
 
@@ -29,9 +29,12 @@ def table_blocks(
     merging = _merging(row, reader, stage, stop, check=check) if row.runs else None
     lenders = [*row.sources, *row.donors]
     lending = [reader.tensor(lender) for lender in lenders]
-    wide = torch.float64 if torch.float64 in {t.dtype for t in (host, *lending)} else torch.float32
+    seen = [host, *lending, *(merging.views if merging else ())]
+    wide = torch.float64 if torch.float64 in {one.dtype for one in seen} else torch.float32
     step = max((merging.step if merging else stage.block) // width, 1)
     for start in range(0, rows, step):
+        if stop.is_set():
+            raise Stopped
         end = min(start + step, rows)
         low, high = torch.searchsorted(mine, torch.tensor([start, end])).tolist()
         block = torch.zeros(end - start, width, dtype=wide)

@@ -88,7 +88,7 @@ class Rows:
     def __getitem__(self, part: slice) -> Tensor:
         start, stop, _ = part.indices(self.shape[0])
         width = self.shape[1]
-        return self._flat[start * width : stop * width].view(-1, width)
+        return self._flat[start * width : stop * width].view(max(stop - start, 0), width)
 
 
 def row_width(shape: Sequence[int]) -> int:

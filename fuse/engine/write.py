@@ -80,7 +80,10 @@ class ShardFile:
         except OSError as error:
             if error.errno not in NO_COPY:
                 raise
-        self.write(row, done, data[done:])
+        for at in range(done, size, PIECE):
+            if stop.is_set():
+                raise Stopped
+            self.write(row, at, data[at : at + PIECE])
 
     def finish(self, stop: Event, *, hashed: bool, sync: bool) -> str:
         """Close the file; its sha256 where `hashed`, else "". sync: wait until the disk has it."""

@@ -1,0 +1,207 @@
+"""What the engine meets seldom: odd widths, one wide dtype, files that changed, little memory, a merge called off."""
+
+import gc
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fuse import output
+from fuse.engine import execute as engine
+from fuse.engine import read, write
+from fuse.engine.device import Memory
+from fuse.engine.read import Reader
+from fuse.engine.table import table_blocks
+from fuse.engine.views import Stopped
+from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.output import new_folder
+from fuse.plan import Fold, Row, Source
+from fuse.rows import Run
+from fuse.safetensors_header import TensorEntry, read_header
+
+
+def stored(file: Path, **tensors: torch.Tensor) -> dict[str, Source]:
+    """A member of that name."""
+    save_file(tensors, file)
+    return {key: Source(file.stem, entry) for key, entry in read_header(file).items()}
+
+
+def names(folder: str | Path) -> list[str]:
+    return [path.name for path in Path(folder).iterdir()]
+
+
+@pytest.mark.parametrize("method", ["arcee_fusion", "nuslerp", "model_stock"])
+def test_rows_without_numbers(tmp_path: Path, method: str) -> None:
+    a, b, base = (stored(tmp_path / f"{name}.safetensors", t=torch.empty(4, 0), u=torch.ones(2))["t"] for name in "abz")
+    values: dict[str, Any] = {
+        "nuslerp": {"weights": [1.0, 2.0], "row_wise": True}, "model_stock": {"filter_wise": True}
+    }.get(method, {})  # fmt: skip
+    sources = (a,) if method == "arcee_fusion" else (a, b)
+    row = Row("t", "merge", "t", "language", (4, 0), "BF16", sources, base, method, values)
+    engine.execute([row], [("o.safetensors", [0])], tmp_path, lambda _: None, threads=1)
+    assert load_file(tmp_path / "o.safetensors")["t"].shape == (4, 0)
+
+
+def test_a_base_in_float64_is_rounded_once_in_a_table_too(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(3)
+    a, b, base = (torch.randn(6, 5, generator=generator) for _ in range(3))
+    wide = base.double() + torch.randn(6, 5, generator=generator).double() * 1e-9
+    members = [stored(tmp_path / f"{n}.safetensors", t=t)["t"] for n, t in (("a", a), ("b", b), ("base", wide))]
+    row = Row(
+        "t", "merge", "t", "language", (6, 5), "F64", tuple(members[:2]), members[2], "task_arithmetic",
+        {"weights": [0.5, 0.25]}, members[0], (Run(0, 6, (0, 0, 0)),),
+    )  # fmt: skip
+    engine.execute([row], [("o.safetensors", [0])], tmp_path, lambda _: None)
+    wanted = wide + ((a.double() - wide) * 0.5 + (b.double() - wide) * 0.25)
+    assert (load_file(tmp_path / "o.safetensors")["t"] - wanted).abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_a_file_that_became_shorter(tmp_path: Path, size: int) -> None:
+    source = stored(tmp_path / "a.safetensors", t=torch.ones(9, 9))["t"]
+    os.truncate(tmp_path / "a.safetensors", size)
+    with Reader() as reader, pytest.raises(CheckpointError, match="the file became shorter while it was read"):
+        reader.tensor(source)
+
+
+def test_a_file_larger_than_the_memory_is_mapped(tmp_path: Path) -> None:
+    size = 1 << 40
+    with (tmp_path / "a").open("wb") as file:
+        try:
+            file.truncate(size)
+        except OSError:
+            pytest.skip("no sparse file of a terabyte")
+    with Reader() as reader:
+        tensor = reader.tensor(Source("a", TensorEntry(tmp_path / "a", "t", "U8", (16,), size - 16, size)))
+        assert tensor.tolist() == [0] * 16
+
+
+@pytest.mark.parametrize(("number", "kind"), [("ENOMEM", MachineError), ("EMFILE", MachineError),
+                                              ("EIO", CheckpointError)])  # fmt: skip
+def test_who_is_to_blame(tmp_path: Path, number: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = stored(tmp_path / "a.safetensors", t=torch.ones(9))["t"]
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(getattr(write.errno, number), "no")
+
+    monkeypatch.setattr(read.mmap, "mmap", fail)
+    with Reader() as reader, pytest.raises(kind, match=r"cannot be read \(no\)") as caught:
+        reader.tensor(source)
+    assert type(caught.value) is kind
+
+
+def test_a_reader_that_is_dropped_closes_its_files(tmp_path: Path) -> None:
+    source = stored(tmp_path / "a.safetensors", t=torch.ones(9))["t"]
+    gc.collect()
+    before = len(names("/proc/self/fd"))
+    for _ in range(5):
+        reader = Reader()
+        reader.tensor(source)
+    del reader
+    gc.collect()
+    assert len(names("/proc/self/fd")) == before
+
+
+def test_a_copy_through_memory_is_called_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = stored(tmp_path / "a.safetensors", t=torch.arange(100.0))["t"]
+    row, stop, written = Row("t", "copy", "t", "encoder", (100,), "F32", (source,)), threading.Event(), []
+    file = write.ShardFile(tmp_path / "o.safetensors", [row])
+
+    def refuse(*_: object) -> int:
+        raise OSError(write.errno.EXDEV, "Invalid cross-device link")
+
+    def first(_: Row, position: int, data: memoryview) -> None:
+        written.append((position, len(data)))
+        stop.set()
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    monkeypatch.setattr(write, "PIECE", 64)
+    monkeypatch.setattr(file, "write", first)
+    with Reader() as reader, pytest.raises(Stopped):
+        file.copy(row, *reader.stored(source), stop)
+    file.close()
+    assert written == [(0, 64)]
+
+
+def test_a_table_is_called_off_between_blocks(tmp_path: Path) -> None:
+    source = stored(tmp_path / "a.safetensors", t=torch.ones(6, 5))["t"]
+    row, stop = Row("t", "copy", "t", "language", (8, 5), "F32", (source,), host=source), threading.Event()
+    stage = Memory()
+    stage.block = 10
+    with Reader() as reader:
+        found = table_blocks(row, reader, stage, stop, check=True)
+        assert next(found)[0] == 0
+        stop.set()
+        with pytest.raises(Stopped):
+            next(found)
+
+
+def test_no_row_begins_once_all_is_called_off(tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    fold = Row("t", "fold", "t", "language", (2,), "F32", (), fold=Fold("g", "none", None))  # would fail if it began
+    with pytest.raises(Stopped):
+        engine.execute([fold], [("o.safetensors", [0])], tmp_path, lambda _: None, stop=stop)
+
+
+def _full(tmp_path: Path) -> Path:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").write_text("old")
+    return target
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_what_was_there_comes_back_when_the_new_folder_cannot_take_its_place(
+    tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, real = _full(tmp_path), Path.rename
+
+    def rename(self: Path, to: Path) -> Path:
+        if self.suffix == ".partial":
+            raise error
+        return real(self, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises((MachineError, KeyboardInterrupt)), new_folder(target, force=True):
+        pass
+    assert (target / "old").read_text() == "old" and names(tmp_path) == ["out"]
+
+
+def test_what_was_there_goes_although_its_removal_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, real, calls = _full(tmp_path), shutil.rmtree, []
+
+    def remove(path: Path, **options: Any) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        real(path, **options)
+
+    monkeypatch.setattr(output.shutil, "rmtree", remove)
+    with pytest.raises(KeyboardInterrupt), new_folder(target, force=True) as folder:
+        (folder / "new").touch()
+    assert names(target) == ["new"] and names(tmp_path) == ["out"]
+
+
+def test_what_appears_meanwhile_stays(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="appeared while it was being made"), new_folder(tmp_path / "out"):
+        _full(tmp_path)
+    assert (tmp_path / "out" / "old").exists() and names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_nothing_waits_for_the_disk_where_that_is_not_wanted(
+    tmp_path: Path, sync: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    with new_folder(tmp_path / "out", sync=sync):
+        pass
+    assert bool(waited) is sync
