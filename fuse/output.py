@@ -14,6 +14,7 @@ from fuse.fused import BRANCHES, GRAFTS, LANGUAGE
 from fuse.plan import Plan
 from fuse.safetensors_header import TensorEntry
 
+NO_MEMORY = ("can't allocate memory", "out of memory", "can't start new thread")  # as torch and Python say it
 SMALL_FILES = 64 << 20  # room for tokenizer, configs and card
 
 
@@ -62,6 +63,10 @@ def new_folder(target: Path, *, force: bool = False, sync: bool = True) -> Itera
         _replace(partial, target, force=force, sync=sync)
     except OSError as error:
         raise MachineError(f"{error.strerror or error}; nothing was written", where=error.filename or target) from None
+    except RuntimeError as error:
+        if not any(text in str(error) for text in NO_MEMORY):
+            raise
+        raise MachineError("out of memory; nothing was written", where=target, hint="fewer threads need less") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -190,6 +190,18 @@ def test_what_was_there_goes_although_its_removal_is_interrupted(
     assert names(target) == ["new"] and names(tmp_path) == ["out"]
 
 
+@pytest.mark.parametrize(
+    "text", ["[enforce fail at a.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried", "can't start new thread",
+             "CUDA out of memory. Tried to allocate 2 GiB", "another"]
+)  # fmt: skip
+def test_no_memory_is_the_machine_s(tmp_path: Path, text: str) -> None:
+    kind = RuntimeError if text == "another" else MachineError
+    with pytest.raises(kind) as caught, new_folder(tmp_path / "out"):
+        raise RuntimeError(text)
+    told = f"{tmp_path / 'out'}: out of memory; nothing was written (fewer threads need less)"
+    assert str(caught.value) == (told if kind is MachineError else text) and names(tmp_path) == []
+
+
 def test_what_appears_meanwhile_stays(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="appeared while it was being made"), new_folder(tmp_path / "out"):
         _full(tmp_path)
