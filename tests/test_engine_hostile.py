@@ -69,6 +69,24 @@ def test_a_file_that_became_shorter(tmp_path: Path, size: int) -> None:
         reader.tensor(source)
 
 
+@pytest.mark.parametrize("action", ["merge", "copy", "table"])
+def test_a_file_that_becomes_shorter_while_it_is_merged(tmp_path: Path, action: str) -> None:
+    a, b = (stored(tmp_path / f"{name}.safetensors", t=torch.ones(700, 400))["t"] for name in "ab")
+    table: dict[str, Any] = {"host": b, "runs": (Run(0, 700, (0, 0)),)} if action == "table" else {}
+    row = Row(
+        "t", "copy" if action == "copy" else "merge", "t", "language", (700, 400),
+        "BF16" if action == "copy" else "F32", (a,) if action == "copy" else (a, b), None, "linear",
+        {"weights": [1, 1]}, **table,
+    )  # fmt: skip
+
+    def progress(_: int) -> None:
+        os.truncate(tmp_path / "a.safetensors", 1000)
+
+    with pytest.raises(CheckpointError) as caught:
+        engine.execute([row], [("o.safetensors", [0])], tmp_path, progress, threads=1)
+    assert str(caught.value) == f"{tmp_path / 'a.safetensors'}: the file became shorter while it was read"
+
+
 def test_a_file_larger_than_the_memory_is_mapped(tmp_path: Path) -> None:
     size = 1 << 40
     with (tmp_path / "a").open("wb") as file:

@@ -4,6 +4,7 @@ import errno
 import mmap
 import os
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Lock
 
@@ -54,16 +55,29 @@ class Reader:
         if entry.nbytes == 0:
             return torch.empty(entry.shape, dtype=dtype)
         mapped = self._map(entry.file)
-        if len(mapped) < entry.end:
-            raise CheckpointError("the file became shorter while it was read", where=entry.file)
+        self.check(entry)
         count = entry.nbytes // dtype.itemsize
         return torch.frombuffer(mapped, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
 
+    def check(self, entry: TensorEntry) -> None:
+        """CheckpointError where the file of a mapped tensor ends before it does; to touch it would end the process."""
+        if os.fstat(self._handles[entry.file]).st_size < entry.end:
+            raise CheckpointError("the file became shorter while it was read", where=entry.file)
+
     def view(self, source: Source, stop: Event) -> Stored:
         """As `tensor`, flat, for a merge method; nothing is read, and no change computed, once `stop` is set."""
-        if source.update is None:
-            return Stored(source, self._stored(source.tensor).view(-1), stop)
-        return Stored(source, self._adapted(source, source.update), stop)
+        values = self._adapted(source, source.update) if source.update else self._stored(source.tensor).view(-1)
+        return Stored(source, values, stop, self.checking(source))
+
+    def checking(self, source: Source) -> Callable[[], None]:
+        """`check` of what the source reads, once it is mapped."""
+        entries = [one.tensor for one in (source, *source.parts) if one.tensor.nbytes]
+
+        def check() -> None:
+            for entry in entries:
+                self.check(entry)
+
+        return check
 
     def _adapted(self, source: Source, update: Update) -> Adapted:
         """Raises CheckpointError where a number of the adapter is not finite."""

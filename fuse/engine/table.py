@@ -32,9 +32,12 @@ def table_blocks(
     seen = [host, *lending, *(merging.views if merging else ())]
     wide = torch.float64 if torch.float64 in {one.dtype for one in seen} else torch.float32
     step = max((merging.step if merging else stage.block) // width, 1)
+    checks = [reader.checking(source) for source in (row.host, *lenders)]
     for start in range(0, rows, step):
         if stop.is_set():
             raise Stopped
+        for check_file in checks:
+            check_file()
         end = min(start + step, rows)
         low, high = torch.searchsorted(mine, torch.tensor([start, end])).tolist()
         block = torch.zeros(end - start, width, dtype=wide)
@@ -54,9 +57,10 @@ def table_blocks(
 def _merging(row: Row, reader: Reader, stage: Stage, stop: Event, *, check: bool) -> Merging:
     """The method over the shared tokens' rows."""
     sources: Sequence[Source] = [*row.sources, *([row.base] if row.base else [])]
+    numbers = [_numbers([(run.sources[i], run.length) for run in row.runs]) for i in range(len(sources))]
     views = [
-        Gathered(source, reader.tensor(source), _numbers([(run.sources[i], run.length) for run in row.runs]), stop)
-        for i, source in enumerate(sources)
+        Gathered(source, reader.tensor(source), own, stop, reader.checking(source))
+        for source, own in zip(sources, numbers, strict=True)
     ]
     base = views.pop() if row.base else None
     return Merging(row, views, base, (sum(run.length for run in row.runs), row.shape[1]), stage, check=check)

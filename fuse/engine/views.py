@@ -1,6 +1,6 @@
 """Stored tensors as merge methods see them: flat, and only ever a slice at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Protocol
 
@@ -28,12 +28,12 @@ class View(Flat, Protocol):
 class Stored:
     """All of a stored tensor.
 
-    values: flat. stop: once it is set, no more is read.
+    values: flat. stop: once it is set, no more is read. check: called before anything is read.
     """
 
-    def __init__(self, source: Source, values: Flat, stop: Event) -> None:
+    def __init__(self, source: Source, values: Flat, stop: Event, check: Callable[[], None] = lambda: None) -> None:
         self.source, self.shape, self.dtype = source, torch.Size([values.numel()]), values.dtype
-        self._values, self._stop = values, stop
+        self._values, self._stop, self._check = values, stop, check
 
     def numel(self) -> int:
         return self.shape[0]
@@ -41,6 +41,7 @@ class Stored:
     def __getitem__(self, part: slice) -> Tensor:
         if self._stop.is_set():
             raise Stopped
+        self._check()
         return self._values[part]
 
     def element(self, index: int) -> int:
@@ -50,13 +51,15 @@ class Stored:
 class Gathered:
     """Some rows of a stored table, one after another.
 
-    table: ``(rows, width)``. numbers: int64, the rows, in the order in which they are seen.
+    table: ``(rows, width)``. numbers: int64, the rows, in the order in which they are seen. stop, check: as for Stored.
     """
 
-    def __init__(self, source: Source, table: Tensor, numbers: Tensor, stop: Event) -> None:
+    def __init__(
+        self, source: Source, table: Tensor, numbers: Tensor, stop: Event, check: Callable[[], None] = lambda: None
+    ) -> None:
         self.source, self.dtype = source, table.dtype
         self.shape = torch.Size([len(numbers) * table.shape[1]])
-        self._table, self._numbers, self._stop = table, numbers, stop
+        self._table, self._numbers, self._stop, self._check = table, numbers, stop, check
 
     def numel(self) -> int:
         return self.shape[0]
@@ -64,6 +67,7 @@ class Gathered:
     def __getitem__(self, part: slice) -> Tensor:
         if self._stop.is_set():
             raise Stopped
+        self._check()
         start, stop, _ = part.indices(self.numel())
         width = self._table.shape[1]
         first, last = start // width, -(-stop // width)
