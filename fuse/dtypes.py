@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from fuse.plan import Row
 
 STORED = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+PARTS = {"language": ("language",), "vision": ("encoder", "projector", "extra"), "projector": ("projector", "extra"),
+         "grafts": ("graft",)}  # of the recipe's table -> those of `Row.part`  # fmt: skip
 WORDS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fuse.anatomy import Member
 from fuse.dropped import Uses, drops
-from fuse.dtypes import part_dtypes, stored
+from fuse.dtypes import PARTS, part_dtypes, stored
 from fuse.folded import fold_rows, folding_of
 from fuse.fusable import host_type
 from fuse.fused import LANGUAGE, Fused, FusedBranch, FusedGraft
@@ -19,6 +19,7 @@ from fuse.new_tokens import NewToken, new_tokens
 from fuse.parameters import Parameters, layer_position, stack_depths
 from fuse.placeholders import fused_tokens, image_token_of, token_ids
 from fuse.plan import Plan, Row, lenders_of, shard, unaccounted
+from fuse.recipe import PartDtypes
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.table_rows import table_row
 from fuse.templates import fused_template, template_verdict
@@ -78,6 +79,7 @@ def make_plan(loaded: LoadedRecipe) -> Plan:
     folded = tuple(one for one, _ in folding.folded)
     lenders = lenders_of(output.fused, folded)
     dropped += lender_drops(lenders)
+    _check_dtypes(loaded, rows)
     _check_idle(loaded, members, rows, {host.name, output.template.name})
     if lost := unaccounted(rows, dropped, everyone, lenders):
         raise RuntimeError(f"{len(lost)} tensors are unaccounted for, the first is {lost[0]}")
@@ -178,9 +180,18 @@ def _check_towers(loaded: LoadedRecipe, members: Mapping[str, Member]) -> None:
         if given.towers is None:
             continue
         if members[name].family.native:
-            raise loaded.error(("members", name, "towers"), f"{name} holds its own encoder", "leave `towers` out")
+            told = f"{name} holds its own encoder" if members[name].sees else f"{name} cannot see"
+            raise loaded.error(("members", name, "towers"), told, "leave `towers` out")
         if name not in seeing:
             raise loaded.error(("members", name, "towers"), f"{name} is no branch of a fused folder, so none is read")
+
+
+def _check_dtypes(loaded: LoadedRecipe, rows: Sequence[Row]) -> None:
+    """A dtype for a part that the output does not have means nothing."""
+    given, there = loaded.recipe.output.dtype, {row.part for row in rows}
+    for name in given.model_fields_set if isinstance(given, PartDtypes) else ():
+        if getattr(given, name) and not there.intersection(PARTS[name]):
+            raise loaded.error(("output", "dtype", name), "the output has no such tensors", "leave it out")
 
 
 def _check_idle(loaded: LoadedRecipe, members: Mapping[str, Member], rows: Sequence[Row], useful: set[str]) -> None:

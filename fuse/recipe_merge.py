@@ -71,8 +71,16 @@ class Merge(Strict):
 
     def _takes(self, field: str, beside: Sequence[str]) -> str:
         if not self.method.startswith(PREFIX):
-            return f"it takes: {', '.join(beside)}"
+            return f"it takes: {', '.join(beside) or 'no parameters'}"
         return "it draws nothing at random" if field == "seed" else "its parameters are a table: parameters"
+
+    @model_validator(mode="after")
+    def _means_something(self) -> "Merge":
+        if self.row_wise and self.flatten is not False:
+            raise mistake("parameter", "row_wise means something with flatten: false only", "row_wise")
+        if self.share is not None and self.rank != "cumvar":
+            raise mistake("parameter", "share means something with rank: cumvar only", "share")
+        return self
 
     @model_validator(mode="after")
     def _table_belongs(self) -> "Merge":

@@ -10,7 +10,21 @@ def _kind(value: Any) -> str:
     return "list" if isinstance(value, list) else "table" if isinstance(value, dict) else "number"
 
 
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+def mistake(kind: str, text: str, key: str | tuple[str, ...] = "") -> PydanticCustomError:
+    """An error whose sentence is ours; `key` leads to what it is about, where the error stands above it."""
+    return PydanticCustomError(kind, "{text}", {"text": text, "key": key})  # pyright: ignore[reportArgumentType]
+
+
+LARGEST = (2 - 2**-23) * 2.0**127  # of float32, which merges compute in
+
+
+def _within(value: Any) -> Any:
+    if abs(value) > LARGEST:
+        raise mistake("number", f"{value:g} is beyond float32, whose largest number is {LARGEST:g}")
+    return value
+
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False), AfterValidator(_within)]
 Gradient = Annotated[list[Number], Field(min_length=1, max_length=1024)]
 Patterns = Annotated[
     dict[
@@ -32,11 +46,6 @@ Value = Annotated[
 Text = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
-def mistake(kind: str, text: str, key: str | tuple[str, ...] = "") -> PydanticCustomError:
-    """An error whose sentence is ours; `key` leads to what it is about, where the error stands above it."""
-    return PydanticCustomError(kind, "{text}", {"text": text, "key": key})  # pyright: ignore[reportArgumentType]
-
-
 class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
 
@@ -44,7 +53,7 @@ class Strict(BaseModel):
 def _plain(value: Any) -> Any:
     if not isinstance(value, bool | int | float):
         raise mistake("number", f"should be a number, true or false, not {value!r}")
-    return value
+    return _within(value)
 
 
 # As `Value`, with whole numbers and switches left as they are: what another library's parameters may be.

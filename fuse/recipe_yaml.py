@@ -22,6 +22,11 @@ from fuse.suggest import did_you_mean
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+# pydantic's kinds of errors -> our words
+WORDS = {"model_type": "should be a table", "dict_type": "should be a table", "list_type": "should be a list",
+         "bool_type": "should be true or false"}  # fmt: skip
+ENTRIES = {"too_short": "should have {min_length} or more entries, and has {actual_length}",
+           "too_long": "has more than {max_length:,} entries"}  # fmt: skip
 Path_ = tuple[str | int, ...]
 
 
@@ -180,8 +185,11 @@ def _sentence(file: Path, positions: dict[Path_, tuple[int, int]], data: Any, er
         problem = f"unknown key ({did_you_mean(path[-1], known)})"
     elif error["type"] == "missing":
         problem = "is missing"
+    elif error["type"] in ENTRIES:
+        problem = ENTRIES[error["type"]].format(**error["ctx"])
     elif "Input should be" in problem:
-        problem = f"{problem.replace('Input should', 'should')}, not {_short(error['input'])}"
+        told = WORDS.get(error["type"]) or problem.replace("Input should", "should")
+        problem = f"{told}, not {_short(error['input'])}"
     return f"{_where(file, positions, path)}: {_dotted(path)}: {problem}"
 
 

@@ -55,7 +55,8 @@ def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
         except UnicodeEncodeError:
             raise CheckpointError("holds half of a surrogate pair, which is no text", where=where) from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"holds a JSON {type(value).__name__}, not an object", where=where)
+        kind = "null" if value is None else f"a JSON {type(value).__name__}"
+        raise CheckpointError(f"holds {kind}, not an object", where=where)
     return value
 
 

@@ -132,6 +132,7 @@ REFUSED = {
     "{visoin: float32}": "r.yaml:4:18: output.dtype.visoin: unknown key (did you mean: vision)",
     "[float32]": "r.yaml:4:10: output.dtype: should be 'bfloat16', 'float16' or 'float32', not ['float32']",
     "{}": "r.yaml:4:10: output.dtype: names no part (such as language: bfloat16)",
+    "{grafts: float32}": "r.yaml:4:18: output.dtype.grafts: the output has no such tensors (leave it out)",
 }
 
 

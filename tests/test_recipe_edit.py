@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from fuse.errors import RecipeError
 from fuse.recipe_edit import changed, recipe_text
+from fuse.recipe_types import LARGEST
 from fuse.recipe_yaml import LoadedRecipe, parse_recipe
 
 TEXT = """\
@@ -167,7 +168,7 @@ def test_refusals_name_the_path(path: str, value: Any, problem: str) -> None:
     assert str(error.value) == f"r.yaml: with {path} = {value!r}: {problem}"
 
 
-NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53)
+NUMBERS = st.floats(-LARGEST, LARGEST) | st.integers(-(2**53), 2**53)
 VALUES = NUMBERS | st.lists(NUMBERS, min_size=1, max_size=5) | st.dictionaries(
     st.sampled_from(["*.mlp.*", "layers.[01].*", "*"]), NUMBERS, min_size=1)  # fmt: skip
 

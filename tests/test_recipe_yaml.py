@@ -51,15 +51,31 @@ CASES = {
     HEAD + "language: {method: linear, weights: .nan}\n": "recipe.yaml:4:37: .nan is not a finite number",
     HEAD + "language: {method: linear, weights: -.inf}\n": "recipe.yaml:4:37: -.inf is not a finite number",
     HEAD + "language: {method: linear, weights: 1e400}\n": "recipe.yaml:4:37: 1e400 is not a finite number",
+    HEAD + "language: {method: linear, weights: [1, -1e39]}\n":
+        "recipe.yaml:4:41: language.weights.1: -1e+39 is beyond float32, whose largest number is 3.40282e+38",
+    HEAD + "language: {method: mergekit/linear, parameters: {weight: 1e39}}\n":
+        "recipe.yaml:4:50: language.parameters.weight: 1e+39 is beyond float32, whose largest number is 3.40282e+38",
+    HEAD + "language: {method: linear, weights: 1, normalize: yes}\n":
+        "recipe.yaml:4:40: language.normalize: should be true or false, not 'yes'",
+    HEAD + "language: linear\n": "recipe.yaml:4:1: language: should be a table, not 'linear'",
+    HEAD + "language: {method: arcee_fusion, t: 1}\n":
+        "recipe.yaml:4:34: language.t: arcee_fusion has no t (it takes: no parameters)",
+    HEAD + "language: {method: nuslerp, weights: 1, row_wise: true}\n":
+        "recipe.yaml:4:41: language.row_wise: row_wise means something with flatten: false only",
+    HEAD + "language: {method: aswudi, share: 0.5, rank: entropy}\n":
+        "recipe.yaml:4:28: language.share: share means something with rank: cumvar only",
+    HEAD + LINEAR + "grafts: {}\n": "recipe.yaml:5:1: grafts: should be a list, not {}",
+    "members: {" + ", ".join(f"m{i}: x" for i in range(65)) + "}\n" + LINEAR:
+        "recipe.yaml:1:1: members: has more than 64 entries",
     HEAD + "language: {method: linear, weights: {a: lots}}\n":
         "recipe.yaml:4:38: language.weights.a: should be a valid number, not 'lots'",
     HEAD + "language: {method: linear, weights: true}\n":
         "recipe.yaml:4:28: language.weights: should be a valid number, not True",
     HEAD + "language: {method: linear, weights: []}\n":
-        "recipe.yaml:4:28: language.weights: List should have at least 1 item after validation, not 0",
+        "recipe.yaml:4:28: language.weights: should have 1 or more entries, and has 0",
     LINEAR: "recipe.yaml:1:1: members: is missing",
     "members: {}\n" + LINEAR:
-        "recipe.yaml:1:1: members: Dictionary should have at least 1 item after validation, not 0",
+        "recipe.yaml:1:1: members: should have 1 or more entries, and has 0",
     "members: {1a: x}\n" + LINEAR:
         "recipe.yaml:1:11: members.1a: a member cannot be called '1a': a name is a letter followed by letters, digits, - or _",
     "members: {base: x}\n" + LINEAR:
@@ -100,7 +116,7 @@ CASES = {
     "# nothing\n": "recipe.yaml: the recipe is empty (it needs members and language)",
     "a: 1\n---\nb: 2\n": "recipe.yaml:2:1: a recipe is one document",
     "members:\n\ta: x\n": "recipe.yaml:2:1: not YAML: found character '\\t' that cannot start any token",
-    "- 1\n": "recipe.yaml:1:1: recipe: should be a valid dictionary or instance of Recipe, not [1]",
+    "- 1\n": "recipe.yaml:1:1: recipe: should be a table, not [1]",
     "merge_method: linear\nmodels: []\n":
         "recipe.yaml:1:1: this is a mergekit recipe (write it with members and language; README.md shows the same merge "
         "in both)",
