@@ -92,6 +92,10 @@ def _names(rows: Iterable[Row]) -> str:
         folded = [name.replace("{}", layers.copy().pop()) for name in folded]
     if len(folded) <= NAMES_SHOWN:
         return ", ".join(folded)
+    inside = [name for name in names if LAYER.search(name)]
+    if len(layers) == 1 and len(names) > len(inside) >= len(names) - 2:  # a layer, and what stands beside it
+        outside = [name for name in names if name not in inside]
+        return ", ".join([_common([name.split(".") for name in inside]) + "*", *outside])
     common = _common([name.split(".") for name in folded])
     return f"{common}*" if common else f"{folded[0]}, {folded[1]} and {len(folded) - 2} more"
 

@@ -163,3 +163,9 @@ def test_a_plan_refuses(family: Path, language: str, told: str) -> None:
     (family / "recipe.yaml").write_text(f"base: base\nmembers: {{a: a, b: b}}\nlanguage: {language}\n")
     ran = fuse_here("plan", family / "recipe.yaml")
     assert ran.code == 2 and ran.err.replace(f"{family}/", "") == f"fuse: {told}\n"
+
+
+def test_a_plan_tells_which_layer_and_what_stands_beside_it(family: Path) -> None:
+    (family / "recipe.yaml").write_text("members: {a: a, b: b}\nlanguage: {method: slerp, t: [0, 1]}\n")
+    out = fuse_here("plan", family / "recipe.yaml").out
+    assert " [t 0]: model.layers.0.*, model.embed_tokens.weight\n" in out
