@@ -133,9 +133,6 @@ def _config(state: Mapping[str, Tensor], named: Mapping[str, str], about: About)
         "norms": norms, "visual": _visual(state, named, about),
     }  # fmt: skip
     config["length"] = _length(state, named, config, about)
-    if norms and "final" not in norms:
-        told = f"holds the norms of layers, such as {named[f'norms.0.{norms[0]}']!r}, and no llama.norm.weight"
-        raise CheckpointError(told, hint="version 2 trains them together, so the file is not whole")
     if norms:
         config["norm_eps"] = _norm_eps(about)
     return config
