@@ -249,7 +249,7 @@ def test_towers_of_members_that_have_none(family: Path, copies: Path) -> None:
         assert fuse_here("plan", copies / "r.yaml").err == f"fuse: {said}\n"
     shutil.copytree(family / "llm", copies / "llm")
     (copies / "r.yaml").write_text(f"members: {{a: {{path: llm, towers: {{vision_tower: x}}}}}}\n{HALF}")
-    told = "r.yaml:1:24: members.a.towers: a cannot see (leave `towers` out)"
+    told = "r.yaml:1:26: members.a.towers: a cannot see (leave `towers` out)"
     assert fuse_here("plan", copies / "r.yaml").err == f"fuse: {told}\n"
 
 
