@@ -126,7 +126,10 @@ def test_refuses_folders_without_safetensors(folder: Path) -> None:
     (folder / "pytorch_model.bin").unlink()
     assert refusal(folder) == ": holds neither model.safetensors nor model.safetensors.index.json"
     (folder / "config.json").rename(folder / "adapter_config.json")
-    assert refusal(folder) == ": this is an adapter, not a whole checkpoint (name its base too: {base: FOLDER, adapter: FOLDER})"
+    assert (
+        refusal(folder)
+        == ": this is an adapter, not a whole checkpoint (name its base too: {base: FOLDER, adapter: FOLDER})"
+    )
 
 
 def test_names_that_are_no_folder(tmp_path: Path) -> None:

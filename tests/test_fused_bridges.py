@@ -158,4 +158,6 @@ def test_a_projector_of_another_basis_is_refused(place: Path) -> None:
     made = run(place, "plan", "eyes", "other", vision=vision)
     assert made.code == 3
     assert "the projector of clip: the embedding of other has another basis than that of own: " in made.err
-    assert made.err.endswith("(a projector belongs to the language model that it was trained for; a `bridge` brings it over)\n")
+    assert made.err.endswith(
+        "(a projector belongs to the language model that it was trained for; a `bridge` brings it over)\n"
+    )
