@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fuse.fused import Bridging
     from fuse.plan import Row
 
-BLOCK = 1 << 16  # elements that a thread takes at a time: float32 copies of a few stay in a core's cache
+BLOCK = 1 << 19  # elements that a thread takes at a time: so many that threads seldom wait for the interpreter
 ROOM = 1 << 30  # bytes for the rows that threads work on at once; a row that needs more runs alone
 WORK = 4  # bytes of one element in float32
 MOST_PAIRS = 8192  # of tokens that a bridge is fitted to, spread evenly over its texts

@@ -236,7 +236,7 @@ def test_recipes_say_the_same_to_both_tools(tmp_path: Path) -> None:
     }  # fmt: skip
     ours, bare, peer = (one.command for one in todo[-3:])
     assert ours[3:-1] == ("merge", "--quiet", "--threads", "2", "--device", "cuda", str(tmp_path / "della.yaml"))
-    assert bare == (*ours[:-1], "--no-hash", "--no-sync", ours[-1])
+    assert bare == (*ours[:-1], "--no-hash", ours[-1])
     assert peer[3:-2] == ("--quiet", "-j", "2", "--cuda")
 
 

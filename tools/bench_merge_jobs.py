@@ -49,7 +49,7 @@ open(sys.argv[1], "w").write(str(max(found)))
 class Job:
     """One program that is run again and again.
 
-    kind: "fuse", "fuse bare" (neither hashes nor fsync), "mergekit", "mergekit float32", "copy" or "import".
+    kind: "fuse", "fuse bare" (no hashes), "mergekit", "mergekit float32", "copy" or "import".
     reads: the member folders. command: its last word is the output folder where it writes one.
     """
 
@@ -83,7 +83,7 @@ def jobs(
         if "fuse" in only:
             ours = fuse_command(folder, method, reads, device, threads)
             found.append(Job("fuse", method, reads, (*ours, str(out))))
-            found.append(Job("fuse bare", method, reads, (*ours, "--no-hash", "--no-sync", str(out))))
+            found.append(Job("fuse bare", method, reads, (*ours, "--no-hash", str(out))))
         if "mergekit" in only:
             options = [*shlex.split(peer_options), *(["-j", str(threads)] if threads else [])]
             options += ["--cuda"] if device == "cuda" else []

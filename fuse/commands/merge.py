@@ -11,7 +11,7 @@ import click
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace OUT if it exists (only after the new folder is complete).")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Tensors worked on at once. [default: one a core]")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Tensors worked on at once. [default: cores + 1]")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda (all GPUs) or cuda:N.")
 @click.option("--no-hash", is_flag=True, help="No sha256 of inputs and output in fuse.json.")
 @click.option("--no-sync", is_flag=True, help="Do not wait until the disk has the output.")

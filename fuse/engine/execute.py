@@ -1,5 +1,6 @@
 """Rows into files: each thread takes a whole tensor, the largest of a file first, and writes it where it belongs."""
 
+import mmap
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import torch
 
 from fuse.engine.blocks import NO_CONSTANTS, Constants, blocks, check_copy, copies_bytes
 from fuse.engine.device import GPU_THREADS, Gpu, Memory, devices
+from fuse.engine.direct import SIZE
 from fuse.engine.heap import keep_freed_memory
 from fuse.engine.read import Reader
 from fuse.engine.room import Room
@@ -33,20 +35,21 @@ def execute(
     """Write every shard into `folder`; the sha256 of each file by name ("" where it is not `hashed`).
 
     rows: what to write. shards: file name and row numbers. progress: called with the bytes written since the last call.
-    constants: what folds need (`fuse.engine.fold.constants_of`). threads: how many tensors are worked on at once; one a
-    core where left out, some for each GPU. device: "cpu", "cuda" (every GPU) or "cuda:1". sync: wait until the disk has
-    each file. stop: calls the work off.
+    constants: what folds need (`fuse.engine.fold.constants_of`). threads: how many tensors are worked on at once; where
+    left out one more than there are cores, since some wait for the disk, or some for each GPU. device: "cpu", "cuda"
+    (every GPU) or "cuda:1". sync: wait until the disk has each file. stop: calls the work off.
     Neither threads nor the device change a byte of what elementwise methods write.
     Raises CheckpointError when a value read or computed is not finite, naming tensor, member and first place;
     MachineError for a device that is not there; OSError where the disk fails.
     """
     names, stop = devices(device), stop or Event()
-    threads = threads or (cores() if device == "cpu" else GPU_THREADS * len(names))
-    files = [_file(folder / name, [rows[i] for i in numbers]) for name, numbers in shards]
+    threads = threads or (cores() + 1 if device == "cpu" else GPU_THREADS * len(names))
+    files = [_file(folder / name, [rows[i] for i in numbers], direct=sync) for name, numbers in shards]
     room, telling, own, turn = Room(ROOM), Lock(), local(), count()
 
     def enter() -> None:
         torch.set_grad_enabled(False)
+        own.buffer = mmap.mmap(-1, SIZE)
         own.stage = Memory() if device == "cpu" else Gpu(names[next(turn) % len(names)])
 
     def tell(bytes: int) -> None:
@@ -62,12 +65,12 @@ def execute(
                 file.copy(row, *reader.stored(row.sources[0]), stop)
                 tell(row.nbytes)
                 return
-            position = 0
+            stretch = file.stretch(row, own.buffer)
             for block in blocks(row, reader, own.stage, stop, constants=constants):
                 data = block.contiguous().view(torch.uint8).numpy().data
-                file.write(row, position, data)
-                position += len(data)
+                stretch.write(data)
                 tell(len(data))
+            stretch.finish()
 
     def run_all(small: Sequence[Row], file: ShardFile) -> None:
         for row in small:
@@ -101,8 +104,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _file(path: Path, rows: Sequence[Row]) -> ShardFile:
-    return ShardFile(path, [rows[i] for i in stored_order(rows)])
+def _file(path: Path, rows: Sequence[Row], *, direct: bool) -> ShardFile:
+    return ShardFile(path, [rows[i] for i in stored_order(rows)], direct=direct)
 
 
 def _by_size(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

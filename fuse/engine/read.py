@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Lock
+from time import monotonic
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ TORCH = {
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32,
     "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+LOOKS_APART = 0.01  # seconds; a look costs as much as a block's addition
 NO_ROOM = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 # Copy on write, because torch wants a writable buffer; nothing is ever written. Without the second flag (Linux's, which
 # Python names from 3.13 on) a file larger than the machine's memory could not be mapped.
@@ -70,12 +72,17 @@ class Reader:
         return Stored(source, values, stop, self.checking(source))
 
     def checking(self, source: Source) -> Callable[[], None]:
-        """`check` of what the source reads, once it is mapped."""
+        """`check` of what the source reads, once it is mapped; not again within LOOKS_APART seconds."""
         entries = [one.tensor for one in (source, *source.parts) if one.tensor.nbytes]
+        looked = -LOOKS_APART
 
         def check() -> None:
-            for entry in entries:
-                self.check(entry)
+            nonlocal looked
+            now = monotonic()
+            if now - looked >= LOOKS_APART:
+                looked = now
+                for entry in entries:
+                    self.check(entry)
 
         return check
 

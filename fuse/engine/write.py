@@ -3,16 +3,19 @@
 import errno
 import hashlib
 import json
+import mmap
 import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Lock
 
+from fuse.engine.direct import Stretch, open_direct, write_all
 from fuse.engine.views import Stopped
 from fuse.plan import Row
 from fuse.safetensors_header import DTYPE_BYTES
 
+WORTH_DIRECT = 1 << 24  # bytes of a file
 PIECE = 1 << 24  # bytes that are copied or hashed between two looks at `stop`
 NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
 
@@ -42,11 +45,13 @@ def header_bytes(rows: Sequence[Row]) -> bytes:
 class ShardFile:
     """A file of known size; threads write their tensors where they belong, in any order.
 
-    It is made at the first write, with room for all of it. `finish` once every row is written.
+    It is made at the first write, with room for all of it. `finish` once every row is written. direct: write past the
+    page cache, where the file system can.
     """
 
-    def __init__(self, path: Path, rows: Sequence[Row]) -> None:
+    def __init__(self, path: Path, rows: Sequence[Row], *, direct: bool = False) -> None:
         self.path, self.rows = path, rows
+        self._wants_direct, self._direct = direct, -1
         self._header = header_bytes(rows)
         self._starts: dict[str, int] = {}
         position = len(self._header)
@@ -57,10 +62,12 @@ class ShardFile:
 
     def write(self, row: Row, position: int, data: memoryview) -> None:
         """Bytes of a row, from byte `position` of it on."""
-        handle, place = self._open(), self._starts[row.name] + position
-        while data:
-            written = os.pwrite(handle, data, place)
-            data, place = data[written:], place + written
+        write_all(self._open(), data, self._starts[row.name] + position)
+
+    def stretch(self, row: Row, buffer: mmap.mmap) -> Stretch:
+        """What takes a whole row front to back. buffer: the thread's own, of `direct.SIZE` bytes."""
+        handle = self._open()
+        return Stretch(self._direct, handle, self._starts[row.name], buffer)
 
     def copy(self, row: Row, source: int, begin: int, data: memoryview, stop: Event) -> None:
         """All bytes of a row, as they stand in another open file from byte `begin` on; by the kernel where it can.
@@ -88,7 +95,7 @@ class ShardFile:
     def finish(self, stop: Event, *, hashed: bool, sync: bool) -> str:
         """Close the file; its sha256 where `hashed`, else "". sync: wait until the disk has it."""
         handle = self._open()
-        digest = file_sha256(self.path, stop) if hashed else ""
+        digest = file_sha256(self.path, stop, direct=self._direct >= 0) if hashed else ""
         if sync:
             os.fsync(handle)
         self.close()
@@ -96,9 +103,10 @@ class ShardFile:
 
     def close(self) -> None:
         with self._lock:
-            if self._handle >= 0:
-                os.close(self._handle)
-                self._handle = -1
+            for handle in (self._handle, self._direct):
+                if handle >= 0:
+                    os.close(handle)
+            self._handle = self._direct = -1
 
     def _open(self) -> int:
         with self._lock:
@@ -106,6 +114,8 @@ class ShardFile:
                 self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
                 _reserve(self._handle, self._size)
                 os.pwrite(self._handle, self._header, 0)
+                if self._wants_direct and self._size >= WORTH_DIRECT:
+                    self._direct = open_direct(self.path, os.O_WRONLY)
             return self._handle
 
 
@@ -119,12 +129,19 @@ def _reserve(handle: int, size: int) -> None:
         os.ftruncate(handle, size)
 
 
-def file_sha256(path: Path, stop: Event) -> str:
-    """The sha256 of a file; Stopped where it is called off."""
-    digest, buffer = hashlib.sha256(), bytearray(PIECE)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            if stop.is_set():
-                raise Stopped
-            digest.update(memoryview(buffer)[:count])
+def file_sha256(path: Path, stop: Event, *, direct: bool = False) -> str:
+    """The sha256 of a file; Stopped where it is called off. direct: read past the page cache, where that can be."""
+    handle = open_direct(path, os.O_RDONLY) if direct else -1
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if handle < 0 else handle
+    digest = hashlib.sha256()
+    try:
+        with mmap.mmap(-1, PIECE) as buffer, memoryview(buffer) as view:
+            place = 0
+            while count := os.preadv(handle, [view], place):
+                if stop.is_set():
+                    raise Stopped
+                digest.update(view[:count])
+                place += count
+    finally:
+        os.close(handle)
     return digest.hexdigest()

@@ -5,7 +5,8 @@ products with each other: one pass over the tensors in float64, and then a few n
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from itertools import combinations_with_replacement
 from typing import Any, Literal
@@ -33,13 +34,14 @@ def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor")
     pairs = list(combinations_with_replacement(range(len(tensors)), 2))
     found: list[list[Any]] = [[] for _ in pairs]
     step = row_step(math.prod(rest), BLOCK)
-    for start in range(0, max(length, 1), step):
-        parts = [tensor[start : start + step].double() for tensor in tensors]
-        if base is not None:
-            ground = base[start : start + step].double()
-            parts = [part - ground for part in parts]
-        for sums, (i, j) in zip(found, pairs, strict=True):
-            sums.extend(_SUMS[per](parts[i] * parts[j]))
+    with _one_thread():
+        for start in range(0, max(length, 1), step):
+            parts = [tensor[start : start + step].to(torch.float64, copy=True) for tensor in tensors]
+            if base is not None:
+                ground = base[start : start + step].double()
+                parts = [part.sub_(ground) for part in parts]
+            for sums, (i, j) in zip(found, pairs, strict=True):
+                sums.extend(_SUMS[per](parts[i], parts[j]))
     joined = [_JOINS[per](sums) for sums in found]
     result = torch.empty(len(tensors), len(tensors), joined[0].numel(), dtype=torch.float64)
     for numbers, (i, j) in zip(joined, pairs, strict=True):
@@ -47,17 +49,34 @@ def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor")
     return result
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Several threads would share out a product as they like."""
+    before = torch.get_num_threads()
+    if before > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before > 1:
+            torch.set_num_threads(before)
+
+
 _SUMS = {
     # numbers, because a small tensor kept for each block leaves no two freed blocks side by side
-    "tensor": lambda product: torch.stack([piece.sum() for piece in product.reshape(-1).split(BLOCK)]).tolist(),
-    "row": lambda product: [row_sums(product)],
-    "column": lambda product: [product.sum(0)],
+    "tensor": lambda x, y: [float(torch.dot(*pieces)) for pieces in zip(*map(_pieces, (x, y)), strict=True)],
+    "row": lambda x, y: [row_sums(x * y)],
+    "column": lambda x, y: [(x * y).sum(0)],
 }
 _JOINS = {
     "tensor": lambda sums: torch.tensor([exact_sum(sums)], dtype=torch.float64),
     "row": lambda sums: torch.cat(sums).cpu(),
     "column": lambda sums: reduce(Tensor.add_, sums).cpu(),
 }
+
+
+def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+    return tensor.reshape(-1).split(BLOCK)
 
 
 def exact_sum(numbers: Iterable[float]) -> float:

@@ -13,7 +13,7 @@ import json
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 WORD = 1 << 32
 # SplitMix64 (Steele, Lea, Flood 2014), which makes the keys of every 2**32 elements
 GAMMA, MIX_1, MIX_2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB

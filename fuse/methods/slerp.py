@@ -1,18 +1,16 @@
 """Spherical linear interpolation of two whole tensors (Shoemake 1985)."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from fuse.methods.arithmetic import Unmergeable, fresh, weighted_sum, working_dtype
-from fuse.methods.blocks import Flat, blocks, in_blocks
+from fuse.methods.blocks import Flat, in_blocks
+from fuse.methods.gram import gram
 
 # Above this |cosine| the arc is nearly a line or, between opposite tensors, any half circle. As mergekit.
 COLLINEAR = 0.9995
-# At most torch's grain size, so that a sum never depends on the number of threads.
-BLOCK = 1 << 15
 
 
 def slerp(tensors: Sequence[Tensor], *, t: float) -> Tensor:
@@ -62,24 +60,13 @@ def cosine(first: Flat, second: Flat) -> float:
 
 def _products(first: Flat, second: Flat) -> list[float]:
     """``<x, y>``, ``<x, x>`` and ``<y, y>``."""
-    products: list[list[float]] = []
-    for _, parts in blocks([first, second], BLOCK):
-        x, y = (part.double() for part in parts)
-        products.append(torch.stack([(x * y).sum(), (x * x).sum(), (y * y).sum()]).tolist())
-    return [_exact_sum(sums) for sums in zip(*products, strict=True)]
+    products = gram([first, second])
+    return [float(products[i, j]) for i, j in ((0, 1), (0, 0), (1, 1))]
 
 
 def _cosine(dot: float, *squares: float) -> float:
     norm = math.prod(map(math.sqrt, squares))
     return max(-1.0, min(1.0, dot / norm)) if 0 < norm < math.inf and math.isfinite(dot) else math.nan
-
-
-def _exact_sum(numbers: Iterable[float]) -> float:
-    # fsum raises on inf - inf and on overflow; both mean that no angle is defined
-    try:
-        return math.fsum(numbers)
-    except (OverflowError, ValueError):
-        return math.nan
 
 
 def arc_weights(cosine: float, t: float) -> tuple[float, float]:
