@@ -4,6 +4,7 @@ A merge's output is as large as a member and is not read again. Through the page
 push the inputs out of it, and wait for the disk at the end all the same.
 """
 
+import errno
 import mmap
 import os
 from pathlib import Path
@@ -51,8 +52,17 @@ class Stretch:
             for handle, begin, end in (
                 (self._plain, self._from, first), (self._direct, first, last), (self._plain, last, self._at),
             ):  # fmt: skip
-                write_all(handle, view[begin - self._base : end - self._base], begin)
+                self._put(handle, view[begin - self._base : end - self._base], begin)
         self._from = self._at
+
+    def _put(self, handle: int, data: memoryview, place: int) -> None:
+        try:
+            write_all(handle, data, place)
+        except OSError as error:
+            if handle != self._direct or error.errno != errno.EINVAL:
+                raise
+            self._direct = -1  # a file system that wants larger pages
+            write_all(self._plain, data, place)
 
 
 def write_all(handle: int, data: memoryview, place: int) -> None:
