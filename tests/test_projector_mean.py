@@ -80,8 +80,7 @@ WRONG = {
         "safetensors file)",
     ),
     "nothing": ("[{path: a, weight: 1}, {path: b, weight: -1}]", 2, f"recipe.yaml:3:38: vision.0.projector: {LINEAR}"),
-    "one": ("[{path: a}]", 2, "recipe.yaml:3:38: vision.0.projector: List should have at least 2 items after "
-            "validation, not 1"),
+    "one": ("[{path: a}]", 2, "recipe.yaml:3:38: vision.0.projector: should have 2 or more entries, and has 1"),
     "a number": ("3", 2, "recipe.yaml:3:38: vision.0.projector: should be a valid string, not 3"),
     "no path": ("[{path: a}, {weight: 1}]", 2, "recipe.yaml:3:61: vision.0.projector.1.path: is missing"),
     "a key": ("[{path: a}, {path: b, wight: 1}]", 2, "recipe.yaml:3:71: vision.0.projector.1.wight: unknown key (did you mean: weight)"),
