@@ -58,7 +58,9 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 def main() -> NoReturn:
     """Run the command line; exits 0, 1 (bug), 2 (input), 3 (checkpoint), 4 (machine), 130 or 143 (interrupted)."""
-    gc.set_threshold(100_000, 20, 20)  # imports make many objects and no cycles: looking for them took half a second
+    gc.set_threshold(
+        100_000, 20, 20
+    )  # imports make many objects and no cycles: looking for them costs more than it frees
     signal.signal(signal.SIGTERM, _terminate)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, _terminate)

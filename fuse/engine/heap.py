@@ -10,8 +10,8 @@ LARGEST_BLOCK, KEPT = 32 << 20, 256 << 20  # bytes; glibc allows no larger block
 def keep_freed_memory() -> None:
     """From now on, freed blocks stay with the process for the next ones, up to 256 MiB a thread.
 
-    Glibc otherwise gives each block of a tensor back to the system, which then has to clear the next one's pages: that
-    was half of the time of a merge. Does nothing where there is no glibc.
+    Glibc otherwise gives each block of a tensor back to the system, which then has to clear the next one's pages. Does
+    nothing where there is no glibc.
     """
     if sys.platform != "linux":
         return
