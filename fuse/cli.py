@@ -2,16 +2,15 @@
 
 import gc
 import os
-import signal
 import sys
 from importlib import import_module
-from types import FrameType
 from typing import NoReturn
 
 import click
 
 from fuse import __version__
 from fuse.errors import FuseError, printable
+from fuse.interruption import listen
 from fuse.suggest import did_you_mean
 
 # verb -> one line for `fuse --help`, so that no command module is imported to print it
@@ -52,18 +51,12 @@ def cli() -> None:
     """Compose multimodal LLMs out of parts that exist, without training."""
 
 
-def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(143)  # unwinds, so that a partial folder is removed
-
-
 def main() -> NoReturn:
     """Run the command line; exits 0, 1 (bug), 2 (input), 3 (checkpoint), 4 (machine), 130 or 143 (interrupted)."""
     gc.set_threshold(
         100_000, 20, 20
     )  # imports make many objects and no cycles: looking for them costs more than it frees
-    signal.signal(signal.SIGTERM, _terminate)
-    if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, _terminate)
+    listen()
     try:
         cli.main(standalone_mode=False)
     except FuseError as error:

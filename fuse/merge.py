@@ -5,6 +5,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING
 
+from fuse import interruption
 from fuse.checkpoint import fetch
 from fuse.errors import CheckpointError
 from fuse.fused import Fits
@@ -33,8 +34,8 @@ def merge(
     from fuse.engine.write import file_sha256
     from fuse.sidecars import write_sidecars
 
+    interruption.check()
     stop = Event()
-
     for member in plan.members:
         fetch(member.checkpoint)
     for lender in plan.lenders:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from threading import Event
 from typing import Any, TypeVar
 
+from fuse import interruption
 from fuse.engine.views import Stopped
 
 T = TypeVar("T")
@@ -34,6 +35,7 @@ def finished(jobs: Collection[Future[T]], stop: Event) -> Iterator[Future[T]]:
     raised: Stopped where there is none but those that were called off.
     """
     for job in as_completed(jobs):
+        interruption.check()
         if job.exception():
             stop.set()
             for other in jobs:

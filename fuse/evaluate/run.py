@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from fuse import interruption
 from fuse.alone import alone
 from fuse.ask import check_folder
 from fuse.errors import MachineError, RecipeError
@@ -132,6 +133,7 @@ def _ask(
 
     answerer = load(folder, device=options.device)
     try:
+        interruption.check()
         with count_progress(len(questions), name, "questions", shown=options.shown, done=len(replies)) as advance:
             for batch in prepare(answerer, left, batch=options.batch):
                 said = reply(answerer, batch, max_tokens=options.max_tokens, loss=options.loss, norm=options.norm)
@@ -139,6 +141,7 @@ def _ask(
                     log.append(file, said)
                 replies |= {one.key: one for one in said}
                 advance(len(said))
+                interruption.check()
     finally:
         del answerer
         _free()

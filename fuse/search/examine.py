@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fuse import interruption
 from fuse.errors import CheckpointError, RecipeError
 from fuse.evaluate import bootstrap
 from fuse.evaluate.answering import reply
@@ -63,6 +64,7 @@ class Examiner:
     def _replies(self, questions: Sequence[Question], loss: bool) -> dict[str, Reply]:
         answerer, found = self.live.answerer, {}
         for batch in self._batches(answerer, questions):
+            interruption.check()
             found |= {one.key: one for one in reply(answerer, batch, max_tokens=self.max_tokens, loss=loss)}
         return found
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fuse import interruption
 from fuse.errors import RecipeError
 from fuse.evaluate.metrics import check_metrics
 from fuse.evaluate.questions import Question, check_images, read_questions
@@ -172,6 +173,7 @@ def run(
                 yield best_of(search, log, best, line)
                 return
             number = len(log.tuning)
+            interruption.check()
             trial = _tried(search, point, number, examine)
             done[point] = trial
             log.add(trial)
