@@ -16,6 +16,7 @@ from fuse.suggest import did_you_mean
 # verb -> one line for `fuse --help`, so that no command module is imported to print it
 VERBS = {
     "plan": "Show what a recipe will do to every tensor; reads no weights.",
+    "inspect": "Tell before a merge whether parts fit together.",
     "merge": "Run a recipe into a folder that transformers loads.",
     "import": "Turn an official checkpoint into parts that recipes name.",
     "ask": "Ask a model folder a question.",
