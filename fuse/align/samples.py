@@ -43,7 +43,7 @@ def paired(x: Tensor, y: Tensor, least: int, measure: str) -> tuple[Tensor, Tens
 def enough(n: int, least: int, measure: str) -> None:
     """Raise Unmeasurable where there are fewer samples than the measure needs."""
     if n < least:
-        raise Unmeasurable(f"{measure} needs at least {least} samples, not {n}")
+        raise Unmeasurable(f"{measure} needs at least {least} sample{'' if least == 1 else 's'}, not {n}")
 
 
 def centred(x: Tensor, whose: str) -> Tensor:

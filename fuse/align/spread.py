@@ -84,12 +84,14 @@ def cosine_of_means(x: Tensor, y: Tensor) -> float:
     """The cosine between the mean samples of both sides, -1 to 1, which tells whether they lie on one side of zero.
 
     x, y: the means ``(p,)``, as `SpreadOf` has them, or samples ``(n, p)`` and ``(m, p)``; any float dtype.
-    Raises Unmeasurable where the widths differ, or a mean is zero or not finite. (Our choice of measure.)
+    Raises Unmeasurable where the widths differ, a side is empty, or a mean is zero or not finite. (Our choice of measure.)
     """
     same_width(x, y, "the cosine of means")
     units = []
     for side, whose in zip((x, y), SIDES, strict=True):
-        mean = samples(torch.atleast_2d(side), whose).mean(0)
+        rows = samples(torch.atleast_2d(side), whose)
+        enough(len(rows), 1, "the cosine of means")
+        mean = rows.mean(0)
         length = mean.norm()
         if not length:
             raise Unmeasurable(f"the mean of {whose} is zero, which has no direction")
@@ -101,7 +103,7 @@ def norm_ratio(x: Tensor, reference: Tensor) -> float:
     """The mean length of the rows of x over that of the reference's: of visual tokens and of text embeddings.
 
     x: ``(n, p)``; reference: ``(m, p)``, any float dtype, the rows that count (no padding of the table).
-    Raises Unmeasurable where the widths differ, a number is not finite, or the reference is zero. (Our choice.)
+    Raises Unmeasurable where the widths differ, a side is empty or not finite, or the reference is zero. (Our choice.)
     """
     same_width(x, reference, "the norm ratio")
     mine, other = (samples(side, whose).norm(dim=1) for side, whose in zip((x, reference), SIDES, strict=True))
