@@ -17,8 +17,8 @@ class DeltaSums:
 
     def __init__(self, count: int) -> None:
         self.elements, self.changed, self.base = (torch.zeros(count, dtype=torch.float64) for _ in range(3))
-        self.products, self.masses, self.agree, self.differ = (
-            torch.zeros(count, count, dtype=torch.float64) for _ in range(4)
+        self.products, self.squares, self.masses, self.agree, self.differ = (
+            torch.zeros(count, count, dtype=torch.float64) for _ in range(5)
         )
 
     def add(self, tensors: Sequence[Tensor], base: Tensor, who: Sequence[int] | None = None) -> None:
@@ -35,6 +35,7 @@ class DeltaSums:
             self.elements[i] += delta.numel()
             self.base[i] += energy
             self.changed[i] += changed
+            self.squares[i, list(who)] += square
             self._put(i, i, square, square, changed, 0)
             for j, other in zip(who[:place], deltas[:place], strict=True):
                 torch.mul(delta, other, out=product)
@@ -60,20 +61,21 @@ class DeltaSums:
 
         base_norm ``(n,)``: ``|b|`` over the elements that the member has. norm ``(n,)``: ``|d_i|``. relative ``(n,)``:
         ``|d_i| / |b|``. changed ``(n,)``: the share of elements that differ from the base's.
-        cosine ``(n, n)``: ``<d_i, d_j> / (|d_i| |d_j|)`` (arXiv 2212.04089, section 6).
+        product, cosine ``(n, n)``: ``<d_i, d_j>``, and divided by ``|d_i| |d_j|`` over the elements that both members
+        have (arXiv 2212.04089, section 6).
         sign_agreement ``(n, n)``: among the elements that both change, the share that both move the same way; 0.5 for
         task vectors that have nothing to do with each other. TIES (arXiv 2306.01708, section 3) counts conflicts, which
         are one minus this, after it dropped small elements; nothing is dropped here.
         weighted_agreement ``(n, n)``: the same, an element counting ``|d_i d_j|`` (our choice).
         """
-        norms = self.products.diagonal().sqrt()
-        lengths = norms[:, None] * norms
+        norms, lengths = self.products.diagonal().sqrt(), self.squares.sqrt()
         return {
             "base_norm": torch.where(self.elements > 0, self.base.sqrt(), torch.nan),
             "norm": torch.where(self.elements > 0, norms, torch.nan),
             "relative": _ratio(norms, self.base.sqrt()),
             "changed": _ratio(self.changed, self.elements),
-            "cosine": _ratio(self.products, lengths).clamp_(-1, 1),
+            "product": torch.where(self.squares > 0, self.products, torch.nan),
+            "cosine": _ratio(self.products, lengths * lengths.T).clamp_(-1, 1),
             "sign_agreement": _ratio(self.agree, self.agree + self.differ),
             "weighted_agreement": _ratio((self.masses + self.products) / 2, self.masses).clamp_(0, 1),
         }

@@ -148,12 +148,12 @@ def weights_of(part: Measures, members: Sequence[str]) -> dict[str, Any]:
     equal: ``w_i = 1 / n``. balanced: ``w_i = (1 / |d_i|) / sum_j (1 / |d_j|)``, by which every member moves the model
     equally far, ``w_i |d_i|``, and the weights still sum to 1 (our choice). A member equal to the base gets no weight.
     Which is better only data can say: a long task vector may need its length.
-    length: ``|sum_i w_i d_i| / |b|``, from the products of task vectors over the whole part.
+    length: ``|sum_i w_i d_i| / |b|`` over the whole part; None where members have different layers.
     """
     norms = [norm or 0.0 for norm in part["norm"]]
-    cosines = [[value or 0.0 for value in row] for row in part["cosine"]]
+    products = [[value or 0.0 for value in row] for row in part["product"]]
     moved = [i for i, norm in enumerate(norms) if norm > 0]
-    base = max((length or 0.0 for length in part["base_norm"]), default=0.0)
+    bases = {length for length in part["base_norm"] if length}
     total = sum(1 / norms[i] for i in moved)
     found = {
         "equal": {i: 1 / len(moved) for i in moved},
@@ -161,8 +161,8 @@ def weights_of(part: Measures, members: Sequence[str]) -> dict[str, Any]:
     }
 
     def length(weights: dict[int, float]) -> float | None:
-        square = sum(weights[i] * weights[j] * norms[i] * norms[j] * cosines[i][j] for i in moved for j in moved)
-        return max(square, 0.0) ** 0.5 / base if base else None
+        square = sum(weights[i] * weights[j] * products[i][j] for i in moved for j in moved)
+        return max(square, 0.0) ** 0.5 / min(bases) if len(bases) == 1 else None
 
     return {
         name: {"weights": {members[i]: weight for i, weight in weights.items()}, "length": length(weights)}
