@@ -1,0 +1,117 @@
+"""`fuse inspect encoders`: how alike the features of several vision encoders are, over a folder of images.
+
+All encoders look at one batch of images after another. Linear CKA is summed up as batches pass; what needs its samples
+together gets a random draw of them, so that memory does not grow with the images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fuse.align.encoders_document import document
+from fuse.align.encoders_llm import add_llm
+from fuse.align.encoders_pairs import Drawn
+from fuse.align.encoders_run import Run, Side
+from fuse.align.encoders_words import overall, pair_sentences
+from fuse.align.features_images import Skipped, image_files, read_batches
+from fuse.align.features_llm import PROMPT
+from fuse.align.features_open import Encoder, open_encoders
+from fuse.errors import RecipeError
+from fuse.model.visual import VARIABLE
+from fuse.progress import count_progress
+
+CELLS = 64  # of the common grid at most
+LIMIT = 2000  # samples of measures that need them together
+BATCH = 16  # images
+
+
+@dataclass(frozen=True)
+class Options:
+    """layers: numbers of blocks, negative ones from the end; None for up to 12, evenly spaced. cells: the most cells
+    of the common grid. limit: the most samples of a measure that needs them together. llm: also look into the language
+    models. texts: what they are asked. skip_bad: pass over images that cannot be read. shown: progress on stderr."""
+
+    layers: tuple[int, ...] | None = None
+    cells: int = CELLS
+    limit: int = LIMIT
+    llm: bool = False
+    texts: tuple[str, ...] = (PROMPT,)
+    skip_bad: bool = False
+    batch: int = BATCH
+    shown: bool = False
+
+
+@dataclass(frozen=True)
+class Compared:
+    """document: the result as JSON. samples: by member and place ("encoder", "projector") the rows that were drawn, the
+    same samples for all members; for pictures."""
+
+    document: dict[str, Any]
+    samples: dict[str, dict[str, Drawn]]
+
+
+def compare(locations: Sequence[str], folder: Path, options: Options | None = None) -> Compared:
+    """Open the members, look at every image, and measure all pairs.
+
+    locations: as `open_encoders` takes them. folder: of images. Raises RecipeError for fewer than two encoders, images
+    that cannot be read (unless they are skipped) and layers that are not there; CheckpointError for members that do not
+    load. What cannot be measured of a pair is told in its part of the document, and the rest goes on.
+    """
+    options = options or Options()
+    files = image_files(folder)
+    encoders = [encoder for location in locations for encoder in open_encoders(location)]
+    if len(encoders) < 2:
+        raise RecipeError("one encoder has none to be compared with", where=locations[0], hint="name two members")
+    names = labels([encoder.name for encoder in encoders])
+    sides = [Side(name, one, _words(one, options.texts[0])) for name, one in zip(names, encoders, strict=True)]
+    skipped = Skipped()
+    run = Run(sides, len(files), layers=options.layers, cells=options.cells, limit=options.limit)
+    with count_progress(len(files), "features", "images", shown=options.shown) as done:
+        for batch in read_batches(files, folder, options.batch, skipped if options.skip_bad else None, done):
+            run.add([image for _, image in batch])
+    if not run.images:
+        raise RecipeError(f"none of its {len(files)} images can be read", where=folder)
+    found, drawn = document(run, skipped, options.limit)
+    if options.llm:
+        read = [file for file in files if str(file.relative_to(folder)) not in skipped.why]
+        add_llm(found, dict(zip(names, encoders, strict=True)), read, options.texts, options)
+    for pair in found["pairs"]:
+        pair["sentences"] = pair_sentences(pair, found)
+    found["sentences"] = overall(found)
+    return Compared(found, drawn)
+
+
+def labels(given: Sequence[str]) -> list[str]:
+    """Short names: the last parts of a path, as many as tell it from the others; what is named twice gets a number.
+
+    >>> labels(["zoo/hue", "zoo/form", "zoo/hue"])
+    ['hue', 'form', 'hue (2)']
+    """
+    parts = {name: name.rstrip("/").split("/") if "=" not in name else [name] for name in given}
+
+    def short(name: str) -> str:
+        own = parts[name]
+        for count in range(1, len(own) + 1):
+            others = [other for other in parts if other != name and parts[other][-count:] == own[-count:]]
+            if not others:
+                return "/".join(own[-count:])
+        return name
+
+    found: list[str] = []
+    for name in given:
+        label = short(name)
+        times = sum(one == label or one.startswith(f"{label} (") for one in found)
+        found.append(f"{label} ({times + 1})" if times else label)
+    return found
+
+
+def _words(encoder: Encoder, text: str) -> torch.Tensor:
+    """The ids of a question, for branches that choose their tokens by it."""
+    if encoder.branch["kind"] not in VARIABLE or encoder.host is None:
+        return torch.zeros(0, dtype=torch.long)
+    from tokenizers import Tokenizer
+
+    return torch.tensor(Tokenizer.from_file(str(encoder.host / "tokenizer.json")).encode(text).ids)

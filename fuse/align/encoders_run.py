@@ -1,0 +1,96 @@
+"""The sums of one comparison of encoders while batches of images pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import torch
+from PIL import Image
+
+from fuse.align.cka import LinearCKA
+from fuse.align.features import Looked, layers_that_run, look
+from fuse.align.features_blocks import Grid, chosen_layers
+from fuse.align.features_open import Encoder
+from fuse.align.features_pool import grid_of, pool
+from fuse.align.features_rows import Kept
+from fuse.align.grids import Common, common_grid
+
+LAYERS = 12  # of an encoder, where none are named
+PLACES = ("encoder", "projector")
+
+
+@dataclass
+class Side:
+    """One encoder and what is kept of it.
+
+    name: its label. words: ids of a question, for branches that look at it. layers: the blocks that are read. grids: of
+    its tokens in the first image, widths: their numbers, and kept: samples of them, each by place: at the last of the
+    layers, and behind the projector where it has one.
+    """
+
+    name: str
+    encoder: Encoder
+    words: torch.Tensor
+    layers: list[int] = field(default_factory=list)
+    grids: dict[str, Grid | None] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, Kept] = field(default_factory=dict)
+
+
+class Run:
+    """Adds up batches of images.
+
+    images: how many were seen. common: by place, the grid that tokens are pooled to. sums: the CKA of a pair of sides
+    (by number) at a place, at the encoder of all layers with all. Memory does not grow with images: it is that of the
+    sums (`LinearCKA`), and of two draws of up to `limit` samples a place.
+    """
+
+    def __init__(
+        self, sides: Sequence[Side], files: int, *, layers: Sequence[int] | None, cells: int, limit: int
+    ) -> None:
+        """files: how many images will come at most. layers: the blocks to read, None for up to `LAYERS` of them."""
+        self.sides, self.images = list(sides), 0
+        self.common: dict[str, Common] = {}
+        self.sums: dict[tuple[int, int, str], LinearCKA] = {}
+        self._files, self._layers, self._cells, self._limit = files, layers, cells, limit
+
+    def add(self, images: Sequence[Image.Image]) -> None:
+        """Let every encoder look at a batch. Raises as `fuse.align.features.look` and `chosen_layers`."""
+        first = not self.images
+        for side in self.sides if first else ():
+            count = layers_that_run(side.encoder, images[0], side.words)
+            side.layers = chosen_layers(count, self._layers, LAYERS, side.name) if count else []
+        looked = [look(side.encoder, side.layers, images, side.words) for side in self.sides]
+        if first:
+            self._begin(looked)
+        found = [self._cells_of(side, one) for side, one in zip(self.sides, looked, strict=True)]
+        for (i, j, place), cka in self.sums.items():
+            cka.add(found[i][place], found[j][place])
+        self.images += len(images)
+
+    def _cells_of(self, side: Side, looked: Looked) -> dict[str, list[torch.Tensor]]:
+        """[images * cells, D] of each layer, by place; draws from the last."""
+        found = {}
+        for place, maps in (("encoder", looked.layers), ("projector", [looked.projected])):
+            if place in side.widths:
+                layers = [pool(layer, self.common[place].grid) for layer in maps if layer is not None]
+                side.kept[place].add(layers[-1])
+                found[place] = [layer.flatten(0, 1) for layer in layers]
+        return found
+
+    def _begin(self, looked: Sequence[Looked]) -> None:
+        """What the first batch tells: grids and widths."""
+        for side, one in zip(self.sides, looked, strict=True):
+            first = {"encoder": one.layers[-1][0], **({"projector": one.projected[0]} if one.projected else {})}
+            side.grids = {place: grid_of(tokens) for place, tokens in first.items()}
+            side.widths = {place: tokens.tokens.shape[-1] for place, tokens in first.items()}
+            side.kept = {place: Kept(self._limit) for place in first}
+        for place in PLACES:
+            grids = {side.name: side.grids[place] for side in self.sides if place in side.grids}
+            if not grids:
+                continue
+            self.common[place] = common = common_grid(grids, cells=self._cells)
+            samples = self._files * (common.grid[0] * common.grid[1] if common.grid else 1)
+            for (i, a), (j, b) in combinations(enumerate(self.sides), 2):
+                if place in a.widths and place in b.widths:
+                    self.sums[i, j, place] = LinearCKA(samples)

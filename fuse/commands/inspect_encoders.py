@@ -1,0 +1,103 @@
+"""`fuse inspect encoders`: features of several vision encoders over a folder of images."""
+
+from pathlib import Path
+
+import click
+
+IMAGES = "Folder of images; its subfolders count too."
+LAYERS = "Blocks to read, such as 0,5,-1 (-1 is the last); by default up to 12 of them, evenly spaced."
+LLM = "Also look into the language models, which takes their time and memory."
+TEXTS = "What the language models are asked, a question a line, in turn over the images (with --llm)."
+LIMIT = "The most samples for measures that need them together (all but linear CKA, which reads every one)."
+CELLS = "The most cells of the grid that tokens are pooled to."
+SKIP = "Leave out images that cannot be read, and list them."
+MEMBERS = "MEMBER..."
+
+
+@click.command("encoders")
+@click.argument("members", nargs=-1, required=True, metavar=MEMBERS)
+@click.option("--images", required=True, type=click.Path(path_type=Path), help=IMAGES)
+@click.option("--texts", type=click.Path(path_type=Path), help=TEXTS)
+@click.option("--layers", help=LAYERS)
+@click.option("--llm", is_flag=True, help=LLM)
+@click.option("--limit", default=2000, show_default=True, type=click.IntRange(4, 20_000), help=LIMIT)
+@click.option("--cells", default=64, show_default=True, type=click.IntRange(1, 4096), help=CELLS)
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1, 1024))
+@click.option("--skip-bad", is_flag=True, help=SKIP)
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def command(
+    members: tuple[str, ...], images: Path, texts: Path | None, layers: str | None, llm: bool, limit: int, cells: int,
+    batch_size: int, skip_bad: bool, quiet: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Tell how alike the vision encoders of MEMBERs see the same images, before they are fused.
+
+    A MEMBER is a folder: a multimodal model, a fused one (each branch is an encoder) or a vision encoder; or
+    timm:ARCHITECTURE=FILE or open_clip:ARCHITECTURE[:TAG]=FILE, with weights in safetensors.
+    """
+    import json
+
+    from fuse.errors import RecipeError
+
+    if texts is not None and not llm:
+        raise RecipeError("--texts is what language models are asked", hint="give --llm too")
+    asked, wanted = _texts(texts), _layers(layers)
+    from fuse.align.encoders import Options, compare
+
+    options = Options(
+        layers=wanted, cells=cells, limit=limit, llm=llm, skip_bad=skip_bad, batch=batch_size, shown=not quiet,
+        **({"texts": asked} if asked else {}),
+    )  # fmt: skip
+    document = compare(members, images, options).document
+    if as_json:
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+        return
+    _show(document)
+
+
+def _show(document: dict[str, object]) -> None:
+    from rich.console import Console
+
+    from fuse.align.encoders_table import to_rich
+    from fuse.align.encoders_words import all_sentences
+    from fuse.errors import printable
+
+    console = Console(highlight=False)
+    for table in to_rich(document):
+        console.print(table)
+        console.print()
+    for sentence in all_sentences(document):
+        click.echo(printable(sentence))
+
+
+def _layers(text: str | None) -> tuple[int, ...] | None:
+    """The numbers of `0,5,-1`. Raises RecipeError for anything else."""
+    from fuse.errors import RecipeError
+
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise RecipeError(f"--layers is {text!r}, not numbers between commas", hint="such as 0,5,-1") from None
+
+
+def _texts(file: Path | None) -> tuple[str, ...]:
+    """The lines of a file that are not empty. Raises RecipeError where there are none."""
+    from fuse.errors import MachineError, RecipeError
+
+    if file is None:
+        return ()
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (FileNotFoundError, NotADirectoryError):
+        raise RecipeError("there is no such file", where=file) from None
+    except IsADirectoryError:
+        raise RecipeError("is a folder, not a file of questions", where=file) from None
+    except UnicodeDecodeError:
+        raise RecipeError("is not UTF-8 text", where=file) from None
+    except OSError as error:
+        raise MachineError(f"cannot be read ({error.strerror})", where=file) from None
+    if not (found := tuple(line for line in lines if line)):
+        raise RecipeError("holds no question", where=file)
+    return found
