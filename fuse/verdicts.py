@@ -143,7 +143,7 @@ def _vocabularies(host: Member, others: Sequence[Member]) -> Verdict:
         assert other.vocabulary is not None
         if other.vocabulary.digest == host.vocabulary.digest:
             continue
-        _check_core(host, host.vocabulary, other, other.vocabulary)
+        check_core(host, host.vocabulary, other, other.vocabulary)
         notes.append(_difference(host, host.vocabulary, other, other.vocabulary))
     rows = {m.name: m.language[m.text.embedding].shape[0] for m in (host, *others)}
     if len(set(rows.values())) > 1:
@@ -152,10 +152,10 @@ def _vocabularies(host: Member, others: Sequence[Member]) -> Verdict:
     return Verdict("tokens", not notes, "; ".join(notes) if notes else same)
 
 
-def _check_core(host: Member, mine: Vocabulary, other: Member, theirs: Vocabulary) -> None:
+def check_core(host: Member, mine: Vocabulary, other: Member, theirs: Vocabulary) -> None:
     """Refuse a vocabulary that cannot come from the same base: the model's own tokens at other ids."""
-    core = [t for t in mine.ids if t not in mine.added]
-    wrong = [t for t in core if theirs.ids.get(t) != mine.ids[t] and mine.ids[t] < theirs.size]
+    core, size = [t for t in mine.ids if t not in mine.added], theirs.size
+    wrong = [t for t in core if theirs.ids.get(t) != mine.ids[t] and mine.ids[t] < size]
     if len(wrong) > CORE_TOLERANCE * max(len(core), 1):
         row = mine.ids[wrong[0]]
         their_token = next((t for t, i in theirs.ids.items() if i == row), None)
