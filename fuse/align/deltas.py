@@ -44,7 +44,8 @@ def measure(plan: Plan, *, top: int = TOP, progress: Callable[[int], None] = lam
     Raises CheckpointError for a number that is not finite.
     """
     rows = delta_rows(plan)
-    names = list(dict.fromkeys(source.member for row in rows for source in row.sources))
+    moved = {source.member for row in rows for source in row.sources}
+    names = [member.name for member in plan.members if member.name in moved]
     for member in plan.members:
         fetch(member.checkpoint)
     for lender in adapter_lenders(plan.members):

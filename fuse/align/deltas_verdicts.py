@@ -48,8 +48,10 @@ def _verdicts(part: Measures, members: Sequence[str]) -> Iterator[Verdict]:
         yield from _distance([(part["relative"][i], members[i]) for i in moved if part["relative"][i] is not None])
     if len(moved) > 1:
         yield _size(sorted((part["norm"][i], members[i]) for i in moved))
-        yield _direction(_pairs(part, "cosine"), members)
-        yield _signs(_pairs(part, "weighted_agreement"), members)
+        if cosines := _pairs(part, "cosine"):
+            yield _direction(cosines, members)
+        if signs := _pairs(part, "weighted_agreement"):
+            yield _signs(signs, members)
         if shared := _pairs(part, "overlap_left"):
             yield _subspaces(shared, part, members)
 

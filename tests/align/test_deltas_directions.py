@@ -53,7 +53,9 @@ def test_oracle(shape: tuple[int, int], dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(90, 70), (70, 90)])
-def test_a_sketch_finds_what_stands_out(shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sketch_finds_what_stands_out(
+    shape: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Eight directions in noise: the sketch and the exact way see the same."""
     matrix = (10 * spread(1, *shape, fall=0.8) + 0.01 * normal(3, *shape)).to(dtype)
     exact = directions(matrix, 8, seed=0)
