@@ -45,17 +45,20 @@ class Measured:
 def numbers_of(group: Sequence[Measured]) -> Numbers:
     """The measures of some tensors as one: sums as of one long vector, spectra as their mean over the matrices.
 
+    Norms and biases count only where there is no matrix: their weights lie near 1 or far beyond, and their length would
+    drown that of the matrices, which make the model (our choice). tensors, elements: how many counted.
     Lists stand in the order of the members; null where a measure means nothing.
     """
+    counted = [one for one in group if one.spectra is not None] or group
     sums = DeltaSums(len(group[0].sums.elements))
-    for one in group:
+    for one in counted:
         sums += one.sums
-    matrices = [vars(one.spectra) for one in group if one.spectra is not None]
+    matrices = [vars(one.spectra) for one in counted if one.spectra is not None]
     found = sums.value()
     if matrices:
         found |= {name: torch.stack([one[name] for one in matrices]).nanmean(0) for name in matrices[0]}
     told = {name: _plain(values.tolist()) for name, values in found.items()}
-    return {"tensors": len(group), "elements": int(sums.elements.max()), "matrices": len(matrices), **told}
+    return {"tensors": len(counted), "elements": int(sums.elements.max()), "matrices": len(matrices), **told}
 
 
 def _plain(value: Any) -> Any:

@@ -117,15 +117,12 @@ def _told(value: float | None, told: Callable[[float], str]) -> str:
 
 
 def _caption(document: dict[str, Any]) -> str:
-    overall = document["overall"]
-    tensors, weights, top = (
-        counted(overall["tensors"], "tensor"),
-        counted(overall["elements"], "weight"),
-        document["top"],
-    )
+    overall, top = document["overall"], document["top"]
+    matrices = "1 matrix" if overall["matrices"] == 1 else f"{overall['matrices']:,} matrices"
     told = (
-        f"{tensors}, {weights}. moved, and under a member's name: the length of its task vector as a share of the "
-        f"base's. effective rank: directions of a matrix; strongest: what the {top} largest of them hold of its energy."
+        f"all: {matrices}, {counted(overall['elements'], 'weight')}; norms and biases count where there is no matrix. "
+        "moved, and under a member's name: the length of its task vector as a share of the base's. effective rank: "
+        f"directions of a matrix; strongest: what the {top} largest of them hold of its energy."
     )
     if len(document["members"]) > 1:
         told += (
