@@ -85,27 +85,27 @@ def compare(locations: Sequence[str], folder: Path, options: Options | None = No
 
 
 def labels(given: Sequence[str]) -> list[str]:
-    """Short names: the last parts of a path, as many as tell it from the others; what is named twice gets a number.
+    """Short names: the last parts of a path, or a library's architecture, as far as they tell it from the others; what
+    is named twice gets a number.
 
     >>> labels(["zoo/hue", "zoo/form", "zoo/hue"])
     ['hue', 'form', 'hue (2)']
     """
-    parts = {name: name.rstrip("/").split("/") if "=" not in name else [name] for name in given}
-
-    def short(name: str) -> str:
-        own = parts[name]
-        for count in range(1, len(own) + 1):
-            others = [other for other in parts if other != name and parts[other][-count:] == own[-count:]]
-            if not others:
-                return "/".join(own[-count:])
-        return name
-
     found: list[str] = []
     for name in given:
-        label = short(name)
+        others = {form for other in given if other != name for form in _forms(other)}
+        label = next((form for form in _forms(name) if form not in others), name)
         times = sum(one == label or one.startswith(f"{label} (") for one in found)
         found.append(f"{label} ({times + 1})" if times else label)
     return found
+
+
+def _forms(name: str) -> list[str]:
+    """What a member could be called, shortest first."""
+    if "=" in name and name.startswith(("timm:", "open_clip:")):
+        return [name.partition("=")[0], name]
+    parts = name.rstrip("/").split("/")
+    return ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
 
 
 def _words(encoder: Encoder, text: str) -> torch.Tensor:
