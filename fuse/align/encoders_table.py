@@ -33,7 +33,7 @@ def _table(caption: str, *heads: str) -> Any:
 def _members(document: Mapping[str, Any]) -> Any:
     from rich.text import Text
 
-    caption = "rank: effective rank of the tokens. length: their mean norm; to words: over that of the language model's words."
+    caption = "rank: effective rank of the tokens. length: their mean norm; to words: over that of the LLM's words."
     shown = _table(caption, "member", "encoder", "blocks", "place", "width", "grid", "rank", "length", "to words")
     for name, member in document["members"].items():
         first = (printable(name), member["architecture"], str(member["blocks"]))

@@ -112,7 +112,8 @@ def _unmeasured(pair: Mapping[str, Any]) -> list[str]:
 def overall(document: Mapping[str, Any]) -> list[str]:
     """What was looked at, and which pairs are the most and the least alike."""
     skipped = len(document["skipped"])
-    read = f"{document['images']:,} images" + (f", {skipped:,} skipped because they cannot be read" if skipped else "")
+    why = "it" if skipped == 1 else "they"
+    read = f"{document['images']:,} images" + (f", {skipped:,} skipped because {why} cannot be read" if skipped else "")
     grids = [f"At the {place}, {common['sentence']}." for place, common in document["common_grid"].items()]
     known = [
         (pair["encoder"]["values"]["cka"], pair) for pair in document["pairs"] if "cka" in pair["encoder"]["values"]
