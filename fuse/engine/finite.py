@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from fuse import kernels
 from fuse.engine.views import View
 from fuse.errors import CheckpointError
 from fuse.methods.blocks import blocks
@@ -20,6 +21,10 @@ def is_finite(tensor: Tensor) -> bool:
     """
     if not tensor.is_floating_point():
         return True
+    if kernels.suit([tensor], bfloat16=True):
+        from fuse.kernels.finite import finite
+
+        return finite(tensor)
     total = tensor.sum(dtype=torch.float64 if tensor.dtype == torch.float64 else torch.float32).item()
     return math.isfinite(total) or bool(torch.isfinite(tensor).all())
 

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fuse import kernels
 from fuse.methods.table import sums_to_zero
 
 
@@ -60,6 +61,15 @@ def task_vector(tensor: Tensor, base: Tensor) -> Tensor:
     return fresh(tensor, base.dtype).sub_(base)
 
 
+def difference(tensor: Tensor, base: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor - base`` in dtype, in memory of its own."""
+    if dtype == torch.float32 and kernels.suit([tensor, base], bfloat16=True):
+        from fuse.kernels.deltas import difference as compiled
+
+        return compiled(tensor, base)
+    return task_vector(tensor, base.to(dtype))
+
+
 def coefficients(weights: Sequence[float], normalize: bool, lambda_: float = 1.0) -> list[float]:
     """``lambda * w / sum(w)`` with normalize, else ``lambda * w``; weights that sum to 0 are not divided."""
     total = math.fsum(weights) if normalize and not sums_to_zero(weights) else 1.0
@@ -69,3 +79,17 @@ def coefficients(weights: Sequence[float], normalize: bool, lambda_: float = 1.0
 def weighted_sum(terms: Iterable[Tensor], factors: Sequence[float]) -> Tensor:
     """``((f0 * t0) + f1 * t1) + ...``, from left to right; the terms are changed in place."""
     return reduce(Tensor.add_, (term.mul_(factor) for term, factor in zip(terms, factors, strict=True)))
+
+
+def combination(tensors: Sequence[Tensor], base: Tensor | None, factors: Sequence[float]) -> Tensor:
+    """`weighted_sum` of the tensors; with a base, of their task vectors, and the base added last."""
+    given = [*tensors, *([] if base is None else [base])]
+    dtype = working_dtype(given)
+    if kernels.suit(given, bfloat16=True):
+        from fuse.kernels.sums import weighted
+
+        return weighted(tensors, base, factors)
+    if base is None:
+        return weighted_sum((fresh(tensor, dtype) for tensor in tensors), factors)
+    start = base.to(dtype)
+    return weighted_sum((task_vector(tensor, start) for tensor in tensors), factors).add_(start)

@@ -59,5 +59,5 @@ def apply(
     **_: object,
 ) -> Tensor:
     """`breadcrumbs` of one block of flat tensors, given what `measure` found in the whole."""
-    deltas, start = middles(tensors, base, facts, offset)
-    return weighted_sum(deltas, coefficients(weights, normalize, lambda_)).add_(start)
+    deltas = middles(tensors, base, facts, offset)
+    return weighted_sum(deltas, coefficients(weights, normalize, lambda_)).add_(base)

@@ -8,7 +8,7 @@ from fuse.methods.arithmetic import check_lengths
 from fuse.methods.blocks import Flat, in_blocks
 from fuse.methods.checks import crumbs_problem
 from fuse.methods.crumbs import Cuts, cuts_of, middles
-from fuse.methods.ties import agreed_sum
+from fuse.methods.ties import elected
 
 
 def breadcrumbs_ties(
@@ -57,6 +57,5 @@ def apply(
     **_: object,
 ) -> Tensor:
     """`breadcrumbs_ties` of one block of flat tensors, given what `measure` found in the whole."""
-    deltas, start = middles(tensors, base, facts, offset)
-    weighted = [delta.mul_(weight) for delta, weight in zip(deltas, weights, strict=True)]
-    return agreed_sum(weighted, weights, normalize).mul_(lambda_).add_(start)
+    deltas = middles(tensors, base, facts, offset)
+    return elected(deltas, base, weights, lambda_, normalize)

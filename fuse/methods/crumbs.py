@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
-from fuse.methods.arithmetic import task_vector, working_dtype
+from fuse.methods.arithmetic import difference, working_dtype
 from fuse.methods.blocks import Flat, blocks
 from fuse.methods.ties import HISTOGRAM_BLOCK
-from fuse.methods.trim import Cut, find_cuts, kept_count, trim
+from fuse.methods.trim import Cut, find_cuts, kept_count, trim, trimmed
 
 # Where the smallest and where the largest are cut; None where nothing is.
 Cuts: TypeAlias = tuple[Cut | None, Cut | None]
@@ -25,7 +26,7 @@ def cuts_of(tensors: Sequence[Flat], base: Flat, density: Sequence[float], gamma
     def cuts(member: Flat, keeps: tuple[int, int]) -> Cuts:
         def deltas() -> Iterator[Tensor]:
             for _, (part, start) in blocks([member, base], HISTOGRAM_BLOCK):
-                yield task_vector(part, start.to(dtype))
+                yield difference(part, start, dtype)
 
         wanted = [keep for keep in keeps if 0 < keep < size]
         found = dict(zip(wanted, find_cuts(deltas, wanted, dtype), strict=True)) if wanted else {}
@@ -39,22 +40,19 @@ def cuts_of(tensors: Sequence[Flat], base: Flat, density: Sequence[float], gamma
     return tuple(cuts(member, keeps) for member, keeps in zip(tensors, counts, strict=True))
 
 
-def keep_middle(delta: Tensor, cuts: Cuts, offset: int) -> Tensor:
-    """Set what the cuts drop to zero, in place. offset: where in the whole tensor the block begins.
+def middle(tensor: Tensor, base: Tensor, dtype: torch.dtype, cuts: Cuts, offset: int) -> Tensor:
+    """``tensor - base`` in dtype, with zero for what the cuts drop. offset: where in the whole tensor the block begins.
 
     What is not finite among the largest becomes NaN, so that a check of the output sees it.
     """
     smallest, largest = cuts
-    if smallest is not None:
-        trim(delta, smallest, offset)
+    delta = trimmed(tensor, base, dtype, smallest, offset)
     if largest is not None:
         delta.sub_(trim(delta.clone(), largest, offset))
     return delta
 
 
-def middles(tensors: Sequence[Tensor], base: Tensor, cuts: Sequence[Cuts], offset: int) -> tuple[list[Tensor], Tensor]:
-    """The kept parts of a block's task vectors, and the base in the working dtype."""
-    start = base.to(working_dtype([*tensors, base]))
-    return [
-        keep_middle(task_vector(tensor, start), one, offset) for tensor, one in zip(tensors, cuts, strict=True)
-    ], start
+def middles(tensors: Sequence[Tensor], base: Tensor, cuts: Sequence[Cuts], offset: int) -> list[Tensor]:
+    """The kept parts of a block's task vectors."""
+    dtype = working_dtype([*tensors, base])
+    return [middle(tensor, base, dtype, one, offset) for tensor, one in zip(tensors, cuts, strict=True)]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, coefficients, task_vector, weighted_sum, working_dtype
+from fuse.methods.arithmetic import check_lengths, coefficients, weighted_sum, working_dtype
 from fuse.methods.drop import drop_at_random
 
 
@@ -33,9 +33,8 @@ def dare_linear(
     """
     check_lengths(tensors, weights=weights, density=density, keys=keys)
     dtype = working_dtype([*tensors, base])
-    start = base.to(dtype)
     thinned = (
-        drop_at_random(task_vector(tensor, start), share, rescale, key, offset)
+        drop_at_random(tensor, base, dtype, density=share, rescale=rescale, key=key, offset=offset)
         for tensor, share, key in zip(tensors, density, keys, strict=True)
     )
-    return weighted_sum(thinned, coefficients(weights, normalize, lambda_)).add_(start)
+    return weighted_sum(thinned, coefficients(weights, normalize, lambda_)).add_(base)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, task_vector, working_dtype
+from fuse.methods.arithmetic import check_lengths, working_dtype
 from fuse.methods.drop import drop_at_random
-from fuse.methods.ties import agreed_sum
+from fuse.methods.ties import elected
 
 
 def dare_ties(
@@ -35,9 +35,8 @@ def dare_ties(
     """
     check_lengths(tensors, weights=weights, density=density, keys=keys)
     dtype = working_dtype([*tensors, base])
-    start = base.to(dtype)
     thinned = [
-        drop_at_random(task_vector(tensor, start), share, rescale, key, offset).mul_(weight)
-        for tensor, share, key, weight in zip(tensors, density, keys, weights, strict=True)
+        drop_at_random(tensor, base, dtype, density=share, rescale=rescale, key=key, offset=offset)
+        for tensor, share, key in zip(tensors, density, keys, strict=True)
     ]
-    return agreed_sum(thinned, weights, normalize).mul_(lambda_).add_(start)
+    return elected(thinned, base, weights, lambda_, normalize)

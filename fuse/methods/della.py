@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, task_vector, working_dtype
+from fuse.methods.arithmetic import check_lengths, difference, working_dtype
 from fuse.methods.checks import keep_range_problem
 from fuse.methods.ranks import drop_by_rank
-from fuse.methods.ties import agreed_sum
+from fuse.methods.ties import elected
 
 
 def della(
@@ -38,9 +38,9 @@ def della(
     check_lengths(tensors, weights=weights, density=density, epsilon=epsilon, keys=keys)
     if problem := keep_range_problem(density, epsilon):
         raise ValueError(problem)
-    start = base.to(working_dtype([*tensors, base]))
+    dtype = working_dtype([*tensors, base])
     thinned = [
-        drop_by_rank(task_vector(tensor, start), share, half, rescale, key, offset).mul_(weight)
-        for tensor, share, half, key, weight in zip(tensors, density, epsilon, keys, weights, strict=True)
+        drop_by_rank(difference(tensor, base, dtype), share, half, rescale, key, offset)
+        for tensor, share, half, key in zip(tensors, density, epsilon, keys, strict=True)
     ]
-    return agreed_sum(thinned, weights, normalize).mul_(lambda_).add_(start)
+    return elected(thinned, base, weights, lambda_, normalize)

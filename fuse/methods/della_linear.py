@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, coefficients, task_vector, weighted_sum, working_dtype
+from fuse.methods.arithmetic import check_lengths, coefficients, difference, weighted_sum, working_dtype
 from fuse.methods.checks import keep_range_problem
 from fuse.methods.ranks import drop_by_rank
 
@@ -37,9 +37,9 @@ def della_linear(
     check_lengths(tensors, weights=weights, density=density, epsilon=epsilon, keys=keys)
     if problem := keep_range_problem(density, epsilon):
         raise ValueError(problem)
-    start = base.to(working_dtype([*tensors, base]))
+    dtype = working_dtype([*tensors, base])
     thinned = (
-        drop_by_rank(task_vector(tensor, start), share, half, rescale, key, offset)
+        drop_by_rank(difference(tensor, base, dtype), share, half, rescale, key, offset)
         for tensor, share, half, key in zip(tensors, density, epsilon, keys, strict=True)
     )
-    return weighted_sum(thinned, coefficients(weights, normalize, lambda_)).add_(start)
+    return weighted_sum(thinned, coefficients(weights, normalize, lambda_)).add_(base)

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
+from fuse import kernels
 from fuse.methods import random
+from fuse.methods.arithmetic import difference
 
 
 def drop(delta: Tensor, keep: Tensor, density: float, rescale: bool) -> Tensor:
@@ -17,14 +19,25 @@ def drop(delta: Tensor, keep: Tensor, density: float, rescale: bool) -> Tensor:
     return delta.mul_(1 / density) if rescale else delta
 
 
-def drop_at_random(delta: Tensor, density: float, rescale: bool, key: int, offset: int) -> Tensor:
-    """`drop`, in place, with each element kept with probability density.
+def drop_at_random(
+    tensor: Tensor, base: Tensor, dtype: torch.dtype, *, density: float, rescale: bool, key: int, offset: int
+) -> Tensor:  # fmt: skip
+    """`drop` of ``tensor - base`` in dtype, with each element kept with probability density.
 
     Element i takes draw number offset + i of the key's stream. Density 1 draws nothing.
     Raises ValueError for a density outside 0 (exclusive) to 1.
     """
     if not 0 < density <= 1:
         raise ValueError(f"density should be greater than 0 and at most 1, not {density}")
+    if density < 1 and dtype == torch.float32 and kernels.suit([tensor, base], bfloat16=True):
+        from fuse.kernels.deltas import dropped
+
+        scale = 1 / density if rescale else 1.0
+        parts = random.stretches(tensor.numel(), key, offset)
+        flat, ground = tensor.view(-1), base.view(-1)
+        done = [dropped(flat[i:j], ground[i:j], density, scale, halves, first) for i, j, halves, first in parts]
+        return (done[0] if len(done) == 1 else torch.cat(done)).view(tensor.shape)
+    delta = difference(tensor, base, dtype)
     if density == 1:
         return delta
     draws = random.uniform(key, delta.numel(), offset, delta.device)

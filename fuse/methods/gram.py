@@ -14,12 +14,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fuse.methods.arithmetic import fresh, task_vector, weighted_sum, working_dtype
+from fuse import kernels
+from fuse.methods.arithmetic import combination, fresh, task_vector, working_dtype
 from fuse.methods.blocks import Flat
 from fuse.methods.row_blocks import SUM as BLOCK
 from fuse.methods.row_blocks import row_step, row_sums
 
 Per = Literal["tensor", "row", "column"]
+STRETCH = 1 << 17  # elements of whole tensors whose products are taken at once
 
 
 def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor") -> Tensor:
@@ -30,6 +32,8 @@ def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor")
     in a fixed order, so that they do not depend on the number of threads. What overflows or is not finite becomes NaN
     or infinite.
     """
+    if per == "tensor":
+        return _whole_gram([*tensors, *([] if base is None else [base])], base is not None)
     length, *rest = tensors[0].shape
     pairs = list(combinations_with_replacement(range(len(tensors)), 2))
     found: list[list[Any]] = [[] for _ in pairs]
@@ -49,6 +53,45 @@ def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor")
     return result
 
 
+def _whole_gram(tensors: Sequence[Flat], has_base: bool) -> Tensor:
+    """The Gram matrix of whole tensors; of their differences from the last where that is the base."""
+    count = len(tensors) - has_base
+    pairs = list(combinations_with_replacement(range(count), 2))
+    found: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
+    length, *rest = tensors[0].shape
+    step = row_step(math.prod(rest), STRETCH)
+    with _one_thread():
+        for start in range(0, max(length, 1), step):
+            parts = [tensor[start : start + step] for tensor in tensors]
+            for pair, sums in _stretch_products(parts, has_base, pairs).items():
+                found[pair].extend(sums)
+    result = torch.empty(count, count, 1, dtype=torch.float64)
+    for (i, j), sums in found.items():
+        result[i, j] = result[j, i] = exact_sum(sums)
+    return result
+
+
+def _stretch_products(
+    parts: Sequence[Tensor], has_base: bool, pairs: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], list[float]]:
+    """Each pair's product over one stretch, as numbers that add up to it: a tensor kept for each would leave no two
+    freed blocks side by side."""
+    if kernels.suit(parts, bfloat16=True):
+        from fuse.kernels.products import products
+
+        base, found = parts[-1] if has_base else None, {}
+        for i, j in [pair for pair in pairs if pair[0] < pair[1]] or pairs:
+            first, both, second = products(parts[i], parts[j], base)
+            found |= {(i, i): [first], (i, j): [both], (j, j): [second]}
+        return found
+    wide = [part.to(torch.float64, copy=True).reshape(-1) for part in parts]
+    if has_base:
+        ground = wide.pop()
+        wide = [part.sub_(ground) for part in wide]
+    pieces = [part.split(BLOCK) for part in wide]
+    return {(i, j): [float(torch.dot(*both)) for both in zip(pieces[i], pieces[j], strict=True)] for i, j in pairs}
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Several threads would share out a product as they like."""
@@ -63,20 +106,13 @@ def _one_thread() -> Iterator[None]:
 
 
 _SUMS = {
-    # numbers, because a small tensor kept for each block leaves no two freed blocks side by side
-    "tensor": lambda x, y: [float(torch.dot(*pieces)) for pieces in zip(*map(_pieces, (x, y)), strict=True)],
     "row": lambda x, y: [row_sums(x * y)],
     "column": lambda x, y: [(x * y).sum(0)],
 }
 _JOINS = {
-    "tensor": lambda sums: torch.tensor([exact_sum(sums)], dtype=torch.float64),
     "row": lambda sums: torch.cat(sums).cpu(),
     "column": lambda sums: reduce(Tensor.add_, sums).cpu(),
 }
-
-
-def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
-    return tensor.reshape(-1).split(BLOCK)
 
 
 def exact_sum(numbers: Iterable[float]) -> float:
@@ -105,16 +141,15 @@ def combined(tensors: Sequence[Tensor], base: Tensor | None, factors: Tensor, of
     factors: float64 ``(n, vectors)`` of all the vectors, one a tensor, row or column, as in `gram`.
     offset: the index, in the whole tensor, of the block's first element.
     """
+    if per == "tensor":
+        return combination(tensors, base, factors[:, 0].tolist())
     dtype = working_dtype([*tensors, *([] if base is None else [base])])
     start = None if base is None else base.to(dtype)
     terms = (fresh(tensor, dtype) if start is None else task_vector(tensor, start) for tensor in tensors)
-    if per == "tensor":
-        total = weighted_sum(terms, factors[:, 0].tolist())
-    else:
-        if per == "row":
-            rows, width = tensors[0].shape
-            first = offset // max(width, 1)
-            factors = factors[:, first : first + rows, None]
-        shares = factors.to(tensors[0].device, dtype)
-        total = reduce(Tensor.add_, (term.mul_(share) for term, share in zip(terms, shares, strict=True)))
+    if per == "row":
+        rows, width = tensors[0].shape
+        first = offset // max(width, 1)
+        factors = factors[:, first : first + rows, None]
+    shares = factors.to(tensors[0].device, dtype)
+    total = reduce(Tensor.add_, (term.mul_(share) for term, share in zip(terms, shares, strict=True)))
     return total if start is None else total.add_(start)

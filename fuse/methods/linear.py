@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, coefficients, fresh, weighted_sum, working_dtype
+from fuse.methods.arithmetic import check_lengths, coefficients, combination
 from fuse.methods.table import sums_to_zero
 
 
@@ -18,7 +18,6 @@ def linear(tensors: Sequence[Tensor], *, weights: Sequence[float], normalize: bo
     Raises ValueError for unequal shapes or lengths and, with normalize, for weights that sum to zero.
     """
     check_lengths(tensors, weights=weights)
-    dtype = working_dtype(tensors)
     if normalize and sums_to_zero(weights):
         raise ValueError(f"the weights {list(weights)} sum to zero, so they cannot be normalized")
-    return weighted_sum((fresh(tensor, dtype) for tensor in tensors), coefficients(weights, normalize))
+    return combination(tensors, None, coefficients(weights, normalize))

@@ -9,6 +9,7 @@ does not fix a generator.
 
 import hashlib
 import json
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -37,13 +38,23 @@ def uniform(key: int, count: int, offset: int = 0, device: torch.device | str = 
     if count < 0 or offset < 0:
         raise ValueError(f"count and offset should be at least 0, not {count} and {offset}")
     draws = torch.empty(count, dtype=torch.float32, device=device)
+    for start, stop, halves, low in stretches(count, key, offset):
+        for number, part in enumerate(draws[start:stop].split(BLOCK)):
+            part.copy_(_words(halves, low + number * BLOCK, len(part), device)).mul_(2.0**-24)
+    return draws
+
+
+def stretches(count: int, key: int, offset: int) -> Iterator[tuple[int, int, tuple[int, int], int]]:
+    """The parts of draws number offset to offset + count - 1 that share the halves of the key.
+
+    Yields where a part begins and ends, from 0 to count, the halves, and the number of its first draw among theirs.
+    """
     start = 0
     while start < count:
         high, low = divmod(offset + start, WORD)
-        stop = min(count, start + BLOCK, start + WORD - low)
-        draws[start:stop].copy_(_words(_split(key, high), low, stop - start, device)).mul_(2.0**-24)
+        stop = min(count, start + WORD - low)
+        yield start, stop, _split(key, high), low
         start = stop
-    return draws
 
 
 def _words(keys: tuple[int, int], first: int, count: int, device: torch.device | str) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fuse import kernels
 from fuse.methods import random
 from fuse.methods.row_blocks import as_rows
 from fuse.methods.trim import magnitude_bits
@@ -24,9 +25,15 @@ def drop_by_rank(delta: Tensor, density: float, epsilon: float, rescale: bool, k
         return delta
     rows = as_rows(delta)
     count, width = rows.shape
-    chances = torch.empty_like(rows)
     steps = torch.arange(width, dtype=torch.float64, device=delta.device) / max(width - 1, 1)
     spread = (density - epsilon + 2 * epsilon * steps if width > 1 else density + 0 * steps).clamp_(max=1)
+    if kernels.suit([rows]) and offset % random.WORD + rows.numel() <= random.WORD:
+        from fuse.kernels.ranks import drop
+
+        ((_, _, halves, first),) = random.stretches(rows.numel(), key, offset)
+        drop(rows, spread.float().numpy(), rescale, halves, first)
+        return delta
+    chances = torch.empty_like(rows)
     chances.scatter_(1, ascending(rows), spread.to(rows.dtype).expand(count, width))
     draws = random.uniform(key, rows.numel(), offset, rows.device).view(count, width).to(rows.dtype)
     rows.mul_(torch.lt(draws, chances, out=draws))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import Unmergeable, fresh, weighted_sum, working_dtype
+from fuse.methods.arithmetic import Unmergeable, combination
 from fuse.methods.blocks import Flat, in_blocks
 from fuse.methods.gram import gram
 
@@ -49,8 +49,7 @@ def measure(tensors: Sequence[Flat], *, t: float) -> tuple[float, float]:
 def apply(tensors: Sequence[Tensor], facts: tuple[float, float], *, t: float, offset: int = 0) -> Tensor:
     """`slerp` of one block, given the factors that `measure` found."""
     del t, offset
-    dtype = working_dtype(tensors)
-    return weighted_sum((fresh(tensor, dtype) for tensor in tensors), facts)
+    return combination(tensors, None, facts)
 
 
 def cosine(first: Flat, second: Flat) -> float:

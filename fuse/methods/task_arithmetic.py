@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, coefficients, task_vector, weighted_sum, working_dtype
+from fuse.methods.arithmetic import check_lengths, coefficients, combination
 
 
 def task_arithmetic(
@@ -24,7 +24,4 @@ def task_arithmetic(
     Raises ValueError for unequal shapes or lengths.
     """
     check_lengths(tensors, weights=weights)
-    dtype = working_dtype([*tensors, base])
-    start = base.to(dtype)
-    deltas = (task_vector(tensor, start) for tensor in tensors)
-    return weighted_sum(deltas, coefficients(weights, normalize, lambda_)).add_(start)
+    return combination(tensors, base, coefficients(weights, normalize, lambda_))

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, task_vector, working_dtype
+from fuse import kernels
+from fuse.methods.arithmetic import check_lengths, difference, working_dtype
 from fuse.methods.blocks import Flat, blocks, in_blocks
-from fuse.methods.trim import Cut, find_cut, kept_count, trim
+from fuse.methods.trim import Cut, find_cut, kept_count, trimmed
 
 # Large enough that adding up histograms costs little.
 HISTOGRAM_BLOCK = 1 << 18
@@ -60,13 +61,9 @@ def apply(
 ) -> Tensor:
     """`ties` of one block of flat tensors, given what `measure` found in the whole."""
     del density
-    start = base.to(working_dtype([*tensors, base]))
-    deltas = [task_vector(tensor, start) for tensor in tensors]
-    for delta, cut, weight in zip(deltas, facts, weights, strict=True):
-        if cut is not None:
-            trim(delta, cut, offset)
-        delta.mul_(weight)
-    return agreed_sum(deltas, weights, normalize).mul_(lambda_).add_(start)
+    dtype = working_dtype([*tensors, base])
+    deltas = [trimmed(tensor, base, dtype, cut, offset) for tensor, cut in zip(tensors, facts, strict=True)]
+    return elected(deltas, base, weights, lambda_, normalize)
 
 
 def _cut(member: Flat, base: Flat, density: float, dtype: torch.dtype) -> Cut | None:
@@ -78,27 +75,37 @@ def _cut(member: Flat, base: Flat, density: float, dtype: torch.dtype) -> Cut | 
 
     def deltas() -> Iterator[Tensor]:
         for _, (part, start) in blocks([member, base], HISTOGRAM_BLOCK):
-            yield task_vector(part, start.to(dtype))
+            yield difference(part, start, dtype)
 
     return find_cut(deltas, keep, dtype)
 
 
-def agreed_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
-    """The sum of the weighted task vectors that have the elected sign, element by element.
+def elected(
+    deltas: Sequence[Tensor], base: Tensor, weights: Sequence[float], lambda_: float, normalize: bool
+) -> Tensor:  # fmt: skip
+    """The base plus lambda times the sum of the weighted task vectors that have the elected sign, by element.
 
-    deltas: already multiplied by their weights; changed in place. A zero has no sign and agrees with none; a
-    sum of exactly zero elects plus, as mergekit. normalize divides by the sum of the weights that agreed, by
-    1 where it is zero. NaN is kept, so that a check of the output sees it.
+    deltas: in the working dtype; changed in place, or not. A zero has no sign and agrees with none; a sum of exactly
+    zero elects plus, as mergekit. normalize divides by the sum of the weights that agreed, by 1 where it is zero. NaN
+    is kept, so that a check of the output sees it.
     """
+    if kernels.suit(deltas) and kernels.suit([base], bfloat16=True):
+        from fuse.kernels import agreement
+
+        return agreement.elected(deltas, base, weights, lambda_, normalize)
+    for delta, weight in zip(deltas, weights, strict=True):
+        delta.mul_(weight)
     sign = deltas[0].clone()
     for delta in deltas[1:]:
         sign.add_(delta)
     torch.ge(sign, 0, out=sign).mul_(2).sub_(1)  # 1 or -1; comparisons into bool are several times slower on a CPU
     merged, share = torch.zeros_like(sign), torch.zeros_like(sign)
     for delta, weight in zip(deltas, weights, strict=True):
-        agreed = delta.mul_(sign).clamp_min_(0)
-        merged.add_(agreed)
+        along = delta.mul_(sign).clamp_min_(0)
+        merged.add_(along)
         if normalize:
-            share.add_(agreed.sign_().mul_(weight))
+            share.add_(along.sign_().mul_(weight))
     merged.mul_(sign)
-    return merged.div_(share.add_(torch.eq(share, 0, out=sign))) if normalize else merged
+    if normalize:
+        merged.div_(share.add_(torch.eq(share, 0, out=sign)))
+    return merged.mul_(lambda_).add_(base)

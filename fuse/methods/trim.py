@@ -13,6 +13,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from fuse import kernels
+from fuse.methods.arithmetic import difference
+
 DIGIT = 16
 BINS = 1 << DIGIT
 Blocks: TypeAlias = Callable[[], Iterable[Tensor]]
@@ -69,17 +72,36 @@ def thresholds(blocks: Blocks, keeps: Sequence[int], dtype: torch.dtype) -> list
     top = torch.finfo(dtype).bits - DIGIT
     found = [Threshold(0, keep, 0) for keep in keeps]
     for shift in range(top, -1, -DIGIT):
-        counts: dict[int, Tensor] = {}
+        counts = {one.bits: _Histogram(shift, None if shift == top else one.bits) for one in found}
         for block in blocks():
-            bits = magnitude_bits(block)
-            for prefix in {one.bits for one in found}:
-                inside = bits if shift == top else _within(bits, shift + DIGIT, prefix)
-                histogram = ((inside >> shift) & (BINS - 1)).bincount(minlength=BINS)
-                counts[prefix] = counts[prefix] + histogram if prefix in counts else histogram
+            for histogram in counts.values():
+                histogram.add(block)
         # at_least[i]: how many of the digits are BINS - 1 - i or more
-        at_least = {prefix: histogram.flip(0).cumsum(0) for prefix, histogram in counts.items()}
+        at_least = {prefix: histogram.total().flip(0).cumsum(0) for prefix, histogram in counts.items()}
         found = [_with_digit(one, at_least[one.bits]) for one in found]
     return found
+
+
+class _Histogram:
+    """How many magnitudes have each value of the digit above `shift`, of those that begin with the prefix if any."""
+
+    def __init__(self, shift: int, prefix: int | None) -> None:
+        self._shift, self._prefix = shift, prefix
+        self._counts, self._lanes = torch.zeros(BINS, dtype=torch.int64), None
+
+    def add(self, block: Tensor) -> None:
+        if kernels.suit([block]):
+            from fuse.kernels import magnitudes
+
+            self._lanes = magnitudes.lanes() if self._lanes is None else self._lanes
+            magnitudes.count(block, self._shift, self._prefix, self._lanes)
+            return
+        bits = magnitude_bits(block)
+        inside = bits if self._prefix is None else _within(bits, self._shift + DIGIT, self._prefix)
+        self._counts = self._counts.to(block.device) + ((inside >> self._shift) & (BINS - 1)).bincount(minlength=BINS)
+
+    def total(self) -> Tensor:
+        return self._counts if self._lanes is None else self._counts + torch.from_numpy(self._lanes.sum(0))
 
 
 def _with_digit(found: Threshold, at_least: Tensor) -> Threshold:
@@ -110,18 +132,27 @@ def _lasts(blocks: Blocks, found: Sequence[Threshold]) -> list[int]:
     rooms = {number: one.room for number, one in enumerate(found) if one.room < one.on_it}
     start = 0
     for block in blocks() if rooms else ():
-        bits = magnitude_bits(block)
         for number, room in list(rooms.items()):
-            ties = bits == found[number].bits
-            count = int(ties.sum())
+            count, place = _place(block, found[number].bits, room)
             rooms[number] = room - count
             if count >= room:
-                lasts[number] = start + int(ties.nonzero()[room - 1])
+                lasts[number] = start + place
                 del rooms[number]
         if not rooms:
             break
         start += block.numel()
     return lasts
+
+
+def _place(block: Tensor, bits: int, number: int) -> tuple[int, int]:
+    """How many magnitudes have exactly these bits, and the index of the one with this number, from 1, if there is."""
+    if kernels.suit([block]):
+        from fuse.kernels.magnitudes import place
+
+        return place(block, bits, number)
+    found = magnitude_bits(block) == bits
+    count = int(found.sum())
+    return count, int(found.nonzero()[number - 1]) if count >= number else -1
 
 
 def trim(block: Tensor, cut: Cut, offset: int) -> Tensor:
@@ -131,6 +162,16 @@ def trim(block: Tensor, cut: Cut, offset: int) -> Tensor:
         _shrink(block[:late], cut.bits - 1)
         _shrink(block[late:], cut.bits)
     return block
+
+
+def trimmed(tensor: Tensor, base: Tensor, dtype: torch.dtype, cut: Cut | None, offset: int) -> Tensor:
+    """`trim` of ``tensor - base`` in dtype, in memory of its own; None cuts nothing."""
+    if cut and dtype == torch.float32 and kernels.suit([tensor, base], bfloat16=True):
+        from fuse.kernels import deltas
+
+        return deltas.trimmed(tensor, base, cut.bits, max(0, min(cut.last + 1 - offset, tensor.numel())))
+    delta = difference(tensor, base, dtype)
+    return trim(delta, cut, offset) if cut else delta
 
 
 def _shrink(block: Tensor, bits: int) -> None:

@@ -1,0 +1,77 @@
+"""How kernels are compiled, and how they read their inputs."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numba import config, njit, types
+from numba.extending import overload
+from numpy.typing import NDArray
+from torch import Tensor
+
+PIECE = 1 << 11  # elements; a few pieces in float32 fit into a core's first cache
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """The function, compiled when it is first called. Operations are rounded one by one: neither reordered nor fused.
+
+    What was compiled is kept in `folder()`; where that cannot be written, each process compiles anew.
+    """
+    kept = folder()
+    before = getattr(config, "CACHE_DIR")  # noqa: B009 - made when numba is imported, so no checker knows it
+    setattr(config, "CACHE_DIR", str(kept or before))  # noqa: B010
+    try:
+        return njit(nogil=True, error_model="numpy", cache=kept is not None)(function)
+    finally:
+        setattr(config, "CACHE_DIR", before)  # noqa: B010
+
+
+@cache
+def folder() -> Path | None:
+    """``$XDG_CACHE_HOME/fuse/kernels-HASH``, or under ``~/.cache``; None where it is not ours to write.
+
+    The hash is that of all kernels' sources: numba itself looks at one file only, and kernels call each other.
+    """
+    sources = b"".join(file.read_bytes() for file in sorted(Path(__file__).parent.glob("*.py")))
+    try:
+        parent = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        found = parent / "fuse" / f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
+        found.mkdir(mode=0o700, parents=True, exist_ok=True)
+        ours = os.access(found, os.W_OK) and (not hasattr(os, "getuid") or found.stat().st_uid == os.getuid())
+    except (OSError, RuntimeError):  # no home
+        return None
+    return found if ours else None
+
+
+def array(tensor: Tensor) -> NDArray[Any]:
+    """The flat numbers of a contiguous CPU tensor, shared: float32 as they are, bfloat16 as the uint16 of its bits."""
+    flat = tensor.detach().view(-1)
+    return flat.view(torch.uint16).numpy() if flat.dtype == torch.bfloat16 else flat.numpy()
+
+
+def widen(x: NDArray[Any], out: NDArray[np.float32]) -> None:
+    """Inside kernels: `out[i] = x[i]` as float32, where x is float32 or the bits of bfloat16."""
+    raise NotImplementedError("only kernels call this")
+
+
+@overload(widen, jit_options={"error_model": "numpy"})
+def _widen(x: Any, out: Any) -> Any:
+    if x.dtype == types.uint16:
+
+        def from_bits(x: Any, out: Any) -> None:
+            bits = out.view(np.uint32)
+            for i in range(x.size):
+                bits[i] = np.uint32(x[i]) << np.uint32(16)
+
+        return from_bits
+
+    def copy(x: Any, out: Any) -> None:
+        for i in range(x.size):
+            out[i] = x[i]
+
+    return copy
