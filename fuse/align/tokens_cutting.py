@@ -14,6 +14,7 @@ from fuse.errors import CheckpointError
 PARTS = ("normalizer", "pre_tokenizer", "model", "merges", "scores", "post_processor", "decoder")
 CUTTING = PARTS[:5]  # what decides which tokens a text becomes; the post-processor adds some, the decoder joins them
 TABLES = ("vocab", "merges")  # of the model, which are told apart
+INNER = ("normalizers", "pretokenizers", "processors", "decoders")  # where a sequence of each part keeps its steps
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -30,20 +31,23 @@ class Cutting:
     """The parts of a tokenizer by name; the flags of its added tokens; what it puts before and behind a text.
 
     parts is empty for a tokenizer that has no tokenizer.json: its class decides. before, behind: tokens, or None where
-    no file tells.
+    no file tells. stated: what tokenizer_config.json says in `add_bos_token` and `add_eos_token`, by role; where there
+    is a tokenizer.json, transformers 5 goes by that one's post-processor alone, and so do we.
     """
 
     parts: Mapping[str, Part] = field(default_factory=dict)
     flags: Mapping[str, tuple[bool, ...]] = field(default_factory=dict)
     before: tuple[str, ...] | None = None
     behind: tuple[str, ...] | None = None
+    stated: Mapping[str, bool] = field(default_factory=dict)
 
 
 def read_cutting(speaker: Speaker) -> Cutting:
     """The parts of a folder's tokenizer.json. Raises CheckpointError where a part is not what it should be."""
-    before, behind = _stated(speaker)
+    stated = _stated(speaker)
     if not speaker.is_fast:
-        return Cutting(before=before, behind=behind)
+        before, behind = _by_class(stated, speaker)
+        return Cutting(before=before, behind=behind, stated=stated)
     path = speaker.folder / FAST
     data = strict_json.read_bytes(path)
     whole = json.loads(data)  # read_vocabulary has read it strictly
@@ -56,19 +60,22 @@ def read_cutting(speaker: Speaker) -> Cutting:
     settings = {key: value for key, value in model.items() if key not in TABLES}
     found["model"] = Part(str(model.get("type", "?")), _digest(settings))
     found["merges"], found["scores"] = _merges(model.get("merges")), _scores(model["vocab"])
-    if before is None:
-        before, behind = _around(parts["post_processor"])
+    before, behind = _around(parts["post_processor"])
     flags = {row["content"]: tuple(bool(row.get(flag)) for flag in FLAGS) for row in whole.get("added_tokens") or ()}
-    return Cutting({name: found[name] for name in PARTS}, flags, before, behind)
+    return Cutting({name: found[name] for name in PARTS}, flags, before, behind, stated)
 
 
 def _word(value: Mapping[str, Any] | None) -> str:
     """The type of a part, with the types inside a sequence: Sequence(Split, ByteLevel)."""
     if value is None:
         return "none"
-    inner = next((value[key] for key in ("normalizers", "pretokenizers", "processors", "decoders") if key in value), ())
+    inner = [one for key in INNER for one in _list(value.get(key)) if isinstance(one, dict)]
     kind = str(value.get("type", "?"))
-    return f"{kind}({', '.join(_word(one) for one in inner if isinstance(one, dict))})" if inner else kind
+    return f"{kind}({', '.join(map(_word, inner))})" if inner else kind
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _digest(value: Any) -> str:
@@ -93,25 +100,30 @@ def _scores(vocab: Any) -> Part:
     return Part(f"{len(vocab):,}", _digest([row[1] if len(row) > 1 else None for row in vocab]))
 
 
-def _stated(speaker: Speaker) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    """What tokenizer_config.json says of the tokens around a text: where it says so, it rules, as in transformers."""
-    settings, named = speaker.settings, named_tokens(speaker)
-    if "add_bos_token" not in settings and "add_eos_token" not in settings:
-        return None, None
+def _stated(speaker: Speaker) -> dict[str, bool]:
+    """Role -> whether tokenizer_config.json asks for its token around a text; of bos and eos, where it says so."""
+    given = {role: speaker.settings.get(f"add_{role}_token") for role in ("bos", "eos")}
+    return {role: value for role, value in given.items() if isinstance(value, bool)}
+
+
+def _by_class(stated: Mapping[str, bool], speaker: Speaker) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
+    """What a slow tokenizer writes around a text: what is stated; the class's own habit is not known here."""
+    named = named_tokens(speaker)
     before, behind = (
-        (named[role],) if settings.get(f"add_{role}_token") and role in named else () for role in ("bos", "eos")
-    )
+        None if role not in stated else (named[role],) if stated[role] and role in named else ()
+        for role in ("bos", "eos")
+    )  # fmt: skip
     return before, behind
 
 
 def _around(post: Mapping[str, Any] | None) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
     """The special tokens that the post-processor's template writes before and behind one text."""
-    steps = (post or {}).get("processors", [post] if post else [])
+    steps = [] if post is None else _list(post.get("processors")) or [post]
     template = next((one for one in steps if isinstance(one, dict) and one.get("type") == "TemplateProcessing"), None)
     if template is None:
         known = all(isinstance(one, dict) and one.get("type") == "ByteLevel" for one in steps)
         return ((), ()) if known else (None, None)
-    single = [one for one in template.get("single") or () if isinstance(one, dict)]
+    single = [one for one in _list(template.get("single")) if isinstance(one, dict)]
     at = next((i for i, one in enumerate(single) if "Sequence" in one), len(single))
     sides = (single[:at], single[at + 1 :])
     before, behind = (

@@ -53,11 +53,12 @@ def _image(host: Read, other: Read) -> dict[str, bool] | None:
 
 def _cutting(host: Read, other: Read) -> dict[str, Any]:
     mine, theirs = host.cutting, other.cutting
-    differ = around = None
+    differ = None
     if mine.parts and theirs.parts:
         differ = [name for name, part in mine.parts.items() if part.digest != theirs.parts[name].digest]
-    if mine.before is not None and theirs.before is not None:
-        around = (mine.before, mine.behind) == (theirs.before, theirs.behind)
+    sides = ((mine.before, theirs.before), (mine.behind, theirs.behind))
+    known = [one == two for one, two in sides if one is not None and two is not None]
+    around = False if False in known else True if len(known) == len(sides) else None
     flags = sorted(t for t in mine.flags.keys() & theirs.flags.keys() if mine.flags[t] != theirs.flags[t])
     same = None if differ is None else not set(differ) & set(CUTTING)
     return {"same": same, "parts_that_differ": differ, "same_around": around, "flags_that_differ": _some(flags)}

@@ -43,6 +43,7 @@ class Read:
             "ends": list(self.ends),
             "before": _listed(self.cutting.before),
             "behind": _listed(self.cutting.behind),
+            "stated_around": dict(self.cutting.stated),
             "image": asdict(self.image) | {"size": list(self.image.size)},
             "parts": {name: asdict(part) for name, part in self.cutting.parts.items()},
             "template": {

@@ -81,6 +81,9 @@ def _why_different(host: Speaker, other: Speaker) -> str:
 
 def _refused(host: Speaker, other: Speaker) -> str:
     """Why `fuse merge` refuses the two language models, whatever it makes of their tokens; "" where it does not."""
+    fused = next((one.name for one in (host, other) if one.fused), None)
+    if fused is not None:
+        return f"{fused} is a fused folder, which is no member of a recipe"
     try:
         judge(host.member, [other.member], ())
     except CheckpointError as error:

@@ -42,7 +42,17 @@ def _alone(folder: Document) -> list[Verdict]:
         if one["token"] is not None and one["id"] is None:
             told = f"{name} names {one['token']!r} as {role}, which is no token of its tokenizer"
             found.append(Verdict("special tokens", False, told))
+    for role, side in (("bos", "before"), ("eos", "behind")):
+        asked, token = folder["stated_around"].get(role), folder["special"].get(role, {}).get("token")
+        if asked is not None and folder[side] is not None and asked != (token in folder[side]):
+            does = f"writes {_quoted(folder[side])} {side} a text" if folder[side] else f"writes nothing {side} a text"
+            told = f"{name}'s tokenizer_config.json says add_{role}_token: {str(asked).lower()}"
+            found.append(Verdict("around a text", False, f"{told}, and its tokenizer.json {does}, which rules"))
     return found
+
+
+def _quoted(tokens: Sequence[str]) -> str:
+    return ", ".join(map(repr, tokens))
 
 
 def _vocabulary(pair: Document, host: Document) -> Verdict:
@@ -158,7 +168,7 @@ def _around(pair: Document, host: Document, other: Document) -> list[Verdict]:
 
 
 def _written(folder: Document) -> str:
-    sides = [f"{', '.join(map(repr, folder[side]))} {side} it" for side in ("before", "behind") if folder[side]]
+    sides = [f"{_quoted(folder[side])} {side} it" for side in ("before", "behind") if folder[side]]
     return f"writes {' and '.join(sides)}" if sides else "writes nothing"
 
 
