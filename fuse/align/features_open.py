@@ -13,6 +13,7 @@ from torch import nn
 from fuse import strict_json, torchvision_shim
 from fuse.align.features_blocks import blocks_of, tower_of
 from fuse.align.features_load import BareTower, load_branch
+from fuse.align.features_original import open_original
 from fuse.anatomy import Member, open_member
 from fuse.branches import encoder_libraries
 from fuse.branches.encoder_libraries import Tower, Wanted
@@ -96,7 +97,7 @@ def open_encoders(location: str) -> list[Encoder]:
     if "architecture" in config and kind is None:  # as timm writes it
         file, name = folder / SINGLE, config["architecture"]
         return [_bare(location, folder, encoder_libraries.timm(name, read_header(file), file, location, Wanted()))]
-    return [_native(location, open_member(location, location, revision=None, relative_to=Path()))]
+    return [_member(location, open_member(location, location, revision=None, relative_to=Path()))]
 
 
 def _bare(name: str, folder: Path, tower: Tower) -> Encoder:
@@ -109,22 +110,21 @@ def _bare(name: str, folder: Path, tower: Tower) -> Encoder:
     return Encoder(name, folder, str(tower.config["architecture"]), branch, prepare, module, blocks)
 
 
-def _native(name: str, member: Member) -> Encoder:
+def _member(name: str, member: Member) -> Encoder:
     kind = member.family.model_type
     if not member.sees:
         raise RecipeError("has no image encoder", where=member.folder, hint="fuse inspect encoders compares eyes")
-    if not member.family.native:
-        raise RecipeError(
-            f"has the original layout of {kind}, whose towers a recipe names", where=member.folder,
-            hint="a recipe with `output: {model: fuse}` makes a folder of it that can be inspected",
-        )  # fmt: skip
-    if kind in REFUSED or kind not in NATIVE:
+    if kind in REFUSED or (member.family.native and kind not in NATIVE):
         why = REFUSED.get(kind, "no branch is known for it")
         raise RecipeError(f"its encoder ({kind}) cannot be inspected: {why}", where=member.folder)
-    branch = {"name": name, "kind": "native", "config": dict(member.checkpoint.config)}
-    tensors = {**member.parts["encoder"], **member.parts["projector"], **member.parts["extra"]}
-    prepare = partial(open_eyes(branch, member.folder).prepare, guest=False)  # as a host: without markers of a guest
-    module = load_branch(branch, tensors, member.folder)
+    branch: dict[str, Any] = {"name": name, "kind": "native", "config": dict(member.checkpoint.config)}
+    if member.family.native:
+        tensors = {**member.parts["encoder"], **member.parts["projector"], **member.parts["extra"]}
+        module = load_branch(branch, tensors, member.folder)
+        prepare = partial(open_eyes(branch, member.folder).prepare, guest=False)  # as a host: without a guest's markers
+    else:
+        branch, eyes, module = open_original(member.folder)
+        prepare = eyes.prepare
     return Encoder(
         name, member.folder, kind, branch, prepare, module, tuple(blocks_of(tower_of(module))),
         _table(member.language[member.text.embedding]), _scale(member.text.name, member.basis.hidden_size),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import AutoModel
 
 from fuse.align.features import layers_that_run, look
@@ -14,10 +15,15 @@ from fuse.align.features_images import Skipped, image_files, read_batches
 from fuse.align.features_llm import language_states
 from fuse.align.features_open import open_encoders
 from fuse.align.features_pool import box_weights, grid_of, pool
+from fuse.branches.mgm import MgmBranch
 from fuse.branches.places import grid_boxes
+from fuse.branches.slime import SlimeBranch
 from fuse.errors import RecipeError
-from tests import fused_members, tiny_encoders, tiny_processors, tiny_vlm
+from tests import fused_members, layouts, tiny_encoders, tiny_processors, tiny_vlm
 from tests.cli import fuse_here
+from tests.original_branches import seeded, slime
+from tests.test_branch_mgm import mgm
+from tests.test_branch_towers import OFFICIAL, clip_folder, convnext_folder, original, outside
 from tests.tiny_vlm import CONFIGS
 
 NO_WORDS = torch.zeros(0, dtype=torch.long)
@@ -252,3 +258,37 @@ def test_an_image_encoder_alone_is_auto_model_s(tmp_path):
     with torch.no_grad():
         state = own(encoder.prepare(image)[None], output_hidden_states=True).hidden_states[3]
     close(look(encoder, [2], [image], NO_WORDS).layers[0][0].tokens, state[0, 1:])
+
+
+def test_members_in_the_layouts_of_their_authors_code(tmp_path):
+    """MGM and SliME: the tokens are those of the branch, the layers those of the tower up to the one that is read."""
+    settings = {"hidden_size": 32}
+    clip_folder(tmp_path / "clip")
+    convnext_folder(tmp_path / "convnext")
+    made = {"mgm": (seeded(MgmBranch(mgm(**settings)), 1), mgm(**settings)), "slime": (None, slime(**settings))}
+    made["slime"] = (seeded(SlimeBranch(made["slime"][1]), 2), made["slime"][1])
+    towers = {"mm_vision_tower": "clip", "mm_vision_tower_aux": "convnext"}
+    original(tmp_path / "mgm", *made["mgm"], outside, **towers)
+    original(tmp_path / "slime", *made["slime"], outside, names={**OFFICIAL, "sampler.": "model.sampler."},
+             model_type="llava_llama", mm_vision_tower="clip")  # fmt: skip
+    words = torch.tensor([7, 8])
+    for name, (branch, _) in made.items():
+        stored = load_file(tmp_path / name / "model.safetensors")
+        language = {key: torch.randn(shape) for key, shape in layouts.llama_shapes().items()}
+        layouts.write_tensors({**stored, **language}, tmp_path / name)
+        tiny_processors.tokenizer("llava").save_pretrained(tmp_path / name)
+        (encoder,) = open_encoders(str(tmp_path / name))
+        images = pictures(2, (112, 60))
+        count = layers_that_run(encoder, images[0], words)
+        found = look(encoder, range(count), images, words)
+        prepared = [encoder.prepare(image) for image in images]
+        inputs = {key: [one.inputs[key] for one in prepared] for key in prepared[0].inputs}
+        branch.load_state_dict(encoder.module.state_dict())
+        with torch.no_grad():
+            seen = branch(inputs, text=[words] * 2, embed=encoder.embed, attention=False)
+            views = torch.cat(inputs["pixel_values"])
+            states = encoder.module.vision_tower(views, output_hidden_states=True).hidden_states[1:]
+        for i in range(2):
+            assert torch.equal(found.projected[i].tokens, seen[i].tokens)
+            whole = states[count - 1].unflatten(0, (2, -1))[i, encoder.whole_view, 1:]
+            close(found.layers[-1][i].tokens, whole)
