@@ -26,7 +26,7 @@ def pair_document(host: Read, other: Read, how: Alignment) -> dict[str, Any]:
         "refused": how.refused,
         "special": _special(host, other),
         "image": _image(host, other),
-        "same_ends": host.ends == other.ends,
+        "same_ends": host.ends == other.ends if host.ends and other.ends else None,
         "cutting": _cutting(host, other),
         "template": _template(host, other, how),
     }  # fmt: skip

@@ -77,8 +77,9 @@ def _stated(speaker: Speaker) -> dict[str, int]:
     for part in (_text_config(speaker), speaker.config):
         for key, value in part.items():
             ending = next((one for one in ENDINGS if key.endswith(one)), None)
-            if ending and type(value) is int and value >= 0 and key.removesuffix(ending) not in NOT_ROLES:
-                found.setdefault(key.removesuffix(ending), value)
+            role = key.removesuffix(ending or "")
+            if ending and type(value) is int and value >= 0 and role not in NOT_ROLES and not role.startswith("_"):
+                found.setdefault(role, value)
     return found
 
 

@@ -108,15 +108,16 @@ def _recipe(pair: Document, host: Document, other: Document) -> Verdict:
 
 def _special(pair: Document, host: Document, other: Document) -> Verdict:
     mine, theirs = pair["host"], pair["other"]
-    differ = [role for role, how in pair["special"].items() if not (how["token"] and how["id"])]
+    special = {role: how for role, how in pair["special"].items() if role != "image"}
+    differ = [role for role, how in special.items() if not (how["token"] and how["id"])]
     if differ:
         told = [
             f"{role} is {_token(host['special'][role])} in {mine} and {_token(other['special'][role])} in {theirs}"
             for role in differ
         ]
         return Verdict("special tokens", False, "; ".join(told))
-    roles = ", ".join(pair["special"]) or "none that both name"
-    if not pair["same_ends"]:
+    roles = ", ".join(special) or "none that both name"
+    if pair["same_ends"] is False:
         ends = " and ".join(f"{_ids(one['ends'])} in {one['name']}" for one in (host, other))
         return Verdict("special tokens", False, f"an answer ends at {ends}; the host's are kept")
     return Verdict("special tokens", True, f"{theirs} and {mine} agree: {roles}")
@@ -129,7 +130,7 @@ def _token(one: Document) -> str:
 
 
 def _ids(ids: Sequence[int]) -> str:
-    return ", ".join(map(str, ids)) or "no stated id"
+    return ", ".join(map(str, ids))
 
 
 def _image(pair: Document, host: Document, other: Document) -> list[Verdict]:
