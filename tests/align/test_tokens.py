@@ -42,10 +42,13 @@ def test_vocabularies_by_hand(tmp_path: Path) -> None:
 def test_the_same_folder_twice_over_is_the_same_in_everything(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     for name in "ab":
-        write(tmp_path / name, chat_template__jinja=template, tokenizer_config__json={"bos_token": "<s>"})
+        write(
+            tmp_path / name, chat_template__jinja=template, tokenizer_config__json={"bos_token": "<s>"},
+            config={"eos_token_id": 2},
+        )  # fmt: skip
     (pair,) = inspect_tokens([str(tmp_path / name) for name in "ab"], text="the cat")["pairs"]
     assert pair["vocabulary"]["kind"] == "same" and pair["shared_rows"] == 10 and not pair["refused"]
-    assert pair["special"] == {"bos": {"token": True, "id": True}} and pair["same_ends"]
+    assert pair["special"] == {role: {"token": True, "id": True} for role in ("bos", "eos")} and pair["same_ends"]
     assert pair["cutting"] == {
         "same": True, "parts_that_differ": [], "same_around": True, "flags_that_differ": {"count": 0, "first": []}
     }  # fmt: skip
