@@ -22,7 +22,7 @@ class Merging:
 
     views: flat, of one size, in the order of the method's inputs. base: where the method takes one. shape: what the
     whole is for methods that see rows or matrices. check: look first whether all is finite, where the method could hide
-    what is not; an elementwise one lets it through to its result.
+    what is not.
     step: elements that go well together in one block.
     Raises CheckpointError where a value is not finite.
     """
@@ -39,7 +39,7 @@ class Merging:
         self.step = max(stage.block // max(self._width, 1), 1) * max(self._width, 1)
         self._inputs: list[Flat] = list(self.views)
         if self.method.kind != "elementwise":
-            if check:
+            if check and not self.method.transparent:
                 check_views(self.views)
             if stage.holds_rows or self.method.kind == "whole":
                 self._inputs = [stage.load(view[:]) for view in self.views]

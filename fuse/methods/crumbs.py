@@ -6,10 +6,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fuse.methods.arithmetic import difference, working_dtype
+from fuse.methods.arithmetic import working_dtype
 from fuse.methods.blocks import Flat, blocks
 from fuse.methods.ties import HISTOGRAM_BLOCK
-from fuse.methods.trim import Cut, find_cuts, kept_count, trim, trimmed
+from fuse.methods.trim import Cut, Delta, find_cuts, kept_count, trim, trimmed
 
 # Where the smallest and where the largest are cut; None where nothing is.
 Cuts: TypeAlias = tuple[Cut | None, Cut | None]
@@ -24,9 +24,9 @@ def cuts_of(tensors: Sequence[Flat], base: Flat, density: Sequence[float], gamma
     dtype, size = working_dtype([*tensors, base]), base.numel()
 
     def cuts(member: Flat, keeps: tuple[int, int]) -> Cuts:
-        def deltas() -> Iterator[Tensor]:
+        def deltas() -> Iterator[Delta]:
             for _, (part, start) in blocks([member, base], HISTOGRAM_BLOCK):
-                yield difference(part, start, dtype)
+                yield Delta(part, start)
 
         wanted = [keep for keep in keeps if 0 < keep < size]
         found = dict(zip(wanted, find_cuts(deltas, wanted, dtype), strict=True)) if wanted else {}

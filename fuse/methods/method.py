@@ -86,6 +86,8 @@ class Method:
     the row of an element.
     random: takes `keys`, one a tensor from `fuse.methods.random.key`, and `offset`, the index of the block's
     first element in the tensor. `seed` makes the keys and is not passed to the function.
+    transparent: a measured method whose result is not finite wherever an input is not, so that nobody has to look at the
+    inputs first; elementwise methods always are.
     nonzero_sum: with `normalize`, weights that sum to zero are an error.
     check: what is wrong with the function's arguments taken together, as a sentence.
     numbers: how many float32 numbers a "whole" method keeps in memory at most, from the tensor's rows and width as a
@@ -100,6 +102,7 @@ class Method:
     kind: Literal["elementwise", "measured", "whole"]
     random: bool = False
     by_row: bool = False
+    transparent: bool = False
     nonzero_sum: bool = False
     check: Callable[[Mapping[str, Any]], str | None] | None = None
     numbers: Callable[[int, int, int], int] | None = None

@@ -55,6 +55,7 @@ SPARSE: Final[Mapping[str, Method]] = {
         inputs=(1, None),
         params={**CRUMBS, "normalize": Param(BY_SUM, False, bool)},
         kind="measured",
+        transparent=True,
         check=lambda given: crumbs_problem(given["density"], given["gamma"]),
     ),
     "breadcrumbs_ties": Method(
@@ -64,6 +65,7 @@ SPARSE: Final[Mapping[str, Method]] = {
         inputs=(1, None),
         params={**CRUMBS, "normalize": Param(BY_AGREED, False, bool)},
         kind="measured",
+        transparent=True,
         check=lambda given: crumbs_problem(given["density"], given["gamma"]),
     ),
     "sce": Method(

@@ -19,6 +19,7 @@ SPHERES: Final[Mapping[str, Method]] = {
             "row_wise": Param("without flatten: one angle for each column, not row", False, bool),
         },
         kind="measured",
+        transparent=True,
         by_row=True,
         check=lambda given: arc_problem(given["weights"]),
     ),
@@ -33,6 +34,7 @@ SPHERES: Final[Mapping[str, Method]] = {
             "eps": Param("a length up to which a vector has no direction", 1e-8, low=0),
         },
         kind="measured",
+        transparent=True,
         nonzero_sum=True,
     ),
     "karcher": Method(
@@ -45,6 +47,7 @@ SPHERES: Final[Mapping[str, Method]] = {
             "tol": Param("the angle below which a step is the last", 1e-5, low=0),
         },
         kind="measured",
+        transparent=True,
     ),
     "model_stock": Method(
         name="model_stock",
@@ -53,6 +56,7 @@ SPHERES: Final[Mapping[str, Method]] = {
         inputs=(2, None),
         params={"filter_wise": Param("one ratio for each row, not one for a tensor", False, bool)},
         kind="measured",
+        transparent=True,
         by_row=True,
     ),
 }

@@ -31,6 +31,7 @@ VECTORS: Final[Mapping[str, Method]] = {
         inputs=(2, 2),
         params={"t": Param("where on the arc: 0 is the first member, 1 the second", low=0, high=1)},
         kind="measured",
+        transparent=True,
     ),
     "task_arithmetic": Method(
         name="task_arithmetic",
@@ -52,6 +53,7 @@ VECTORS: Final[Mapping[str, Method]] = {
             "normalize": Param(BY_AGREED, True, bool),
         },
         kind="measured",
+        transparent=True,
     ),
     "dare_linear": Method(
         name="dare_linear",

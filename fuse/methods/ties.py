@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from fuse import kernels
-from fuse.methods.arithmetic import check_lengths, difference, working_dtype
+from fuse.methods.arithmetic import check_lengths, working_dtype
 from fuse.methods.blocks import Flat, blocks, in_blocks
-from fuse.methods.trim import Cut, find_cut, kept_count, trimmed
+from fuse.methods.trim import Cut, Delta, find_cut, kept_count, trimmed
 
 # Large enough that adding up histograms costs little.
 HISTOGRAM_BLOCK = 1 << 18
@@ -73,9 +73,9 @@ def _cut(member: Flat, base: Flat, density: float, dtype: torch.dtype) -> Cut | 
     if keep >= base.numel():
         return None
 
-    def deltas() -> Iterator[Tensor]:
+    def deltas() -> Iterator[Delta]:
         for _, (part, start) in blocks([member, base], HISTOGRAM_BLOCK):
-            yield difference(part, start, dtype)
+            yield Delta(part, start)
 
     return find_cut(deltas, keep, dtype)
 

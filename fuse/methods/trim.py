@@ -8,7 +8,7 @@ or a second copy.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,7 +18,20 @@ from fuse.methods.arithmetic import difference
 
 DIGIT = 16
 BINS = 1 << DIGIT
-Blocks: TypeAlias = Callable[[], Iterable[Tensor]]
+
+
+class Delta(NamedTuple):
+    """``tensor - base``, to be computed where it is looked at; both flat."""
+
+    tensor: Tensor
+    base: Tensor
+
+    def numel(self) -> int:
+        return self.base.numel()
+
+
+Block: TypeAlias = Tensor | Delta
+Blocks: TypeAlias = Callable[[], Iterable[Block]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +53,8 @@ def kept_count(density: float, size: int) -> int:
 def find_cut(blocks: Blocks, keep: int, dtype: torch.dtype) -> Cut:
     """The cut that keeps exactly `keep` elements: the largest magnitudes, the first in order among equals.
 
-    blocks: called once per pass; yields the tensor's flat parts in order, in dtype (float32 or float64).
+    blocks: called once per pass; yields the tensor's flat parts in order, in dtype (float32 or float64), or
+    as differences that are to be in dtype.
     keep: from 1 to the number of elements. NaN counts as the largest magnitude.
     """
     return find_cuts(blocks, [keep], dtype)[0]
@@ -49,7 +63,7 @@ def find_cut(blocks: Blocks, keep: int, dtype: torch.dtype) -> Cut:
 def find_cuts(blocks: Blocks, keeps: Sequence[int], dtype: torch.dtype) -> list[Cut]:
     """`find_cut` for several numbers of elements in as many passes as for one."""
     found = thresholds(blocks, keeps, dtype)
-    return [Cut(one.bits, last) for one, last in zip(found, _lasts(blocks, found), strict=True)]
+    return [Cut(one.bits, last) for one, last in zip(found, _lasts(blocks, found, dtype), strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +82,11 @@ def thresholds(blocks: Blocks, keeps: Sequence[int], dtype: torch.dtype) -> list
     """The thresholds that keep so many elements each; arguments as for `find_cut`."""
     first = list(islice(blocks(), 2))
     if len(first) == 1 and first[0].numel() <= BINS:
-        return [_of_few(magnitude_bits(first[0]), keep) for keep in keeps]
+        return [_of_few(magnitude_bits(_numbers(first[0], dtype)), keep) for keep in keeps]
     top = torch.finfo(dtype).bits - DIGIT
     found = [Threshold(0, keep, 0) for keep in keeps]
     for shift in range(top, -1, -DIGIT):
-        counts = {one.bits: _Histogram(shift, None if shift == top else one.bits) for one in found}
+        counts = {one.bits: _Histogram(dtype, shift, None if shift == top else one.bits) for one in found}
         for block in blocks():
             for histogram in counts.values():
                 histogram.add(block)
@@ -85,20 +99,20 @@ def thresholds(blocks: Blocks, keeps: Sequence[int], dtype: torch.dtype) -> list
 class _Histogram:
     """How many magnitudes have each value of the digit above `shift`, of those that begin with the prefix if any."""
 
-    def __init__(self, shift: int, prefix: int | None) -> None:
-        self._shift, self._prefix = shift, prefix
+    def __init__(self, dtype: torch.dtype, shift: int, prefix: int | None) -> None:
+        self._dtype, self._shift, self._prefix = dtype, shift, prefix
         self._counts, self._lanes = torch.zeros(BINS, dtype=torch.int64), None
 
-    def add(self, block: Tensor) -> None:
-        if kernels.suit([block]):
+    def add(self, block: Block) -> None:
+        if pair := _compiled(block, self._dtype):
             from fuse.kernels import magnitudes
 
             self._lanes = magnitudes.lanes() if self._lanes is None else self._lanes
-            magnitudes.count(block, self._shift, self._prefix, self._lanes)
+            magnitudes.count(*pair, self._shift, self._prefix, self._lanes)
             return
-        bits = magnitude_bits(block)
+        bits = magnitude_bits(_numbers(block, self._dtype))
         inside = bits if self._prefix is None else _within(bits, self._shift + DIGIT, self._prefix)
-        self._counts = self._counts.to(block.device) + ((inside >> self._shift) & (BINS - 1)).bincount(minlength=BINS)
+        self._counts = self._counts.to(bits.device) + ((inside >> self._shift) & (BINS - 1)).bincount(minlength=BINS)
 
     def total(self) -> Tensor:
         return self._counts if self._lanes is None else self._counts + torch.from_numpy(self._lanes.sum(0))
@@ -126,14 +140,14 @@ def _within(bits: Tensor, shift: int, prefix: int) -> Tensor:
     return bits[bits >> shift == prefix]
 
 
-def _lasts(blocks: Blocks, found: Sequence[Threshold]) -> list[int]:
+def _lasts(blocks: Blocks, found: Sequence[Threshold], dtype: torch.dtype) -> list[int]:
     """The index of the last element that is kept of those exactly on each threshold; past all where all are."""
     lasts = [torch.iinfo(torch.int64).max] * len(found)
     rooms = {number: one.room for number, one in enumerate(found) if one.room < one.on_it}
     start = 0
     for block in blocks() if rooms else ():
         for number, room in list(rooms.items()):
-            count, place = _place(block, found[number].bits, room)
+            count, place = _place(block, dtype, found[number].bits, room)
             rooms[number] = room - count
             if count >= room:
                 lasts[number] = start + place
@@ -144,15 +158,26 @@ def _lasts(blocks: Blocks, found: Sequence[Threshold]) -> list[int]:
     return lasts
 
 
-def _place(block: Tensor, bits: int, number: int) -> tuple[int, int]:
+def _place(block: Block, dtype: torch.dtype, bits: int, number: int) -> tuple[int, int]:
     """How many magnitudes have exactly these bits, and the index of the one with this number, from 1, if there is."""
-    if kernels.suit([block]):
+    if pair := _compiled(block, dtype):
         from fuse.kernels.magnitudes import place
 
-        return place(block, bits, number)
-    found = magnitude_bits(block) == bits
+        return place(*pair, bits, number)
+    found = magnitude_bits(_numbers(block, dtype)) == bits
     count = int(found.sum())
     return count, int(found.nonzero()[number - 1]) if count >= number else -1
+
+
+def _numbers(block: Block, dtype: torch.dtype) -> Tensor:
+    return block if isinstance(block, Tensor) else difference(block.tensor, block.base, dtype)
+
+
+def _compiled(block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor | None] | None:
+    """The tensor and what is subtracted from it, where the kernels take them."""
+    if isinstance(block, Tensor):
+        return (block, None) if kernels.suit([block]) else None
+    return (block.tensor, block.base) if dtype == torch.float32 and kernels.suit(block, bfloat16=True) else None
 
 
 def trim(block: Tensor, cut: Cut, offset: int) -> Tensor:

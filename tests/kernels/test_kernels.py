@@ -19,7 +19,7 @@ from fuse.methods.gram import gram
 from fuse.methods.random import WORD
 from fuse.methods.ranks import drop_by_rank
 from fuse.methods.ties import elected
-from fuse.methods.trim import Cut, find_cuts, trimmed
+from fuse.methods.trim import Cut, Delta, find_cuts, trimmed
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-40, -1e-40, 3e38, -3e38]
 NOT_FINITE = [float("inf"), -float("inf"), float("nan")]
@@ -126,12 +126,15 @@ def test_drops_by_rank(seed: int, shape: tuple[int, int], rescale: bool) -> None
 @given(seeds, sizes, st.data())
 @settings(max_examples=60, deadline=None)
 def test_cuts(seed: int, size: int, data: st.DataObject) -> None:
-    (delta,) = numbers(seed, 1, size)
-    delta[delta > 1] = 1.5
+    tensor, base = numbers(seed, 2, size, data.draw(floats))
     step = data.draw(st.sampled_from([7, 1024, 3000]))
     keeps = data.draw(st.lists(st.integers(1, size), min_size=1, max_size=2))
-    compiled, plain = both(lambda: find_cuts(lambda: [*delta.split(step), delta[:0]], keeps, torch.float32))
-    assert compiled == plain
+    delta = tensor.float() - base.float()
+    delta[delta.abs() > 0.015] = 0.02
+    pairs = [Delta(*pair) for pair in zip(tensor.split(step), base.split(step), strict=True)]
+    for blocks in ([*delta.split(step), delta[:0]], [*pairs, Delta(tensor[:0], base[:0])]):
+        compiled, plain = both(lambda blocks=blocks: find_cuts(lambda: blocks, keeps, torch.float32))
+        assert compiled == plain
 
 
 @given(seeds, sizes, st.data(), floats)
