@@ -264,6 +264,9 @@ def bad(folder: Path, name: str) -> Path:
         file.write_text('{"model": ')
     elif name == "part":
         write(folder, tokenizer={"normalizer": ["NFC"]})
+    elif name == "deep":
+        deep = '{"type": "Sequence", "normalizers": [' * 2000 + "]}" * 2000
+        file.write_text(file.read_text().replace('"normalizer": null', f'"normalizer": {deep}'))
     elif name == "sentencepiece":
         file.unlink()
         (folder / "tokenizer.model").write_bytes(b"nonsense")
@@ -279,6 +282,7 @@ BAD = {
     "unreadable": "holds vocab.txt and no tokenizer.json, and only the code of the model reads it (save it with transformers' fast tokenizer, which writes tokenizer.json)",
     "broken": "/tokenizer.json:1:11: not JSON: Expecting value",
     "part": "/tokenizer.json: normalizer is not an object",
+    "deep": "/tokenizer.json: nested too deeply",
     "sentencepiece": "/tokenizer.model: not a sentencepiece model",
     "weights": "holds neither model.safetensors nor model.safetensors.index.json",
     "fused": "config.json: text_config is missing",

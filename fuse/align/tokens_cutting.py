@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from fuse import strict_json
@@ -50,6 +51,18 @@ def read_cutting(speaker: Speaker) -> Cutting:
         return Cutting(before=before, behind=behind, stated=stated)
     path = speaker.folder / FAST
     data = strict_json.read_bytes(path)
+    if data not in _parsed:  # members of a family mostly share the file
+        try:
+            _parsed[data] = _parse(data, path)
+        except RecursionError:
+            raise CheckpointError("nested too deeply", where=path) from None
+    return replace(_parsed[data], stated=stated)
+
+
+_parsed: dict[bytes, Cutting] = {}
+
+
+def _parse(data: bytes, path: Path) -> Cutting:
     whole = json.loads(data)  # read_vocabulary has read it strictly
     model = whole["model"]
     parts = {name: whole.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor", "decoder")}
@@ -60,9 +73,8 @@ def read_cutting(speaker: Speaker) -> Cutting:
     settings = {key: value for key, value in model.items() if key not in TABLES}
     found["model"] = Part(str(model.get("type", "?")), _digest(settings))
     found["merges"], found["scores"] = _merges(model.get("merges")), _scores(model["vocab"])
-    before, behind = _around(parts["post_processor"])
     flags = {row["content"]: tuple(bool(row.get(flag)) for flag in FLAGS) for row in whole.get("added_tokens") or ()}
-    return Cutting({name: found[name] for name in PARTS}, flags, before, behind, stated)
+    return Cutting({name: found[name] for name in PARTS}, flags, *_around(parts["post_processor"]))
 
 
 def _word(value: Mapping[str, Any] | None) -> str:

@@ -7,7 +7,7 @@ from fuse.errors import printable
 
 Document = Mapping[str, Any]
 ALWAYS = frozenset({"before a text", "chat template", "default system"})  # rows that are told where nobody has it
-LONGEST = 60  # letters of a system prompt
+LONGEST = 60  # letters of a system prompt, or of the steps of a part
 
 
 def to_rich(document: Document) -> Any:
@@ -49,7 +49,9 @@ def _rows(document: Document) -> list[tuple[str, list[str]]]:
     width, height = folders[0]["image"]["size"]
     rows.append((f"tokens of {width}x{height}", [_count(one["image"]) for one in folders]))
     for part in dict.fromkeys(part for one in folders for part in one["parts"]):
-        rows.append((part.replace("_", "-"), [one["parts"].get(part, {"word": "?"})["word"] for one in folders]))
+        rows.append(
+            (part.replace("_", "-"), [_short(one["parts"].get(part, {"word": "?"})["word"]) for one in folders])
+        )
     rows.append(("chat template", [_template(one["template"]) for one in folders]))
     rows.append(("default system", [_short(one["template"]["default_system"]) for one in folders]))
     if "text" in document:
