@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fuse.align.hsic import Hsic, from_features
-from fuse.align.moments import Mean
+from fuse.align.moments import Means
 
 BATCH = 512
 
@@ -33,8 +33,7 @@ class Batches:
     """
 
     def __init__(self, widths_a: Sequence[int], widths_b: Sequence[int], device: torch.device) -> None:
-        del device
-        self._means = [[Mean() for _ in widths] for widths in (widths_a, widths_b)]
+        self._means = [Means(widths, device) for widths in (widths_a, widths_b)]
         self._waiting: list[list[Tensor]] = []  # pieces of all layers, of the first side and then of the second
         self._split, self._rows, self.batches = len(widths_a), 0, 0
         self._sums: list[Hsic] = []
@@ -42,8 +41,7 @@ class Batches:
     def add(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
         """Take in the same samples of all layers, ``(rows, p)`` each."""
         for means, layers in zip(self._means, (a, b), strict=True):
-            for mean, x in zip(means, layers, strict=True):
-                mean.add(x.double())
+            means.add(layers)
         self._waiting.append([x.detach() for x in (*a, *b)])
         self._rows += len(a[0])
         if self._rows < BATCH:
@@ -59,7 +57,7 @@ class Batches:
 
     def check(self, side: int, layer: int, whose: str) -> None:
         """Raise Unmeasurable where a layer does not vary."""
-        self._means[side][layer].check(whose)
+        self._means[side].check(layer, whose)
 
     def own(self, side: int) -> Hsic:
         """HSIC of each layer of a side with itself, ``(layers,)``, summed over batches."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fuse.align.hsic import Hsic, from_features, stacked
-from fuse.align.moments import Cross, Mean, Step
+from fuse.align.hsic import Hsic, from_features
+from fuse.align.moments import Cross, Means, Step
 
 
 def memory(widths_a: Sequence[int], widths_b: Sequence[int], samples: int) -> int:
@@ -15,81 +15,77 @@ def memory(widths_a: Sequence[int], widths_b: Sequence[int], samples: int) -> in
     return 8 * (sum(widths_a) * sum(widths_b) + sum(p * p for p in (*widths_a, *widths_b)))
 
 
-class Pair:
-    """What HSIC of one layer's features x with another's y needs, about their means.
+class Products:
+    """What HSIC of L layers of features x with M layers of y needs, about their means.
 
-    With ``a_i = |x_i|^2`` and ``b_i = |y_i|^2``: the cross-covariance ``(p, q)``, ``sum a b``, ``sum b x`` and
-    ``sum a y``. The last two only serve to move the others to a new mean.
+    With ``a_i = |x_i|^2`` and ``b_j = |y_j|^2`` of a sample's features in layers i and j: the cross-covariance
+    ``(P, Q)``, ``sum a b`` ``(L, M)``, ``sum x b`` ``(P, M)`` and ``sum a y`` ``(L, Q)``. The last two only serve to
+    move the others to new means.
     """
 
-    def __init__(self, p: int, q: int, device: torch.device) -> None:
-        self.cross = Cross(p, q, device)
-        self.norms = torch.zeros((), dtype=torch.float64, device=device)
-        self.by_y = torch.zeros(p, dtype=torch.float64, device=device)
-        self.by_x = torch.zeros(q, dtype=torch.float64, device=device)
+    def __init__(self, x: Means, y: Means) -> None:
+        self.cross = Cross(len(x.mean), len(y.mean), x.mean.device)
+        self._norms = x.mean.new_zeros(len(x.squares), len(y.squares))
+        self._by_y = x.mean.new_zeros(len(x.mean), len(y.squares))
+        self._by_x = x.mean.new_zeros(len(x.squares), len(y.mean))
 
     def add(self, x: Step, y: Step) -> None:
-        """Take in the same samples of both layers."""
+        """Take in the same samples of both sides."""
         if x.before:
             self._move(x, y)
         self.cross.add(x, y)
-        self.norms += x.norms @ y.norms
-        self.by_y += y.norms @ x.centred
-        self.by_x += x.norms @ y.centred
+        self._norms += x.norms.T @ y.norms
+        self._by_y += x.centred.T @ y.norms
+        self._by_x += x.norms.T @ y.centred
 
     def _move(self, x: Step, y: Step) -> None:
-        # the old samples about the new mean are x - d and y - e, whose products multiply out to these terms
-        d, e, n = x.shift, y.shift, x.before
-        dd, ee = d @ d, e @ e
-        along_y, along_x = self.cross.matrix @ e, d @ self.cross.matrix
-        self.norms += -2 * (e @ self.by_x) - 2 * (d @ self.by_y) + 4 * (d @ along_y)
-        self.norms += ee * x.square + dd * y.square + n * dd * ee
-        self.by_y -= 2 * along_y + (y.square + n * ee) * d
-        self.by_x -= 2 * along_x + (x.square + n * dd) * e
+        # the old samples about the new means are x - d and y - e, whose products multiply out to these terms
+        d, e, n = x.shifts, y.shifts, x.before
+        dd, ee = d.square().sum(0)[:, None], e.square().sum(0)[None]
+        a, b = x.squares[:, None], y.squares[None]
+        along_y, along_x = self.cross.matrix @ e, d.T @ self.cross.matrix
+        self._norms += 4 * (d.T @ along_y) - 2 * (self._by_x @ e) - 2 * (d.T @ self._by_y)
+        self._norms += a * ee + dd * b + n * dd * ee
+        self._by_y -= 2 * along_y + x.shift[:, None] * (b + n * ee)
+        self._by_x -= 2 * along_x + (a + n * dd) * y.shift[None]
 
-    def hsic(self, x: Mean, y: Mean) -> Hsic:
-        squares = (self.norms.new_tensor(side.square) for side in (x, y))
-        return from_features(x.n, self.cross.matrix.square().sum(), self.norms, *squares)
+    def hsic(self, x: Means, y: Means) -> Hsic:
+        """Of every layer of one side with every layer of the other, ``(L, M)``."""
+        products = [[self.cross.matrix[i, j].square().sum() for j in y.columns] for i in x.columns]
+        product = torch.stack([torch.stack(row) for row in products])
+        return from_features(x.n, product, self._norms, x.squares[:, None], y.squares[None])
 
 
 class Covariances:
     """HSIC of every layer of one side with every layer of the other, and of each with itself."""
 
     def __init__(self, widths_a: Sequence[int], widths_b: Sequence[int], device: torch.device) -> None:
-        self.means = [[Mean() for _ in widths] for widths in (widths_a, widths_b)]
-        self._own = [[Pair(p, p, device) for p in widths] for widths in (widths_a, widths_b)]
-        self._pairs = [[Pair(p, q, device) for q in widths_b] for p in widths_a]
+        self._means = [Means(widths, device) for widths in (widths_a, widths_b)]
+        self._cross = Products(*self._means)
+        self._own = [[Products(layer, layer) for layer in means.apart()] for means in self._means]
 
     def add(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
         """Take in the same samples of all layers, ``(rows, p)`` each."""
-        steps = [
-            [mean.add(x.double()) for mean, x in zip(means, layers, strict=True)]
-            for means, layers in zip(self.means, (a, b), strict=True)
-        ]
-        for own, layers in zip(self._own, steps, strict=True):
-            for pair, step in zip(own, layers, strict=True):
-                pair.add(step, step)
-        for row, x in zip(self._pairs, steps[0], strict=True):
-            for pair, y in zip(row, steps[1], strict=True):
-                pair.add(x, y)
+        steps = [means.add(layers) for means, layers in zip(self._means, (a, b), strict=True)]
+        self._cross.add(*steps)
+        for own, means, step in zip(self._own, self._means, steps, strict=True):
+            for products, layer in zip(own, step.apart(means.columns), strict=True):
+                products.add(layer, layer)
 
     def check(self, side: int, layer: int, whose: str) -> None:
         """Raise Unmeasurable where a layer does not vary."""
-        self.means[side][layer].check(whose)
+        self._means[side].check(layer, whose)
 
     def own(self, side: int) -> Hsic:
         """HSIC of each layer of a side with itself, ``(layers,)``."""
-        return stacked(pair.hsic(mean, mean) for pair, mean in zip(self._own[side], self.means[side], strict=True))
+        pairs = zip(self._own[side], self._means[side].apart(), strict=True)
+        found = [products.hsic(layer, layer) for products, layer in pairs]
+        return Hsic(*(torch.cat(values).view(-1) for values in zip(*found, strict=True)))
 
     def cross(self) -> Hsic:
         """HSIC of each layer of the first side with each of the second, ``(L, M)``."""
-        first, second = self.means
-        rows = (
-            stacked(pair.hsic(x, y) for pair, y in zip(row, second, strict=True))
-            for row, x in zip(self._pairs, first, strict=True)
-        )
-        return stacked(rows)
+        return self._cross.hsic(*self._means)
 
     def how(self) -> str:
         """One clause on what the values are taken over."""
-        return f"exact, over {self.means[0][0].n:,} samples, from sums of features by features"
+        return f"exact, over {self._means[0].n:,} samples, from sums of features by features"

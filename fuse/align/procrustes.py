@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fuse.align.moments import Cross, Mean
+from fuse.align.moments import Cross, Means
 from fuse.align.samples import SIDES, centred, enough, paired
 
 LEAST = 2
@@ -34,25 +34,24 @@ class Procrustes:
     """The same distance, a batch of samples at a time; memory is p x q numbers and `ROWS` samples in float64."""
 
     def __init__(self) -> None:
-        self._means = (Mean(), Mean())
-        self._cross: Cross | None = None
+        self._means: list[Means] = []
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Take in the same samples of both sides, ``(rows, p)`` and ``(rows, q)``."""
         if len(x) != len(y):
             raise ValueError(f"both sides should have the same samples, not {len(x)} and {len(y)}")
-        self._cross = self._cross or Cross(x.shape[1], y.shape[1], x.device)
-        for start in range(0, len(x), ROWS):
-            pieces = (side[start : start + ROWS].detach().double() for side in (x, y))
-            self._cross.add(*(mean.add(piece) for mean, piece in zip(self._means, pieces, strict=True)))
+        if not self._means:
+            self._means = [Means([side.shape[1]], side.device) for side in (x, y)]
+            self._cross = Cross(x.shape[1], y.shape[1], x.device)
+        for pieces in zip(x.split(ROWS), y.split(ROWS), strict=True):
+            self._cross.add(*(means.add([piece]) for means, piece in zip(self._means, pieces, strict=True)))
 
     def value(self) -> float:
         """Of the samples so far; raises as `procrustes`."""
-        enough(self._means[0].n, LEAST, "Procrustes distance")
-        for mean, whose in zip(self._means, SIDES, strict=True):
-            mean.check(whose)
-        assert self._cross is not None
-        return _distance(self._cross.matrix, *(mean.square for mean in self._means))
+        enough(self._means[0].n if self._means else 0, LEAST, "Procrustes distance")
+        for means, whose in zip(self._means, SIDES, strict=True):
+            means.check(0, whose)
+        return _distance(self._cross.matrix, *(float(means.squares) for means in self._means))
 
 
 def _distance(cross: Tensor, square_x: float, square_y: float) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fuse.align import Unmeasurable
-from fuse.align.moments import Cross, Mean
+from fuse.align.moments import Cross, Means
 from fuse.align.samples import SIDES, enough, same_width, samples, varying
 
 LEAST = 2
@@ -36,26 +36,29 @@ class Spread:
     """
 
     def __init__(self) -> None:
-        self._mean, self._lengths = Mean(), 0.0
-        self._cross: Cross | None = None
+        self._means: Means | None = None
+        self._lengths = 0.0
 
     def add(self, x: Tensor) -> None:
         """Take in samples ``(rows, p)``, any float dtype."""
-        self._cross = self._cross or Cross(x.shape[1], x.shape[1], x.device)
+        if self._means is None:
+            self._means = Means([x.shape[1]], x.device)
+            self._cross = Cross(x.shape[1], x.shape[1], x.device)
         for piece in x.detach().split(ROWS):
-            rows = piece.double()
-            self._lengths += float(rows.norm(dim=1).sum())
-            step = self._mean.add(rows)
+            self._lengths += float(piece.double().norm(dim=1).sum())
+            step = self._means.add([piece])
             self._cross.add(step, step)
 
     def value(self, whose: str = "the features") -> SpreadOf:
         """Of the samples so far. Raises Unmeasurable for fewer than 2, features that do not vary or are not finite."""
-        n = self._mean.n
+        if self._means is None:
+            enough(0, LEAST, "spread")
+            raise AssertionError
+        n = self._means.n
         enough(n, LEAST, "spread")
-        self._mean.check(whose)
-        assert self._cross is not None and self._mean.mean is not None
+        self._means.check(0, whose)
         squares = torch.linalg.eigvalsh(self._cross.matrix)
-        return _of(squares, self._lengths / n, self._mean.mean, n)
+        return _of(squares, self._lengths / n, self._means.mean, n)
 
 
 def spread(x: Tensor, whose: str = "the features") -> SpreadOf:
@@ -84,7 +87,7 @@ def cosine_of_means(x: Tensor, y: Tensor) -> float:
     """The cosine between the mean samples of both sides, -1 to 1, which tells whether they lie on one side of zero.
 
     x, y: the means ``(p,)``, as `SpreadOf` has them, or samples ``(n, p)`` and ``(m, p)``; any float dtype.
-    Raises Unmeasurable where the widths differ, a side is empty, or a mean is zero or not finite. (Our choice of measure.)
+    Raises Unmeasurable where the widths differ, a side is empty, or a mean is zero or not finite. (Our choice.)
     """
     same_width(x, y, "the cosine of means")
     units = []
