@@ -69,7 +69,7 @@ def test_the_table(family: Path) -> None:
     assert "layer near other cosine signs outputs inputs" in lines
     for module in ("embedding", "q", "k", "v", "o", "gate", "up", "down", "norm", "head", "all"):
         (row,) = [line for line in lines if line.startswith(f"{module} ")]
-        assert re.fullmatch(r"\w+ \d+\.\d% \d+\.\d%( -?(\d\.\d\d|-)){4}", row)
+        assert re.fullmatch(r"\w+ \d+\.\d% \d+\.\d%( -?(\d\.\d{3}|-)){4}", row)
     assert lines[-7].startswith("= distance: near, other are ") and lines[-7].endswith(" base's length away from it")
     assert [line.split(":")[0] for line in lines[-7:-2]] == [
         "= distance", "= size", "= direction", "= signs", "= subspaces",
@@ -123,7 +123,7 @@ def test_what_is_wrong_is_said(family: Path) -> None:
 
     found = document(recipe(family, "near", "twin", "other"))
     assert told(found, False)["direction"] == (
-        "near and twin are nearly the same (cosine 1.00): merging them adds little to one"
+        "near and twin are nearly the same (cosine 1.000): merging them adds little to one"
     )
     assert told(found, False)["subspaces"].endswith(
         "by chance); near and twin are moving the same directions, which tsv and iso_c keep apart"

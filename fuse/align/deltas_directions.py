@@ -3,13 +3,14 @@
 Directions that several members write to are where merging interferes (TSV, arXiv 2412.00081).
 """
 
+import math
 from dataclasses import dataclass
 from math import nan
 
 import torch
 from torch import Tensor
 
-from fuse.methods.matrices import gram, times
+from fuse.methods.matrices import gram, row_blocks, times
 
 EXACT = 512  # the longest smaller side of a matrix whose spectrum is computed whole
 OVERSAMPLING = 8  # more directions than asked for in a sketch
@@ -46,8 +47,10 @@ def directions(matrix: Tensor, top: int, seed: int) -> Directions:
     """
     rows, width = matrix.shape
     top = min(top, rows, width)
-    scale = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
-    if scale == 0 or top == 0:
+    scale = (
+        math.hypot(*(float(torch.linalg.vector_norm(block.double())) for (block,) in row_blocks(matrix))) if top else 0
+    )
+    if scale == 0:
         empty = [torch.zeros(n, top, dtype=torch.float64) for n in (rows, 1, width)]
         return Directions(empty[0], empty[1][0], empty[2], nan, nan)
     if min(rows, width) > EXACT:

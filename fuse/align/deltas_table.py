@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from fuse.align.deltas_verdicts import percent, two_digits
+from fuse.align.deltas_verdicts import digits, percent
 from fuse.errors import printable
 from fuse.sizes import counted
 
@@ -45,7 +45,7 @@ def _table(head: str, rows: Sequence[tuple[str, Row]], members: Sequence[str]) -
     for name, row in rows:
         moved = [value for value in row["relative"] if value is not None]
         cells = [_span(moved, percent)] if many else [_told(value, percent) for value in row["relative"]]
-        cells += [_span(_values(row.get(key)), two_digits) for key in PAIRS] if several else []
+        cells += [_span(_values(row.get(key)), digits) for key in PAIRS] if several else []
         table.add_row(_line(name), *map(Text, cells))
     return table
 
@@ -66,7 +66,7 @@ def _pairs(row: Row, members: Sequence[str]) -> list[Any]:
     shown = pairs if len(pairs) <= LINES else sorted(pairs, key=lambda pair: -cosines[pair])[:LINES]
     table = _empty("members", list(PAIRS.values()))
     for i, j in shown:
-        cells = [_told(row[key][i][j], two_digits) if key in row else NOTHING for key in PAIRS]
+        cells = [_told(row[key][i][j], digits) if key in row else NOTHING for key in PAIRS]
         table.add_row(_line(f"{members[i]}, {members[j]}"), *map(Text, cells))
     left = len(pairs) - len(shown)
     return [table, *([_line(f"and {counted(left, 'pair')} of smaller cosine")] if left else [])]

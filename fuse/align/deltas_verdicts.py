@@ -86,9 +86,9 @@ def _size(ordered: Sequence[tuple[float, str]]) -> Verdict:
 def _direction(pairs: Pairs, members: Sequence[str]) -> Verdict:
     same = sorted((pair for pair in pairs if pair[0] >= SAME), reverse=True)
     if same:
-        told = f"{_named(same, members)} nearly the same (cosine {same[0][0]:.2f}): merging them adds little to one"
+        told = f"{_named(same, members)} nearly the same (cosine {digits(same[0][0])}): merging them adds little to one"
         return Verdict("direction", False, told)
-    return Verdict("direction", True, f"cosine of task vectors {_span([value for value, _ in pairs], two_digits)}")
+    return Verdict("direction", True, f"cosine of task vectors {_span([value for value, _ in pairs], digits)}")
 
 
 def _signs(pairs: Pairs, members: Sequence[str]) -> Verdict:
@@ -103,9 +103,9 @@ def _signs(pairs: Pairs, members: Sequence[str]) -> Verdict:
 
 def _subspaces(left: Pairs, part: Measures, members: Sequence[str]) -> Verdict:
     right, (i, j) = _pairs(part, "overlap_right"), left[0][1]
-    chance = f"{part['chance_left'][i][j]:.2f} and {part['chance_right'][i][j]:.2f} by chance"
+    chance = f"{digits(part['chance_left'][i][j])} and {digits(part['chance_right'][i][j])} by chance"
     strong = sorted((pair for pair in (*left, *right) if pair[0] >= SHARED), reverse=True)
-    outputs, inputs = (_span([value for value, _ in side], two_digits) for side in (left, right))
+    outputs, inputs = (_span([value for value, _ in side], digits) for side in (left, right))
     told = f"strongest directions in common: {outputs} of outputs and {inputs} of inputs ({chance})"
     if strong:
         names = _named(list({pair: (value, pair) for value, pair in strong[::-1]}.values())[::-1], members)
@@ -139,9 +139,9 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}%"
 
 
-def two_digits(value: float) -> str:
-    """0.0498 is 0.05."""
-    return f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no -0.00
+def digits(value: float) -> str:
+    """0.04983 is 0.050."""
+    return f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no -0.000
 
 
 def weights_of(part: Measures, members: Sequence[str]) -> dict[str, Any]:

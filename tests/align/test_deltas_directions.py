@@ -128,6 +128,7 @@ def test_known_answers() -> None:
     assert [overlap(eye[:, :2], eye[:, a : a + 2]) for a in (0, 1, 2)] == [1, 0.5, 0]
     nothing = directions(torch.zeros(5, 3), 2, seed=0)
     assert math.isnan(nothing.effective_rank) and math.isnan(nothing.energy)
+    assert directions(torch.zeros(0, 3), 2, seed=0).right.shape == (3, 0)
     assert math.isnan(overlap(nothing.left, equal.left[:5])) and math.isnan(chance(nothing.left, equal.left[:5]))
 
 
