@@ -38,8 +38,9 @@ def measure(plan: Plan, *, top: int = TOP, progress: Callable[[int], None] = lam
 
     plan: of `delta_plan`. top: how many directions of each matrix are compared.
     progress: called with the bytes read since the last call, `bytes_of` in all.
-    Holds one matrix at a time, in float32 (float64 where it is stored so), and a fifth more. Measures are those of `deltas_sums` and `deltas_directions`; of an embedding
-    or a head whose rows are matched by token, over the rows of tokens that the members and the base share.
+    Holds one matrix at a time, in float32 (float64 where it is stored so), and about a fifth more. Measures are those
+    of `deltas_sums` and `deltas_directions`; of an embedding or a head whose rows are matched by token, over the rows
+    of tokens that the members and the base share.
 
     Raises CheckpointError for a number that is not finite.
     """

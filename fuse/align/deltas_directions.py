@@ -47,9 +47,7 @@ def directions(matrix: Tensor, top: int, seed: int) -> Directions:
     """
     rows, width = matrix.shape
     top = min(top, rows, width)
-    scale = (
-        math.hypot(*(float(torch.linalg.vector_norm(block.double())) for (block,) in row_blocks(matrix))) if top else 0
-    )
+    scale = _length(matrix) if top else 0
     if scale == 0:
         empty = [torch.zeros(n, top, dtype=torch.float64) for n in (rows, 1, width)]
         return Directions(empty[0], empty[1][0], empty[2], nan, nan)
@@ -90,6 +88,11 @@ def _sketched(matrix: Tensor, top: int, scale: float, seed: int) -> Directions:
     there = values > 0
     rank = min(max(rank, 1.0), float(min(rows, width)))
     return Directions((left @ turn.T)[:, :top] * there, values, right[:, :top] * there, rank, _energy(values, scale))
+
+
+def _length(matrix: Tensor) -> float:
+    """The Frobenius norm in float64, with no float64 copy of the matrix."""
+    return math.hypot(*(float(torch.linalg.vector_norm(block.double())) for (block,) in row_blocks(matrix)))
 
 
 def _orthonormal(columns: Tensor) -> Tensor:
