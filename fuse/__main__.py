@@ -1,3 +1,3 @@
-from fuse.cli import main
+from fuse.cli import run
 
-main()
+run()

@@ -3,8 +3,7 @@
 import mmap
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from threading import Event, Lock, local
@@ -22,6 +21,7 @@ from fuse.engine.views import Stopped
 from fuse.engine.write import ShardFile, stored_order
 from fuse.memory import ROOM, row_memory
 from fuse.plan import Row
+from fuse.torch_threads import one_thread
 
 Progress = Callable[[int], None]
 SMALL = 1 << 18  # bytes of a small tensor
@@ -79,7 +79,7 @@ def execute(
     keep_freed_memory()
     try:
         with (
-            Reader() as reader, _one_thread_each(),
+            Reader() as reader, one_thread(),
             team(threads, stop, enter) as workers, team(1, stop, enter) as other, team(threads, stop) as closers,
         ):  # fmt: skip
             jobs = {}
@@ -115,14 +115,3 @@ def _by_size(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """
     large = sorted((row for row in rows if row.nbytes >= SMALL), key=lambda row: -row.nbytes)
     return large, [row for row in rows if row.nbytes < SMALL]
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Torch's own threads are off while ours run: small blocks gain nothing from them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

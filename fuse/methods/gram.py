@@ -5,8 +5,7 @@ products with each other: one pass over the tensors in float64, and then a few n
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from itertools import combinations_with_replacement
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from fuse.methods.arithmetic import combination, fresh, task_vector, working_dty
 from fuse.methods.blocks import Flat
 from fuse.methods.row_blocks import SUM as BLOCK
 from fuse.methods.row_blocks import row_step, row_sums
+from fuse.torch_threads import one_thread
 
 Per = Literal["tensor", "row", "column"]
 STRETCH = 1 << 17  # elements of whole tensors whose products are taken at once
@@ -38,7 +38,7 @@ def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor")
     pairs = list(combinations_with_replacement(range(len(tensors)), 2))
     found: list[list[Any]] = [[] for _ in pairs]
     step = row_step(math.prod(rest), BLOCK)
-    with _one_thread():
+    with one_thread():
         for start in range(0, max(length, 1), step):
             parts = [tensor[start : start + step].to(torch.float64, copy=True) for tensor in tensors]
             if base is not None:
@@ -60,7 +60,7 @@ def _whole_gram(tensors: Sequence[Flat], has_base: bool) -> Tensor:
     found: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
     length, *rest = tensors[0].shape
     step = row_step(math.prod(rest), STRETCH)
-    with _one_thread():
+    with one_thread():
         for start in range(0, max(length, 1), step):
             parts = [tensor[start : start + step] for tensor in tensors]
             for pair, sums in _stretch_products(parts, has_base, pairs).items():
@@ -90,19 +90,6 @@ def _stretch_products(
         wide = [part.sub_(ground) for part in wide]
     pieces = [part.split(BLOCK) for part in wide]
     return {(i, j): [float(torch.dot(*both)) for both in zip(pieces[i], pieces[j], strict=True)] for i, j in pairs}
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Several threads would share out a product as they like."""
-    before = torch.get_num_threads()
-    if before > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        if before > 1:
-            torch.set_num_threads(before)
 
 
 _SUMS = {

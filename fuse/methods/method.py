@@ -86,7 +86,7 @@ class Method:
     the row of an element.
     random: takes `keys`, one a tensor from `fuse.methods.random.key`, and `offset`, the index of the block's
     first element in the tensor. `seed` makes the keys and is not passed to the function.
-    transparent: a measured method whose result is not finite wherever an input is not, so that nobody has to look at the
+    transparent: a measured method whose result is not finite where an input is not, so that nobody has to look at the
     inputs first; elementwise methods always are.
     nonzero_sum: with `normalize`, weights that sum to zero are an error.
     check: what is wrong with the function's arguments taken together, as a sentence.
