@@ -141,6 +141,7 @@ DISAGREE = [
     ({"added": {"<x>": 20}, "rows": 18}, "  ! rows: b has 1 token beyond the 18 rows of its embedding"),
     ({"rows": 18}, "  = recipe: needs nothing: every token has its row in b, though a stores 16 rows and b 18"),
     ({"chat_template__jinja": "{{ messages[0].content }}{# the first #}"}, "  = chat template: another text in b than in a, which writes the same prompts (question, system, turns)"),
+    ({"chat_template__jinja": "{{ raise_exception('no') }}"}, "  ! chat template: b's does not write question, system, turns: no"),
     ({"chat_template__jinja": "{{ raise_exception('no') }}"}, "  ! chat template: no conversation is written by both a's and b's"),
     ({"chat_template__jinja": None}, "  ! chat template: b has none; `prompt: {template: a}` names whose is taken"),
 ]  # fmt: skip

@@ -48,6 +48,11 @@ def _alone(folder: Document) -> list[Verdict]:
             does = f"writes {_quoted(folder[side])} {side} a text" if folder[side] else f"writes nothing {side} a text"
             told = f"{name}'s tokenizer_config.json says add_{role}_token: {str(asked).lower()}"
             found.append(Verdict("around a text", False, f"{told}, and its tokenizer.json {does}, which rules"))
+    whys: dict[str, list[str]] = {}
+    for talk, why in folder["template"]["refused"].items():
+        whys.setdefault(why, []).append(talk)
+    found += [Verdict("chat template", False, f"{name}'s does not write {', '.join(talks)}: {why}")
+              for why, talks in whys.items()]  # fmt: skip
     return found
 
 
