@@ -277,6 +277,7 @@ def test_the_tables_and_sentences_for_people(given):
 
 def test_labels_are_short_and_one_to_one():
     assert labels(["zoo/hue/", "zoo/form", "zoo/hue/", "old/hue"]) == ["zoo/hue", "form", "zoo/hue (2)", "old/hue"]
+    assert labels(["x/fused/form", "y/form"], {"x/fused/form"}) == ["fused/form", "form"]
     assert labels(["timm:vit=w/1.safetensors", "timm:vit=w/2.safetensors", "open_clip:RN50:openai=w/3.safetensors"]) == [
         "timm:vit=w/1.safetensors", "timm:vit=w/2.safetensors", "open_clip:RN50:openai",
     ]  # fmt: skip
@@ -287,3 +288,16 @@ def test_samples_for_pictures_are_the_same_cells_of_every_member(given):
     first, second = (found.samples[name]["projector"] for name in ("a", "a (2)"))
     assert first.rows.shape == (9, 32) and first.means.shape == (9, 32)
     assert torch.equal(first.rows, second.rows) and torch.equal(first.means, second.means)
+
+
+def test_sums_that_do_not_fit_are_averaged_over_mixed_batches(given, tmp_path):
+    draw(tmp_path / "images", 150)
+    exact = compare([str(given / "a"), str(given / "b")], tmp_path / "images").document["pairs"][0]
+    some = Options(memory=1, batch=128)
+    about = compare([str(given / "a"), str(given / "b")], tmp_path / "images", some).document["pairs"][0]
+    assert about["layers"]["how"] == (
+        "averaged over 1 batch of 512 samples; 88 samples that fill no batch are left out"
+    )  # fmt: skip
+    np.testing.assert_allclose(about["layers"]["unbiased"], exact["layers"]["unbiased"], atol=0.1)
+    assert f"Their CKA is {about['layers']['how']}: exact sums would not fit into memory." in about["sentences"]
+    assert not any("would not fit" in sentence for sentence in exact["sentences"])

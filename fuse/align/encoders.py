@@ -4,7 +4,7 @@ All encoders look at one batch of images after another. Linear CKA is summed up 
 together gets a random draw of them, so that memory does not grow with the images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from fuse.align.encoders_document import document
 from fuse.align.encoders_llm import add_llm
 from fuse.align.encoders_pairs import Drawn
-from fuse.align.encoders_run import Run, Side
+from fuse.align.encoders_run import MEMORY, Run, Side
 from fuse.align.encoders_words import overall, pair_sentences
 from fuse.align.features_images import Skipped, image_files, read_batches
 from fuse.align.features_llm import PROMPT
@@ -32,7 +32,8 @@ BATCH = 16  # images
 class Options:
     """layers: numbers of blocks, negative ones from the end; None for up to 12, evenly spaced. cells: the most cells
     of the common grid. limit: the most samples of a measure that needs them together. llm: also look into the language
-    models. texts: what they are asked. skip_bad: pass over images that cannot be read. shown: progress on stderr."""
+    models. texts: what they are asked. skip_bad: pass over images that cannot be read. batch: images at a time. memory:
+    bytes of the sums of CKA. shown: progress on stderr."""
 
     layers: tuple[int, ...] | None = None
     cells: int = CELLS
@@ -41,6 +42,7 @@ class Options:
     texts: tuple[str, ...] = (PROMPT,)
     skip_bad: bool = False
     batch: int = BATCH
+    memory: int = MEMORY
     shown: bool = False
 
 
@@ -65,10 +67,12 @@ def compare(locations: Sequence[str], folder: Path, options: Options | None = No
     encoders = [encoder for location in locations for encoder in open_encoders(location)]
     if len(encoders) < 2:
         raise RecipeError("one encoder has none to be compared with", where=locations[0], hint="name two members")
-    names = labels([encoder.name for encoder in encoders])
+    branches = {encoder.name for encoder in encoders if encoder.name.endswith(f"/{encoder.branch['name']}")}
+    names = labels([encoder.name for encoder in encoders], branches)
     sides = [Side(name, one, _words(one, options.texts[0])) for name, one in zip(names, encoders, strict=True)]
     skipped = Skipped()
-    run = Run(sides, len(files), layers=options.layers, cells=options.cells, limit=options.limit)
+    how = {"layers": options.layers, "cells": options.cells, "limit": options.limit, "memory": options.memory}
+    run = Run(sides, len(files), **how)
     with count_progress(len(files), "features", "images", shown=options.shown) as done:
         for batch in read_batches(files, folder, options.batch, skipped if options.skip_bad else None, done):
             run.add([image for _, image in batch])
@@ -84,17 +88,20 @@ def compare(locations: Sequence[str], folder: Path, options: Options | None = No
     return Compared(found, drawn)
 
 
-def labels(given: Sequence[str]) -> list[str]:
+def labels(given: Sequence[str], branches: Collection[str] = ()) -> list[str]:
     """Short names: the last parts of a path, or a library's architecture, as far as they tell it from the others; what
     is named twice gets a number.
+
+    branches: those that are FOLDER/BRANCH, and keep both.
 
     >>> labels(["zoo/hue", "zoo/form", "zoo/hue"])
     ['hue', 'form', 'hue (2)']
     """
+    forms = {name: _forms(name)[int(name in branches) :] for name in given}
     found: list[str] = []
     for name in given:
-        others = {form for other in given if other != name for form in _forms(other)}
-        label = next((form for form in _forms(name) if form not in others), name)
+        others = {form for other in given if other != name for form in forms[other]}
+        label = next((form for form in forms[name] if form not in others), name)
         times = sum(one == label or one.startswith(f"{label} (") for one in found)
         found.append(f"{label} ({times + 1})" if times else label)
     return found

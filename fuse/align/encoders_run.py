@@ -7,7 +7,7 @@ from itertools import combinations
 import torch
 from PIL import Image
 
-from fuse.align.cka import LinearCKA
+from fuse.align.cka import LinearCKA, choose
 from fuse.align.features import Looked, layers_that_run, look
 from fuse.align.features_blocks import Grid, chosen_layers
 from fuse.align.features_open import Encoder
@@ -16,6 +16,7 @@ from fuse.align.features_rows import Kept
 from fuse.align.grids import Common, common_grid
 
 LAYERS = 12  # of an encoder, where none are named
+MEMORY = 2 << 30  # bytes of the sums of all pairs
 PLACES = ("encoder", "projector")
 
 
@@ -46,13 +47,21 @@ class Run:
     """
 
     def __init__(
-        self, sides: Sequence[Side], files: int, *, layers: Sequence[int] | None, cells: int, limit: int
+        self,
+        sides: Sequence[Side],
+        files: int,
+        *,
+        layers: Sequence[int] | None,
+        cells: int,
+        limit: int,
+        memory: int = MEMORY,
     ) -> None:
-        """files: how many images will come at most. layers: the blocks to read, None for up to `LAYERS` of them."""
+        """files: how many images will come at most. layers: the blocks to read, None for up to `LAYERS` of them.
+        memory: bytes of all sums; where exact ones need more, CKA is averaged over batches of tokens."""
         self.sides, self.images = list(sides), 0
         self.common: dict[str, Common] = {}
         self.sums: dict[tuple[int, int, str], LinearCKA] = {}
-        self._files, self._layers, self._cells, self._limit = files, layers, cells, limit
+        self._files, self._layers, self._cells, self._limit, self._memory = files, layers, cells, limit, memory
 
     def add(self, images: Sequence[Image.Image]) -> None:
         """Let every encoder look at a batch. Raises as `fuse.align.features.look` and `chosen_layers`."""
@@ -65,7 +74,11 @@ class Run:
             self._begin(looked)
         found = [self._cells_of(side, one) for side, one in zip(self.sides, looked, strict=True)]
         for (i, j, place), cka in self.sums.items():
-            cka.add(found[i][place], found[j][place])
+            a, b = found[i][place], found[j][place]
+            if cka.form == "batches":  # which are to hold tokens of all these images
+                order = torch.randperm(len(a[0]), generator=torch.Generator().manual_seed(self.images))
+                a, b = [layer[order] for layer in a], [layer[order] for layer in b]
+            cka.add(a, b)
         self.images += len(images)
 
     def _cells_of(self, side: Side, looked: Looked) -> dict[str, list[torch.Tensor]]:
@@ -85,12 +98,20 @@ class Run:
             side.grids = {place: grid_of(tokens) for place, tokens in first.items()}
             side.widths = {place: tokens.tokens.shape[-1] for place, tokens in first.items()}
             side.kept = {place: Kept(self._limit) for place in first}
+        pairs = list(combinations(range(len(self.sides)), 2))
         for place in PLACES:
             grids = {side.name: side.grids[place] for side in self.sides if place in side.grids}
             if not grids:
                 continue
             self.common[place] = common = common_grid(grids, cells=self._cells)
             samples = self._files * (common.grid[0] * common.grid[1] if common.grid else 1)
-            for (i, a), (j, b) in combinations(enumerate(self.sides), 2):
-                if place in a.widths and place in b.widths:
-                    self.sums[i, j, place] = LinearCKA(samples)
+            for i, j in pairs:
+                if place in self.sides[i].widths and place in self.sides[j].widths:
+                    a, b = (_widths(looked[number], place) for number in (i, j))
+                    form = choose(a, b, samples, self._memory // len(pairs))
+                    self.sums[i, j, place] = LinearCKA(form=form)
+
+
+def _widths(looked: Looked, place: str) -> list[int]:
+    maps = looked.layers if place == "encoder" else [looked.projected or []]
+    return [layer[0].tokens.shape[-1] for layer in maps]

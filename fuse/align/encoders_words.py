@@ -11,6 +11,7 @@ from typing import Any
 
 NEARLY, ALIKE, PARTLY = 0.9, 0.5, 0.2
 LENGTHS = 2.0
+EXACT = "exact"  # how `fuse.align.cka` says so
 K = 10  # neighbours, as `fuse.align.knn` has them
 APART = 0.5
 CHANCE = 2.0
@@ -40,6 +41,8 @@ def _seen(pair: Mapping[str, Any]) -> list[str]:
     if (cka := values.get("cka")) is None:
         return []
     found = [f"{a} and {b} {_likeness(cka)}: CKA {cka:.2f} at their last layers, {_bound(cka)}."]
+    if not (how := pair["layers"].get("how", EXACT)).startswith(EXACT):
+        found.append(f"Their CKA is {how}: exact sums would not fit into memory.")
     if (knn := values.get("knn")) is not None:
         chance = pair["encoder"]["details"]["knn"]["chance"]
         how = "no more than chance" if knn <= CHANCE * chance else "more than chance"
@@ -114,7 +117,8 @@ def overall(document: Mapping[str, Any]) -> list[str]:
     skipped = len(document["skipped"])
     why = "it" if skipped == 1 else "they"
     read = f"{document['images']:,} images" + (f", {skipped:,} skipped because {why} cannot be read" if skipped else "")
-    grids = [f"At the {place}, {common['sentence']}." for place, common in document["common_grid"].items()]
+    paired = [place for place in document["common_grid"] if any(pair[place] for pair in document["pairs"])]
+    grids = [f"At the {place}, {document['common_grid'][place]['sentence']}." for place in paired]
     known = [
         (pair["encoder"]["values"]["cka"], pair) for pair in document["pairs"] if "cka" in pair["encoder"]["values"]
     ]
