@@ -47,6 +47,15 @@ def test_independent_features_have_the_chance_level():
         assert 0.9 * found[0].chance < mean <= found[0].chance == (q / (n - 1)) ** 0.5
 
 
+def test_directions_that_fill_the_samples_are_refused():
+    x, y = normal(0, 21, 10), normal(1, 21, 10)
+    assert svcca(x, y, share=0.999999).value < 0.95
+    with pytest.raises(
+        Unmeasurable, match=r"^SVCCA, which keeps 10 and 10 directions, needs at least 21 samples, not 20$"
+    ):
+        svcca(x[:20], y[:20], share=0.999999)
+
+
 def test_bad_input():
     x = normal(0, 20, 12)
     assert svcca(torch.cat([x[:, :9]] * 2, 1), x[:, :9]).value == pytest.approx(1)
