@@ -87,6 +87,9 @@ def check_folder(folder: Path, *, images: Sequence[Path] = ()) -> tuple[dict[str
     """
     if not folder.is_dir():
         raise RecipeError("there is no such folder", where=folder)
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise RecipeError("this is an adapter, which changes a model and is none", where=folder,
+                          hint="a recipe with the member {base: MODEL, adapter: FOLDER} makes the model")  # fmt: skip
     config = strict_json.read_object(folder / "config.json")
     sees = config.get("model_type") == "fuse" or _native_sees(config, folder)
     eyes = config.get("branches") if config.get("model_type") == "fuse" else _has_processor(folder)

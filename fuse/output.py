@@ -40,6 +40,9 @@ def check_target(plan: Plan, target: Path, *, force: bool) -> None:
             raise RecipeError(f"the output would replace {file.name}, which it is made of", where=target)
     if real in plan.recipe_file.resolve().parents and target.exists():
         raise RecipeError("the recipe lies in the output that would be replaced", where=target)
+    if target.exists() and not (target / "fuse.json").exists() and any(target.iterdir()):
+        raise RecipeError("the output exists and fuse did not make it (it has no fuse.json)", where=target,
+                          hint="choose another folder, or remove it yourself")  # fmt: skip
     need, free = plan.bytes_written + SMALL_FILES, free_bytes(target.parent)
     if need > free:
         raise MachineError(f"the output needs {need:,} bytes and the disk has {free:,} free", where=target)

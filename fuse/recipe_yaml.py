@@ -21,6 +21,7 @@ from fuse.recipe import Recipe
 from fuse.suggest import did_you_mean
 
 MAX_BYTES = 1 << 20
+MOST_MISTAKES = 8  # that are listed
 MAX_DEPTH = 32
 # pydantic's kinds of errors -> our words
 WORDS = {"model_type": "should be a table", "dict_type": "should be a table", "list_type": "should be a list",
@@ -63,11 +64,21 @@ def parse_recipe(file: Path, text: str) -> LoadedRecipe:
             where=_where(file, positions, ("merge_method",)),
             hint="write it with members and language; README.md shows the same merge in both",
         )
+    if (
+        isinstance(data, dict)
+        and not {"members", "language"} & set(data)
+        and {"model_type", "architectures"} & set(data)
+    ):
+        raise RecipeError(
+            "this is a model's config, not a recipe", where=file, hint="a recipe names its folder as a member"
+        )
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         lines = [_sentence(file, positions, data, dict(item)) for item in error.errors()]
-        raise RecipeError("\n".join(dict.fromkeys(lines))) from None
+        lines = list(dict.fromkeys(lines))
+        more = [f"and {len(lines) - MOST_MISTAKES} more"] if len(lines) > MOST_MISTAKES else []
+        raise RecipeError("\n".join([*lines[:MOST_MISTAKES], *more])) from None
     return LoadedRecipe(recipe, file, text, positions)
 
 

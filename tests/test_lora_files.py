@@ -74,7 +74,7 @@ def test_the_parts_of_a_joint_matrix() -> None:
         ({"layer_replication": [[0, 2]]}, "adapter_config.json: layer_replication is [[0, 2]], which is more than LoRA (merge it into its base with PEFT first)"),
         ({"something_of_tomorrow": 3}, "adapter_config.json: something_of_tomorrow is 3, which is more than LoRA (merge it into its base with PEFT first)"),
         ({"init_lora_weights": "pissa_niter_4"}, "adapter_config.json: init_lora_weights is 'pissa_niter_4', which changes the base's weights (save the adapter converted to plain LoRA (PEFT's path_initial_model_for_weight_conversion))"),
-        ({"lora_alpha": None}, "adapter_config.json: the alpha of model.layers.0.self_attn.q_proj is None, not a number"),
+        ({"lora_alpha": None}, "adapter_config.json: the alpha of model.layers.0.self_attn.q_proj is None, not a number below 1,000,000,000"),
         ({"r": 8}, "model.layers.0.self_attn.q_proj has rank 4 and 4, and adapter_config.json says 8"),
         ({"rank_pattern": {"q_.*": 4}}, "adapter_config.json: 'q_.*' of a pattern is not the name of a module (merge it into its base with PEFT first)"),
         ({"alpha_pattern": 3}, "adapter_config.json: alpha_pattern is 3, not a table"),

@@ -162,8 +162,37 @@ def test_existing_output(family: Path) -> None:
     (family / "out" / "precious").write_text("x")
     assert refusal(family) == "FAMILY/out: the output already exists (choose another folder, or --force)"
     assert (family / "out" / "precious").read_text() == "x"
+    ran = fuse_here("merge", family / "recipe.yaml", family / "out", "--force")
+    assert (ran.code, ran.err) == (
+        2,
+        f"fuse: {family / 'out'}: the output exists and fuse did not make it (it has no fuse.json) "
+        "(choose another folder, or remove it yourself)\n",
+    )
+    assert (family / "out" / "precious").read_text() == "x"
+    (family / "out" / "fuse.json").write_text("{}")
     assert fuse_here("merge", family / "recipe.yaml", family / "out", "--force").code == 0
     assert not (family / "out" / "precious").exists() and (family / "out" / "model.safetensors").exists()
+
+
+def test_an_empty_folder_is_replaced(family: Path) -> None:
+    (family / "recipe.yaml").write_text(LINEAR)
+    (family / "out").mkdir()
+    assert fuse_here("merge", family / "recipe.yaml", family / "out", "--force").code == 0
+    assert (family / "out" / "model.safetensors").exists()
+
+
+def test_a_config_as_recipe(family: Path) -> None:
+    ran = fuse_here("plan", family / "a" / "config.json")
+    assert (ran.code, ran.err) == (
+        2,
+        f"fuse: {family}/a/config.json: this is a model's config, not a recipe (a recipe names its folder as a member)\n",
+    )
+
+
+def test_many_mistakes(family: Path) -> None:
+    (family / "recipe.yaml").write_text("members: {a: ./a}\n" + "".join(f"key{i}: 1\n" for i in range(20)))
+    lines = fuse_here("plan", family / "recipe.yaml").err.splitlines()
+    assert len(lines) == 9 and lines[-1] == "and 13 more"
 
 
 @pytest.mark.parametrize("where", ["a", "a/inside", "."])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fuse.errors import CheckpointError
-from fuse.grafts.lora_peft import CONFIG, matched
+from fuse.grafts.lora_peft import CONFIG, MOST_ALPHA, matched
 
 _COMMON = (
     "auto_mapping base_model_name_or_path ensure_weight_tying exclude_modules inference_mode layers_pattern "
@@ -38,7 +38,8 @@ def kind_of(told: Mapping[str, Any]) -> str:
     """The peft_type, after a look at every key. Raises CheckpointError for what fuse does not read, without a place."""
     kind = told.get("peft_type")
     if not isinstance(kind, str) or kind not in KNOWN:
-        raise CheckpointError(f"{CONFIG}: peft_type is {str(kind)[:40]!r}, and fuse reads {', '.join(KNOWN)}")
+        told_kind = "missing" if kind is None else repr(str(kind)[:40])
+        raise CheckpointError(f"{CONFIG}: peft_type is {told_kind}, and fuse reads {', '.join(KNOWN)}")
     start = told.get("init_lora_weights")
     if start not in _PLAIN_STARTS:
         hint = "save the adapter converted to plain LoRA (PEFT's path_initial_model_for_weight_conversion)"
@@ -65,8 +66,8 @@ def scaling_of(told: Mapping[str, Any], module: str, key: str) -> float:
     if key not in told:
         raise CheckpointError(f"{CONFIG}: {key} is missing")
     alpha, rank = matched(told.get("alpha_pattern"), module, told[key]), rank_of(told, module)
-    if type(alpha) not in (int, float) or not abs(alpha) < 1e9:
-        raise CheckpointError(f"{CONFIG}: the alpha of {module} is {alpha!r}, not a number")
+    if type(alpha) not in (int, float) or not abs(alpha) < MOST_ALPHA:
+        raise CheckpointError(f"{CONFIG}: the alpha of {module} is {alpha!r}, not a number below {MOST_ALPHA:,}")
     if type(rank) is not int or rank < 1:
         raise CheckpointError(f"{CONFIG}: the rank of {module} is {rank!r}, not a positive whole number")
     return alpha / (math.sqrt(rank) if told.get("use_rslora") else rank)

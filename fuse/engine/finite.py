@@ -62,7 +62,7 @@ def rounded(block: Tensor, dtype: torch.dtype, row: Row, start: int, views: Sequ
         raise CheckpointError(
             f"output tensor {row.name!r} is {out[at].item()} in {row.dtype} at element {start + at:,} "
             f"(computed as {block[at].item():g})",
-            hint="choose a wider output.dtype, or smaller weights",
+            hint="smaller weights" if dtype == torch.float32 else "choose a wider output.dtype, or smaller weights",
         )
     return out
 

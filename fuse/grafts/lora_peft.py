@@ -13,6 +13,7 @@ from fuse.errors import CheckpointError
 from fuse.grafts.lora_names import place
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+MOST_ALPHA = 10**9
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>[\w.]+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
 
 # Keys that do not change what the adapter computes, or that are read below.
@@ -74,8 +75,8 @@ def _row(module: str, pair: Mapping[str, tuple[int, ...]], told: Mapping[str, An
     if not rank == inner == stated:
         raise CheckpointError(f"{module} has rank {rank} and {inner}, and {CONFIG} says {stated!r}")
     alpha = matched(told.get("alpha_pattern"), module, told["lora_alpha"])
-    if type(alpha) not in (int, float) or not abs(alpha) < 1e9:
-        raise CheckpointError(f"{CONFIG}: the alpha of {module} is {alpha!r}, not a number")
+    if type(alpha) not in (int, float) or not abs(alpha) < MOST_ALPHA:
+        raise CheckpointError(f"{CONFIG}: the alpha of {module} is {alpha!r}, not a number below {MOST_ALPHA:,}")
     scaling = alpha / (math.sqrt(rank) if told.get("use_rslora") else rank)  # rsLoRA: arXiv 2312.03732
     return {"rank": rank, "in": inputs, "out": outputs, "scaling": scaling}
 

@@ -6,7 +6,7 @@ from typing import Final
 from fuse.methods.method import Method, Param
 from fuse.methods.parameters import LAMBDA
 
-STEPS = Param("steps down the loss", 300, int, low=0)
+STEPS = Param("steps down the loss", 300, int, low=0, high=100_000)
 INIT = Param(
     "where the way down begins: the task vectors' sum or mean, or zero", "sum", str, choices=("sum", "mean", "zero")
 )

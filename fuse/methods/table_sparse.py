@@ -75,7 +75,11 @@ SPARSE: Final[Mapping[str, Method]] = {
         inputs=(1, None),
         params={
             "select_topk": Param(
-                "the share of elements that is merged, those with the largest variance", 1.0, low=0, high=1
+                "the share of elements that is merged, those with the largest variance",
+                1.0,
+                low=0,
+                high=1,
+                low_open=True,
             )
         },
         kind="measured",

@@ -43,7 +43,7 @@ SPHERES: Final[Mapping[str, Method]] = {
         base="none",
         inputs=(1, None),
         params={
-            "max_iter": Param("the most steps", 10, int, low=0),
+            "max_iter": Param("the most steps", 10, int, low=0, high=100_000),
             "tol": Param("the angle below which a step is the last", 1e-5, low=0),
         },
         kind="measured",
