@@ -1,7 +1,6 @@
 """The geometry of a recipe's task vectors, from weights alone: how large they are, and how they lie to each other."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import combinations_with_replacement
 from math import isfinite
 from typing import Any
@@ -22,6 +21,7 @@ from fuse.errors import CheckpointError
 from fuse.fused import adapter_lenders
 from fuse.methods import random
 from fuse.plan import Plan, Row
+from fuse.torch_threads import one_thread
 
 TOP = 8  # directions of a matrix that are compared
 SEED = 0  # of sketches
@@ -75,7 +75,7 @@ def _measured(row: Row, reader: Reader, names: list[str], top: int) -> Measured:
     vectors = TaskVectors(row, reader)
     who = [names.index(member) for member in vectors.members]
     sums = DeltaSums(len(names))
-    with _one_thread():
+    with one_thread():  # blocks are too small to share out
         for parts, base in vectors.blocks():
             sums.add(parts, base, who)
     for number, source in zip(who, row.sources, strict=True):
@@ -93,17 +93,6 @@ def _measured(row: Row, reader: Reader, names: list[str], top: int) -> Measured:
         ]
         spectra = _spectra(found, who, len(names))
     return Measured(row.name, row.canonical, place_of(row.part, row.canonical), vectors.shape, sums, spectra)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Blocks are too small to share out."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _spectra(found: list[Directions], who: list[int], count: int) -> Spectra:
