@@ -41,7 +41,9 @@ def common_grid(grids: Mapping[str, Grid | None], *, cells: int | None = None) -
         return Common(smallest, f"tokens are compared one by one, on the {_size(grid)} grid that all encoders have")
     sizes = _listed([f"{name} ({_size(size)})" for name, size in known.items()])
     why = f"the smallest of {sizes}" if smallest == grid else f"of at most {cells} cells, from {sizes}"
-    return Common(smallest, f"tokens are averaged over the cells of a {_size(smallest)} grid, {why}")
+    return Common(
+        smallest, f"tokens are averaged over the cells of {_article(smallest[0])} {_size(smallest)} grid, {why}"
+    )
 
 
 def pooled(tokens: Tensor, grid: Grid | None, to: Grid | None) -> Tensor:
@@ -83,6 +85,10 @@ def _within(grid: Grid, cells: int | None) -> Grid:
         return grid
     height = max(1, min(cells, math.floor(math.sqrt(cells * grid[0] / grid[1]))))
     return height, max(1, min(grid[1], cells // height))
+
+
+def _article(number: int) -> str:
+    return "an" if number in (11, 18) or str(number).startswith("8") else "a"
 
 
 def _size(grid: Grid) -> str:

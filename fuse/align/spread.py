@@ -51,14 +51,11 @@ class Spread:
 
     def value(self, whose: str = "the features") -> SpreadOf:
         """Of the samples so far. Raises Unmeasurable for fewer than 2, features that do not vary or are not finite."""
-        if self._means is None:
-            enough(0, LEAST, "spread")
-            raise AssertionError
-        n = self._means.n
-        enough(n, LEAST, "spread")
-        self._means.check(0, whose)
+        means = self._means or Means([0])
+        enough(means.n, LEAST, "spread")
+        means.check(0, whose)
         squares = torch.linalg.eigvalsh(self._cross.matrix)
-        return _of(squares, self._lengths / n, self._means.mean, n)
+        return _of(squares, self._lengths / means.n, means.mean, means.n)
 
 
 def spread(x: Tensor, whose: str = "the features") -> SpreadOf:

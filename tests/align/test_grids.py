@@ -79,7 +79,7 @@ def test_the_choice_and_its_sentence():
     assert smaller.grid == (8, 8)
     assert (
         smaller.sentence
-        == "tokens are averaged over the cells of a 8 x 8 grid, of at most 64 cells, from a (16 x 16) and b (24 x 24)"
+        == "tokens are averaged over the cells of an 8 x 8 grid, of at most 64 cells, from a (16 x 16) and b (24 x 24)"
     )
     assert common_grid({"a": (7, 7)}, cells=49).grid == (7, 7)
 
