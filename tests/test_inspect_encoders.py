@@ -275,6 +275,12 @@ def test_the_tables_and_sentences_for_people(given):
     assert all(len(line) <= 80 for line in ran.out.splitlines()[:15])
 
 
+def test_a_device_that_is_not_there(given):
+    ran = inspect(given, "a", "b", quiet="", device="cuda:77")
+    assert (ran.code, ran.out) == (4, "")
+    assert ran.err.startswith("fuse: device 'cuda:77': ") and ran.err.endswith(" (cpu works everywhere)\n")
+
+
 def test_labels_are_short_and_one_to_one():
     assert labels(["zoo/hue/", "zoo/form", "zoo/hue/", "old/hue"]) == ["zoo/hue", "form", "zoo/hue (2)", "old/hue"]
     assert labels(["x/fused/form", "y/form"], {"x/fused/form"}) == ["fused/form", "form"]

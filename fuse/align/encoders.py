@@ -19,7 +19,7 @@ from fuse.align.encoders_words import overall, pair_sentences
 from fuse.align.features_images import Skipped, image_files, read_batches
 from fuse.align.features_llm import PROMPT
 from fuse.align.features_open import Encoder, open_encoders
-from fuse.errors import RecipeError
+from fuse.errors import MachineError, RecipeError
 from fuse.model.visual import VARIABLE
 from fuse.progress import count_progress
 
@@ -33,7 +33,7 @@ class Options:
     """layers: numbers of blocks, negative ones from the end; None for up to 12, evenly spaced. cells: the most cells
     of the common grid. limit: the most samples of a measure that needs them together. llm: also look into the language
     models. texts: what they are asked. skip_bad: pass over images that cannot be read. batch: images at a time. memory:
-    bytes of the sums of CKA. shown: progress on stderr."""
+    bytes of the sums of CKA. device: where models run; the sums are on the CPU. shown: progress on stderr."""
 
     layers: tuple[int, ...] | None = None
     cells: int = CELLS
@@ -43,6 +43,7 @@ class Options:
     skip_bad: bool = False
     batch: int = BATCH
     memory: int = MEMORY
+    device: str = "cpu"
     shown: bool = False
 
 
@@ -69,6 +70,8 @@ def compare(locations: Sequence[str], folder: Path, options: Options | None = No
         raise RecipeError("one encoder has none to be compared with", where=locations[0], hint="name two members")
     branches = {encoder.name for encoder in encoders if encoder.name.endswith(f"/{encoder.branch['name']}")}
     names = labels([encoder.name for encoder in encoders], branches)
+    for encoder in encoders:
+        _put(encoder, options.device)
     sides = [Side(name, one, _words(one, options.texts[0])) for name, one in zip(names, encoders, strict=True)]
     skipped = Skipped()
     how = {"layers": options.layers, "cells": options.cells, "limit": options.limit, "memory": options.memory}
@@ -113,6 +116,14 @@ def _forms(name: str) -> list[str]:
         return [name.partition("=")[0], name]
     parts = name.rstrip("/").split("/")
     return ["/".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+
+
+def _put(encoder: Encoder, device: str) -> None:
+    """Move an encoder's weights. Raises MachineError where there is no such device."""
+    try:
+        encoder.module.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise MachineError(f"device {device!r}: {str(error).splitlines()[0]}", hint="cpu works everywhere") from None
 
 
 def _words(encoder: Encoder, text: str) -> torch.Tensor:

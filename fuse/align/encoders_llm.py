@@ -24,6 +24,8 @@ class Wanted(Protocol):
     def batch(self) -> int: ...
     @property
     def shown(self) -> bool: ...
+    @property
+    def device(self) -> str: ...
 
 
 def add_llm(
@@ -44,7 +46,7 @@ def add_llm(
     states: dict[Path, dict[str, torch.Tensor]] = {}
     for host, name in hosts.items():
         with count_progress(len(files), f"language model of {name}", "images", shown=how.shown) as done:
-            states[host] = language_states(host, files, texts, batch=how.batch, done=done)
+            states[host] = language_states(host, files, texts, batch=how.batch, done=done, device=how.device)
     found: dict[str, torch.Tensor] = {}
     for name, encoder in encoders.items():
         if encoder.host:

@@ -58,13 +58,13 @@ def look(encoder: Encoder, layers: Sequence[int], images: Sequence[Image.Image],
             raise CheckpointError(f"its encoder does not take its images: {told[0]}", where=encoder.name) from error
         given = [maps(seen[layer], len(members), lie, _rows_first(encoder)) for layer in layers if seen[layer]]
         if not layers:
-            given = [maps([found], len(members), lie)]
+            given = [maps([found.cpu()], len(members), lie)]
         for at, layer in zip(by_layer, given, strict=True):
             for i, one in zip(members, layer, strict=True):
                 at[i] = one
         if encoder.projects:
             for i, one in zip(members, found, strict=True):
-                projected[i] = _projected(one.tokens, prepared[i])
+                projected[i] = _projected(one.tokens.cpu(), prepared[i])
     return Looked(by_layer, projected if encoder.projects else None)
 
 
@@ -78,6 +78,8 @@ def layers_that_run(encoder: Encoder, image: Image.Image, words: torch.Tensor) -
 
 
 def _run(encoder: Encoder, inputs: dict[str, list[torch.Tensor]], words: torch.Tensor) -> Any:
+    device = next(encoder.module.parameters()).device
+    inputs = {name: [value.to(device) for value in values] for name, values in inputs.items()}
     if not encoder.projects:
         return encoder.module(torch.stack(inputs["pixel_values"]))
     count = len(inputs["pixel_values"])

@@ -78,11 +78,11 @@ def blocks_of(tower: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def watching(blocks: Mapping[int, nn.Module]) -> Iterator[dict[int, list[torch.Tensor]]]:
-    """What blocks give inside the context, by number, one tensor for each time that they ran."""
+    """What blocks give inside the context, by number, one tensor for each time that they ran, on the CPU."""
     seen: dict[int, list[torch.Tensor]] = {number: [] for number in blocks}
 
     def keep(number: int) -> Any:
-        return lambda *told: seen[number].append(told[2][0] if isinstance(told[2], tuple | list) else told[2])
+        return lambda *told: seen[number].append((told[2][0] if isinstance(told[2], tuple | list) else told[2]).cpu())
 
     handles = [block.register_forward_hook(keep(number)) for number, block in blocks.items()]
     try:
@@ -131,7 +131,7 @@ def _merged(tokens: torch.Tensor, patches: Grid, lie: Lie) -> Map:
         k = lie.window
         order = sorted(range(h * w), key=lambda i: (i // w // k, i % w // k, i // w, i % w))
         back = torch.empty_like(cells)
-        back[torch.tensor(order, device=cells.device)] = cells
+        back[torch.tensor(order)] = cells
         cells = back
     return Map(cells, (h, w))
 

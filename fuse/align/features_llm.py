@@ -20,7 +20,13 @@ STACKS = ("layers", "h", "block", "decoder.layers")
 
 @torch.inference_mode()
 def language_states(
-    folder: Path, files: Sequence[Path], texts: Sequence[str], *, batch: int, done: Callable[[int], None]
+    folder: Path,
+    files: Sequence[Path],
+    texts: Sequence[str],
+    *,
+    batch: int,
+    done: Callable[[int], None],
+    device: str = "cpu",
 ) -> dict[str, torch.Tensor]:
     """The mean hidden state of an image's visual tokens behind each block: [blocks, images, D] float32, on the CPU.
 
@@ -29,17 +35,20 @@ def language_states(
     done: gets the number of images behind each batch. Raises what `fuse.ask.load` raises, RecipeError where the
     folder's processor refuses a question, and CheckpointError for a language model whose blocks are not known.
     """
-    answerer = load(folder, images=files)
+    answerer = load(folder, device=device, images=files)
     fill, tokens = pad_of(answerer.tokenizer) or 0, _placeholders(answerer)
     blocks = _blocks(answerer.model, folder)
     found = {name: [[torch.empty(0)] * len(files) for _ in blocks] for name in tokens}
     waiting: dict[Any, list[tuple[int, Mapping[str, Any]]]] = {}
 
     def run(some: list[tuple[int, Mapping[str, Any]]]) -> None:
-        inputs = joined([row for _, row in some], fill)
+        inputs = {
+            name: [one.to(device) for one in value] if isinstance(value, list) else value.to(device)
+            for name, value in joined([row for _, row in some], fill).items()
+        }
         masks = _masks(answerer, inputs, tokens)
         with _meaning(blocks, masks, folder) as means:
-            answerer.model(**inputs, **_asks_little(answerer, len(some)))
+            answerer.model(**inputs, **_asks_little(answerer.model, len(some)))
         for name, states in means.items():
             for block, state in enumerate(states[-len(blocks) :]):  # a graft may have read the prompt before
                 for (number, _), row in zip(some, state, strict=True):
@@ -99,12 +108,12 @@ def _masks(answerer: Answerer, inputs: Mapping[str, Any], tokens: Mapping[str, i
     return masks
 
 
-def _asks_little(answerer: Answerer, rows: int) -> dict[str, Any]:
+def _asks_little(model: Any, rows: int) -> dict[str, Any]:
     """Arguments that spare what is not looked at: the cache and the logits of the prompt."""
-    config = answerer.model.config
+    config = model.config
     if config.is_encoder_decoder or getattr(config.get_text_config(), "is_encoder_decoder", False):
         start = config.get_text_config().decoder_start_token_id or 0
-        return {"decoder_input_ids": torch.full((rows, 1), start)}
+        return {"decoder_input_ids": torch.full((rows, 1), start, device=model.device)}
     return {"use_cache": False, "logits_to_keep": 1}
 
 

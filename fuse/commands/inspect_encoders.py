@@ -11,11 +11,11 @@ TEXTS = "What the language models are asked, a question a line, in turn over the
 LIMIT = "The most samples for measures that need them together (all but linear CKA, which reads every one)."
 CELLS = "The most cells of the grid that tokens are pooled to."
 SKIP = "Leave out images that cannot be read, and list them."
-MEMBERS = "MEMBER..."
+DEVICE = "cpu, cuda, cuda:1 or mps."
 
 
 @click.command("encoders")
-@click.argument("members", nargs=-1, required=True, metavar=MEMBERS)
+@click.argument("members", nargs=-1, required=True, metavar="MEMBER...")
 @click.option("--images", required=True, type=click.Path(path_type=Path), help=IMAGES)
 @click.option("--texts", type=click.Path(path_type=Path), help=TEXTS)
 @click.option("--layers", help=LAYERS)
@@ -23,12 +23,13 @@ MEMBERS = "MEMBER..."
 @click.option("--limit", default=2000, show_default=True, type=click.IntRange(4, 20_000), help=LIMIT)
 @click.option("--cells", default=64, show_default=True, type=click.IntRange(1, 4096), help=CELLS)
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1, 1024))
+@click.option("--device", default="cpu", show_default=True, help=DEVICE)
 @click.option("--skip-bad", is_flag=True, help=SKIP)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
     members: tuple[str, ...], images: Path, texts: Path | None, layers: str | None, llm: bool, limit: int, cells: int,
-    batch_size: int, skip_bad: bool, quiet: bool, as_json: bool,
+    batch_size: int, device: str, skip_bad: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Tell how alike the vision encoders of MEMBERs see the same images, before they are fused.
 
@@ -42,11 +43,11 @@ def command(
     if texts is not None and not llm:
         raise RecipeError("--texts is what language models are asked", hint="give --llm too")
     asked, wanted = _texts(texts), _layers(layers)
-    from fuse.align.encoders import Options, compare
+    from fuse.align.encoders import PROMPT, Options, compare
 
     options = Options(
-        layers=wanted, cells=cells, limit=limit, llm=llm, skip_bad=skip_bad, batch=batch_size, shown=not quiet,
-        **({"texts": asked} if asked else {}),
+        layers=wanted, cells=cells, limit=limit, llm=llm, texts=asked or (PROMPT,), skip_bad=skip_bad, batch=batch_size,
+        device=device, shown=not quiet,
     )  # fmt: skip
     document = compare(members, images, options).document
     if as_json:
