@@ -15,13 +15,19 @@ LEAST = 1 << 14  # elements; below, starting a kernel costs more than it saves
 _HERE = find_spec("numba") is not None
 
 
-def suit(tensors: Sequence[Tensor], *, bfloat16: bool = False) -> bool:
-    """Whether the kernels take these tensors: large, contiguous, on the CPU, float32, or all bfloat16 where allowed."""
-    first = tensors[0]
-    dtypes = {tensor.dtype for tensor in tensors}
+HALVES = (torch.bfloat16, torch.float16)
+
+
+def suit(tensors: Sequence[Tensor], *, halves: bool = False) -> bool:
+    """Whether the kernels take these tensors: large, contiguous, on the CPU, of one dtype, float32.
+
+    halves: whether they may be bfloat16 or float16 too.
+    """
+    dtype = tensors[0].dtype
     return (
         _HERE
-        and first.numel() >= LEAST
-        and (dtypes == {torch.float32} or (bfloat16 and dtypes == {torch.bfloat16}))
+        and tensors[0].numel() >= LEAST
+        and (dtype == torch.float32 or (halves and dtype in HALVES))
+        and all(tensor.dtype == dtype for tensor in tensors)
         and all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors)
     )

@@ -49,13 +49,15 @@ def folder() -> Path | None:
 
 
 def array(tensor: Tensor) -> NDArray[Any]:
-    """The flat numbers of a contiguous CPU tensor, shared: float32 as they are, bfloat16 as the uint16 of its bits."""
+    """The flat numbers of a contiguous CPU tensor, shared: float32 as it is, the bits of bfloat16 as uint16, those of
+    float16 as int16."""
     flat = tensor.detach().view(-1)
-    return flat.view(torch.uint16).numpy() if flat.dtype == torch.bfloat16 else flat.numpy()
+    bits = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}.get(flat.dtype, flat.dtype)
+    return flat.view(bits).numpy()
 
 
 def widen(x: NDArray[Any], out: NDArray[np.float32]) -> None:
-    """Inside kernels: `out[i] = x[i]` as float32, where x is float32 or the bits of bfloat16."""
+    """Inside kernels: `out[i] = x[i]` as float32, where x is as `array` makes it."""
     raise NotImplementedError("only kernels call this")
 
 
@@ -69,6 +71,20 @@ def _widen(x: Any, out: Any) -> Any:
                 bits[i] = np.uint32(x[i]) << np.uint32(16)
 
         return from_bits
+
+    if x.dtype == types.int16:
+
+        def from_half(x: Any, out: Any) -> None:
+            bits = out.view(np.uint32)
+            scale = np.float32(2.0**112)  # the exponents' biases are 15 and 127; it makes denormal numbers normal too
+            for i in range(x.size):
+                bits[i] = np.uint32(x[i] & np.int16(0x7FFF)) << np.uint32(13)
+                large = np.uint32(x[i] & np.int16(0x7C00)) == np.uint32(0x7C00)
+                out[i] *= scale
+                sign = np.uint32(x[i] < 0) << np.uint32(31)
+                bits[i] |= sign | (np.uint32(0x7F800000) if large else np.uint32(0))
+
+        return from_half
 
     def copy(x: Any, out: Any) -> None:
         for i in range(x.size):

@@ -9,7 +9,7 @@ from fuse.kernels.draws import draw
 
 
 def difference(tensor: Tensor, base: Tensor) -> Tensor:
-    """``tensor - base`` in float32; both as `fuse.kernels.suit` with bfloat16 has them."""
+    """``tensor - base`` in float32; both as `fuse.kernels.suit` with halves has them."""
     out = torch.empty(tensor.shape, dtype=torch.float32)
     _trimmed(array(tensor), array(base), np.uint32(0), 0, array(out))
     return out

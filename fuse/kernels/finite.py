@@ -8,11 +8,12 @@ from fuse.kernels.compiler import kernel
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether no number is infinite or NaN; float32 or bfloat16 that `fuse.kernels.suit` takes."""
+    """Whether no number is infinite or NaN; as `fuse.kernels.suit` with halves has it."""
     flat = tensor.detach().view(-1)
-    if flat.dtype == torch.bfloat16:
-        return not _beyond(flat.view(torch.uint16).numpy(), np.uint16(0x7F80))
-    return not _beyond(flat.view(torch.uint32).numpy(), np.uint32(0x7F800000))
+    if flat.dtype == torch.float32:
+        return not _beyond(flat.view(torch.uint32).numpy(), np.uint32(0x7F800000))
+    exponent = np.uint16(0x7F80 if flat.dtype == torch.bfloat16 else 0x7C00)
+    return not _beyond(flat.view(torch.uint16).numpy(), exponent)
 
 
 @kernel

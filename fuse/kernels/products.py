@@ -11,7 +11,7 @@ LANES = 16  # sums side by side, in a fixed order
 def products(first: Tensor, second: Tensor, base: Tensor | None) -> tuple[float, float, float]:
     """``<x, x>``, ``<x, y>`` and ``<y, y>`` of two tensors, or of their task vectors where a base is given.
 
-    first, second, base: as `fuse.kernels.suit` with bfloat16 has them. Differences and products are in float64.
+    first, second, base: as `fuse.kernels.suit` with halves has them. Differences and products are in float64.
     """
     x, y = array(first), array(second)
     sums = _products(x, y) if base is None else _delta_products(x, y, array(base))

@@ -12,7 +12,7 @@ from fuse.kernels.compiler import PIECE, array, kernel, widen
 def weighted(tensors: Sequence[Tensor], base: Tensor | None, factors: Sequence[float]) -> Tensor:
     """``f0 * x0 + f1 * x1 + ...`` from left to right; with a base, ``f0 * (x0 - base) + ... + base``.
 
-    tensors, base: as `fuse.kernels.suit` with bfloat16 has them. Returns float32 of their shape.
+    tensors, base: as `fuse.kernels.suit` with halves has them. Returns float32 of their shape.
     """
     out = torch.empty(tensors[0].shape, dtype=torch.float32)
     arrays = tuple(array(tensor) for tensor in tensors)

@@ -63,7 +63,7 @@ def task_vector(tensor: Tensor, base: Tensor) -> Tensor:
 
 def difference(tensor: Tensor, base: Tensor, dtype: torch.dtype) -> Tensor:
     """``tensor - base`` in dtype, in memory of its own."""
-    if dtype == torch.float32 and kernels.suit([tensor, base], bfloat16=True):
+    if dtype == torch.float32 and kernels.suit([tensor, base], halves=True):
         from fuse.kernels.deltas import difference as compiled
 
         return compiled(tensor, base)
@@ -85,7 +85,7 @@ def combination(tensors: Sequence[Tensor], base: Tensor | None, factors: Sequenc
     """`weighted_sum` of the tensors; with a base, of their task vectors, and the base added last."""
     given = [*tensors, *([] if base is None else [base])]
     dtype = working_dtype(given)
-    if kernels.suit(given, bfloat16=True):
+    if kernels.suit(given, halves=True):
         from fuse.kernels.sums import weighted
 
         return weighted(tensors, base, factors)

@@ -29,7 +29,7 @@ def drop_at_random(
     """
     if not 0 < density <= 1:
         raise ValueError(f"density should be greater than 0 and at most 1, not {density}")
-    if density < 1 and dtype == torch.float32 and kernels.suit([tensor, base], bfloat16=True):
+    if density < 1 and dtype == torch.float32 and kernels.suit([tensor, base], halves=True):
         from fuse.kernels.deltas import dropped
 
         scale = 1 / density if rescale else 1.0

@@ -76,7 +76,7 @@ def _stretch_products(
 ) -> dict[tuple[int, int], list[float]]:
     """Each pair's product over one stretch, as numbers that add up to it: a tensor kept for each would leave no two
     freed blocks side by side."""
-    if kernels.suit(parts, bfloat16=True):
+    if kernels.suit(parts, halves=True):
         from fuse.kernels.products import products
 
         base, found = parts[-1] if has_base else None, {}

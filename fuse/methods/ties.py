@@ -89,7 +89,7 @@ def elected(
     zero elects plus, as mergekit. normalize divides by the sum of the weights that agreed, by 1 where it is zero. NaN
     is kept, so that a check of the output sees it.
     """
-    if kernels.suit(deltas) and kernels.suit([base], bfloat16=True):
+    if kernels.suit(deltas) and kernels.suit([base], halves=True):
         from fuse.kernels import agreement
 
         return agreement.elected(deltas, base, weights, lambda_, normalize)

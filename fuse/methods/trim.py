@@ -177,7 +177,7 @@ def _compiled(block: Block, dtype: torch.dtype) -> tuple[Tensor, Tensor | None] 
     """The tensor and what is subtracted from it, where the kernels take them."""
     if isinstance(block, Tensor):
         return (block, None) if kernels.suit([block]) else None
-    return (block.tensor, block.base) if dtype == torch.float32 and kernels.suit(block, bfloat16=True) else None
+    return (block.tensor, block.base) if dtype == torch.float32 and kernels.suit(block, halves=True) else None
 
 
 def trim(block: Tensor, cut: Cut, offset: int) -> Tensor:
@@ -191,7 +191,7 @@ def trim(block: Tensor, cut: Cut, offset: int) -> Tensor:
 
 def trimmed(tensor: Tensor, base: Tensor, dtype: torch.dtype, cut: Cut | None, offset: int) -> Tensor:
     """`trim` of ``tensor - base`` in dtype, in memory of its own; None cuts nothing."""
-    if cut and dtype == torch.float32 and kernels.suit([tensor, base], bfloat16=True):
+    if cut and dtype == torch.float32 and kernels.suit([tensor, base], halves=True):
         from fuse.kernels import deltas
 
         return deltas.trimmed(tensor, base, cut.bits, max(0, min(cut.last + 1 - offset, tensor.numel())))
