@@ -1,12 +1,14 @@
 """`fuse inspect encoders` on tiny members: known answers, what cannot be measured, and bad input."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from fuse.align.encoders import Options, compare, labels
 from tests import fused_members, tiny_encoders
@@ -103,8 +105,6 @@ def test_the_numbers_are_those_of_the_definitions(given):
 
 
 def mean_word(folder: Path) -> float:
-    from safetensors.torch import load_file
-
     (table,) = (value for key, value in load_file(folder / "model.safetensors").items() if "embed_tokens" in key)
     norms = table.double().norm(dim=1)
     return float(norms[norms > 0].mean())
@@ -200,7 +200,7 @@ def test_images_that_cannot_be_read(given, tmp_path):
     told = document(given, "a", "b", images=tmp_path / "images", skip_bad="")
     assert told["images"] == 4
     assert told["skipped"] == [{"file": "02.png", "why": "is not an image that fuse can read"}]
-    assert "4 images, 1 skipped because it cannot be read." in told["sentences"]
+    assert told["sentences"][:2] == ["4 images.", "1 skipped: 02.png (is not an image that fuse can read)."]
     for file in (tmp_path / "images").iterdir():
         file.write_bytes(b"broken")
     ran = inspect(given, "a", "b", images=tmp_path / "images", skip_bad="")
@@ -248,10 +248,6 @@ def test_a_member_whose_class_has_no_visual_tokens(given, tmp_path):
 
 
 def test_a_tensor_that_is_missing(given, tmp_path):
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
     shutil.copytree(given / "tower", tmp_path / "tower")
     file = tmp_path / "tower" / "model.safetensors"
     tensors = load_file(file)
@@ -273,6 +269,31 @@ def test_the_tables_and_sentences_for_people(given):
     assert f"{N} images." in lines
     assert any(line.startswith("Most alike are ") for line in lines)
     assert all(len(line) <= 80 for line in ran.out.splitlines()[:15])
+
+
+def test_an_image_that_a_member_does_not_take(given, tmp_path):
+    fused_members.save("qwen2_vl", tmp_path / "q", 5)
+    draw(tmp_path / "images", 5)
+    Image.new("RGB", (900, 2)).save(tmp_path / "images" / "01.png")
+    ran = inspect(given, "a", tmp_path / "q", images=tmp_path / "images", quiet="")
+    assert (ran.code, ran.err) == (2, (
+        f"fuse: {tmp_path}/images/01.png: qwen2_vl takes no image of 900x2 pixels: absolute aspect ratio must be "
+        "smaller than 200, got 450.0 (--skip-bad leaves it out)\n"
+    ))  # fmt: skip
+    told = document(given, "a", tmp_path / "q", images=tmp_path / "images", skip_bad="")
+    assert told["images"] == 4 and [one["file"] for one in told["skipped"]] == ["01.png"]
+
+
+def test_weights_that_are_not_numbers(given, tmp_path):
+    shutil.copytree(given / "tower", tmp_path / "tower")
+    file = tmp_path / "tower" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["vision_model.encoder.layers.1.mlp.fc2.bias"][3] = torch.nan
+    save_file(tensors, file, metadata={"format": "pt"})
+    ran = inspect(given, "a", tmp_path / "tower", quiet="")
+    assert (ran.code, ran.err) == (
+        3, f"fuse: {tmp_path}/tower: the features of block 1 are not all finite numbers\n",
+    )  # fmt: skip
 
 
 def test_a_device_that_is_not_there(given):

@@ -77,8 +77,9 @@ def compare(locations: Sequence[str], folder: Path, options: Options | None = No
     how = {"layers": options.layers, "cells": options.cells, "limit": options.limit, "memory": options.memory}
     run = Run(sides, len(files), **how)
     with count_progress(len(files), "features", "images", shown=options.shown) as done:
-        for batch in read_batches(files, folder, options.batch, skipped if options.skip_bad else None, done):
-            run.add([image for _, image in batch])
+        passed_over = skipped if options.skip_bad else None
+        for batch in read_batches(files, folder, options.batch, run.prepare, passed_over, done):
+            run.add(batch)
     if not run.images:
         raise RecipeError(f"none of its {len(files)} images can be read", where=folder)
     found, drawn = document(run, skipped, options.limit)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from fuse.align.features_open import Encoder
 from fuse.align.features_pool import grid_of, pool
 from fuse.align.features_rows import Kept
 from fuse.align.grids import Common, common_grid
+from fuse.errors import CheckpointError
 
 LAYERS = 12  # of an encoder, where none are named
 MEMORY = 2 << 30  # bytes of the sums of all pairs
@@ -63,13 +65,23 @@ class Run:
         self.sums: dict[tuple[int, int, str], LinearCKA] = {}
         self._files, self._layers, self._cells, self._limit, self._memory = files, layers, cells, limit, memory
 
-    def add(self, images: Sequence[Image.Image]) -> None:
-        """Let every encoder look at a batch. Raises as `fuse.align.features.look` and `chosen_layers`."""
+    def prepare(self, image: Image.Image) -> list[Any]:
+        """What each encoder makes of an image; raises what its eyes raise."""
+        return [side.encoder.prepare(image) for side in self.sides]
+
+    def add(self, images: Sequence[list[Any]]) -> None:
+        """Let every encoder look at a batch, as `prepare` made it.
+
+        Raises as `fuse.align.features.look` and `chosen_layers`, and CheckpointError for features that are not finite.
+        """
+        prepared = [list(one) for one in zip(*images, strict=True)]
         first = not self.images
-        for side in self.sides if first else ():
-            count = layers_that_run(side.encoder, images[0], side.words)
+        for side, given in zip(self.sides if first else (), prepared, strict=False):
+            count = layers_that_run(side.encoder, given[0], side.words)
             side.layers = chosen_layers(count, self._layers, LAYERS, side.name) if count else []
-        looked = [look(side.encoder, side.layers, images, side.words) for side in self.sides]
+        looked = [
+            look(side.encoder, side.layers, given, side.words) for side, given in zip(self.sides, prepared, strict=True)
+        ]
         if first:
             self._begin(looked)
         found = [self._cells_of(side, one) for side, one in zip(self.sides, looked, strict=True)]
@@ -87,6 +99,9 @@ class Run:
         for place, maps in (("encoder", looked.layers), ("projector", [looked.projected])):
             if place in side.widths:
                 layers = [pool(layer, self.common[place].grid) for layer in maps if layer is not None]
+                for number, layer in zip(side.layers if place == "encoder" else (), layers, strict=False):
+                    _check_finite(layer, f"of block {number}", side)
+                _check_finite(layers[-1], f"of the {place}", side)
                 side.kept[place].add(layers[-1])
                 found[place] = [layer.flatten(0, 1) for layer in layers]
         return found
@@ -110,6 +125,11 @@ class Run:
                     a, b = (_widths(looked[number], place) for number in (i, j))
                     form = choose(a, b, samples, self._memory // len(pairs))
                     self.sums[i, j, place] = LinearCKA(form=form)
+
+
+def _check_finite(layer: torch.Tensor, where: str, side: Side) -> None:
+    if not bool(layer.isfinite().all()):
+        raise CheckpointError(f"the features {where} are not all finite numbers", where=side.encoder.name)
 
 
 def _widths(looked: Looked, place: str) -> list[int]:

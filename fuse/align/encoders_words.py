@@ -5,12 +5,13 @@ alike in part, below it different. Tokens of two projectors are of different len
 where the cosine of their means is below 0.5. Neighbours agree by chance up to twice what independent features give.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 NEARLY, ALIKE, PARTLY = 0.9, 0.5, 0.2
 LENGTHS = 2.0
+LISTED = 20  # skipped files; the document has all
 EXACT = "exact"  # how `fuse.align.cka` says so
 K = 10  # neighbours, as `fuse.align.knn` has them
 APART = 0.5
@@ -114,15 +115,12 @@ def _unmeasured(pair: Mapping[str, Any]) -> list[str]:
 
 def overall(document: Mapping[str, Any]) -> list[str]:
     """What was looked at, and which pairs are the most and the least alike."""
-    skipped = len(document["skipped"])
-    why = "it" if skipped == 1 else "they"
-    read = f"{document['images']:,} images" + (f", {skipped:,} skipped because {why} cannot be read" if skipped else "")
     paired = [place for place in document["common_grid"] if any(pair[place] for pair in document["pairs"])]
     grids = [f"At the {place}, {document['common_grid'][place]['sentence']}." for place in paired]
     known = [
         (pair["encoder"]["values"]["cka"], pair) for pair in document["pairs"] if "cka" in pair["encoder"]["values"]
     ]
-    found = [f"{read}.", *grids]
+    found = [f"{document['images']:,} images.", *_skipped(document["skipped"]), *grids]
     if len(known) > 1:
         known.sort(key=lambda one: one[0])
         (least, far), (most, near) = known[0], known[-1]
@@ -131,6 +129,14 @@ def overall(document: Mapping[str, Any]) -> list[str]:
             f"least alike {far['a']} and {far['b']} ({least:.2f})."
         )
     return found
+
+
+def _skipped(files: Sequence[Mapping[str, str]]) -> list[str]:
+    if not files:
+        return []
+    told = ", ".join(f"{one['file']} ({one['why']})" for one in files[:LISTED])
+    more = f", and {len(files) - LISTED:,} more" if len(files) > LISTED else ""
+    return [f"{len(files):,} skipped: {told}{more}."]
 
 
 def all_sentences(document: Mapping[str, Any]) -> list[str]:

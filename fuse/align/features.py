@@ -6,7 +6,6 @@ from math import prod
 from typing import Any
 
 import torch
-from PIL import Image
 
 from fuse.align.features_blocks import Grid, Lie, Map, maps, watching
 from fuse.align.features_open import Encoder
@@ -29,33 +28,26 @@ class Looked:
 
 
 @torch.inference_mode()
-def look(encoder: Encoder, layers: Sequence[int], images: Sequence[Image.Image], words: torch.Tensor) -> Looked:
+def look(encoder: Encoder, layers: Sequence[int], prepared: Sequence[Any], words: torch.Tensor) -> Looked:
     """The features of a batch of images, float32 on the CPU. Images that become inputs of one shape run together.
 
-    layers: numbers of the encoder's blocks; none for a tower whose blocks are not known. words: ids [n] of a question,
-    for branches that choose their tokens by it. Raises what preparing raises, and CheckpointError where the encoder
-    does not take what was prepared.
+    layers: numbers of the encoder's blocks; none for a tower whose blocks are not known. prepared: what
+    `encoder.prepare` made of each image. words: ids [n] of a question, for branches that choose their tokens by it.
+    Raises CheckpointError where the encoder does not take what was prepared.
     """
-    prepared = [encoder.prepare(image) for image in images]
     inputs = [one.inputs if encoder.projects else {"pixel_values": one} for one in prepared]
     groups: dict[Any, list[int]] = {}
     for i, one in enumerate(inputs):
         grid = tuple(one["image_grid_thw"].flatten().tolist()) if "image_grid_thw" in one else ()
         groups.setdefault((*((name, tuple(value.shape)) for name, value in one.items()), grid), []).append(i)
-    by_layer: list[list[Any]] = [[None] * len(images) for _ in layers or (END,)]
-    projected: list[Any] = [None] * len(images)
+    by_layer: list[list[Any]] = [[None] * len(prepared) for _ in layers or (END,)]
+    projected: list[Any] = [None] * len(prepared)
     watched = {layer: encoder.blocks[layer] for layer in layers}
     for members in groups.values():
         together = {name: [inputs[i][name] for i in members] for name in inputs[members[0]]}
         lie = _lie(encoder, together)
-        try:
-            with watching(watched) as seen:
-                found = _run(encoder, together, words)
-        except FuseError:
-            raise
-        except (RuntimeError, ValueError, IndexError) as error:
-            told = str(error).strip().splitlines() or [type(error).__name__]
-            raise CheckpointError(f"its encoder does not take its images: {told[0]}", where=encoder.name) from error
+        with watching(watched) as seen:
+            found = _run(encoder, together, words)
         given = [maps(seen[layer], len(members), lie, _rows_first(encoder)) for layer in layers if seen[layer]]
         if not layers:
             given = [maps([found.cpu()], len(members), lie)]
@@ -68,9 +60,11 @@ def look(encoder: Encoder, layers: Sequence[int], images: Sequence[Image.Image],
     return Looked(by_layer, projected if encoder.projects else None)
 
 
-def layers_that_run(encoder: Encoder, image: Image.Image, words: torch.Tensor) -> int:
-    """How many blocks, from the first, run when the encoder looks: LLaVA's code stops behind the one that it reads."""
-    one = encoder.prepare(image)
+def layers_that_run(encoder: Encoder, one: Any, words: torch.Tensor) -> int:
+    """How many blocks, from the first, run when the encoder looks: LLaVA's code stops behind the one that it reads.
+
+    one: what `encoder.prepare` made of an image. Raises as `look`.
+    """
     inputs = one.inputs if encoder.projects else {"pixel_values": one}
     with torch.inference_mode(), watching(dict(enumerate(encoder.blocks))) as seen:
         _run(encoder, {name: [value] for name, value in inputs.items()}, words)
@@ -80,11 +74,19 @@ def layers_that_run(encoder: Encoder, image: Image.Image, words: torch.Tensor) -
 def _run(encoder: Encoder, inputs: dict[str, list[torch.Tensor]], words: torch.Tensor) -> Any:
     device = next(encoder.module.parameters()).device
     inputs = {name: [value.to(device) for value in values] for name, values in inputs.items()}
-    if not encoder.projects:
-        return encoder.module(torch.stack(inputs["pixel_values"]))
-    count = len(inputs["pixel_values"])
-    text = [words] * count if encoder.branch["kind"] in VARIABLE else []
-    return run_branch(encoder.branch, encoder.module, inputs, text=text, embed=encoder.embed, attention=False)
+    text = [words] * len(inputs["pixel_values"]) if encoder.branch["kind"] in VARIABLE else []
+    try:
+        if not encoder.projects:
+            return encoder.module(torch.stack(inputs["pixel_values"]))
+        return run_branch(encoder.branch, encoder.module, inputs, text=text, embed=encoder.embed, attention=False)
+    except (FuseError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"its encoder does not take its images: {told[0]}", where=encoder.name,
+            hint="the processor's files and the encoder do not agree",
+        ) from error  # fmt: skip
 
 
 def _projected(tokens: torch.Tensor, prepared: Any) -> Map:

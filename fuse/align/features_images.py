@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
-from fuse.errors import FuseError, RecipeError
+from fuse.errors import CheckpointError, FuseError, RecipeError
 from fuse.images import READ, open_image
 
+Prepared = TypeVar("Prepared")
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 
 
@@ -38,19 +40,23 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_batches(
-    files: list[Path], folder: Path, size: int, skipped: Skipped | None, done: Callable[[int], None]
-) -> Iterator[list[tuple[int, Image.Image]]]:
-    """The pictures in batches of up to `size`, each with its number among the files.
+    files: list[Path], folder: Path, size: int, prepare: Callable[[Image.Image], Prepared], skipped: Skipped | None,
+    done: Callable[[int], None],
+) -> Iterator[list[Prepared]]:  # fmt: skip
+    """What is made of the pictures, in batches of up to `size`.
 
-    skipped: where pictures that cannot be read are written down; None to raise what `open_image` raises, which names
-    the file. done: gets the number of files behind each batch, once the batch was used.
+    prepare: makes of a picture what encoders take. skipped: where pictures are written down that cannot be read, or
+    that an encoder does not take; None to raise what `open_image` or `prepare` raises, with the file's name. done: gets
+    the number of files behind each batch, once the batch was used.
     """
-    batch: list[tuple[int, Image.Image]] = []
+    batch: list[Prepared] = []
     passed = 0
     for number, file in enumerate(files):
         passed += 1
         try:
-            batch.append((number, open_image(file)))
+            batch.append(prepare(open_image(file)))
+        except CheckpointError:  # of the member, not of the picture
+            raise
         except FuseError as error:
             if skipped is None:
                 raise type(error)(error.problem, where=file, hint="--skip-bad leaves it out") from None
@@ -59,6 +65,3 @@ def read_batches(
             yield batch
             done(passed)
             batch, passed = [], 0
-    if batch:
-        yield batch
-        done(passed)

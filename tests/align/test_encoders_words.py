@@ -65,6 +65,13 @@ def test_the_most_and_the_least_alike():
     assert overall(document(near)) == ["4 images."]
 
 
+def test_many_skipped_files_are_counted():
+    one = pair({})
+    told = {**document(one), "skipped": [{"file": f"{i}.png", "why": "is empty (0 bytes)"} for i in range(23)]}
+    assert overall(told)[1].startswith("23 skipped: 0.png (is empty (0 bytes)), 1.png")
+    assert overall(told)[1].endswith("19.png (is empty (0 bytes)), and 3 more.")
+
+
 def test_the_best_layers():
     assert best_match({"unbiased": [[0.1, 0.7], [0.2, 0.3]]}) == (0, 1, 0.7)
     assert best_match({"unmeasured": "needs"}) is None

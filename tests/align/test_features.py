@@ -26,6 +26,11 @@ from tests.test_branch_mgm import mgm
 from tests.test_branch_towers import OFFICIAL, clip_folder, convnext_folder, original, outside
 from tests.tiny_vlm import CONFIGS
 
+
+def looked(encoder, layers, images, words):
+    return look(encoder, layers, [encoder.prepare(image) for image in images], words)
+
+
 NO_WORDS = torch.zeros(0, dtype=torch.long)
 
 
@@ -50,7 +55,7 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 def test_native_members_give_the_hidden_states_and_image_features_of_transformers(tmp_path, kind):
     model, (encoder,) = member(kind, tmp_path)
     images = pictures()
-    found = look(encoder, [0, 1], images, NO_WORDS)
+    found = looked(encoder, [0, 1], images, NO_WORDS)
     pixels = torch.cat([encoder.prepare(image).inputs["pixel_values"] for image in images])
     with torch.no_grad():
         states = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states[1:]
@@ -68,11 +73,11 @@ def test_native_members_give_the_hidden_states_and_image_features_of_transformer
 def test_images_of_any_size_in_a_batch_are_seen_as_alone(tmp_path, kind):
     _, (encoder,) = member(kind, tmp_path)
     images = [*pictures(2), *pictures(1, (112, 56)), *pictures(1, seed=5)]
-    count = layers_that_run(encoder, images[0], NO_WORDS)
+    count = layers_that_run(encoder, encoder.prepare(images[0]), NO_WORDS)
     assert count == 2
-    together = look(encoder, [0, 1], images, NO_WORDS)
+    together = looked(encoder, [0, 1], images, NO_WORDS)
     for i, image in enumerate(images):
-        alone = look(encoder, [0, 1], [image], NO_WORDS)
+        alone = looked(encoder, [0, 1], [image], NO_WORDS)
         for found, layer in zip(together.layers, alone.layers, strict=True):
             assert found[i].grid == layer[0].grid is not None
             close(found[i].tokens, layer[0].tokens)
@@ -85,7 +90,7 @@ def test_bare_encoders_give_the_hidden_states_of_transformers(tmp_path, kind):
     model = tiny_encoders.write_transformers(kind, tmp_path)
     (encoder,) = open_encoders(str(tmp_path))
     images = pictures()
-    found = look(encoder, [0, 1, 2], images, NO_WORDS)
+    found = looked(encoder, [0, 1, 2], images, NO_WORDS)
     pixels = torch.stack([encoder.prepare(image) for image in images])
     tower = getattr(model, "vision_model", model)
     with torch.no_grad():
@@ -101,7 +106,7 @@ def test_stages_are_maps_of_their_own_size(tmp_path):
     model = tiny_encoders.write_transformers("convnext", tmp_path)
     (encoder,) = open_encoders(str(tmp_path))
     image = pictures(1)
-    found = look(encoder, [0, 3], image, NO_WORDS)
+    found = looked(encoder, [0, 3], image, NO_WORDS)
     with torch.no_grad():
         states = model(encoder.prepare(image[0])[None], output_hidden_states=True).hidden_states[1:]
     assert [maps[0].grid for maps in found.layers] == [(16, 16), (2, 2)]
@@ -113,7 +118,7 @@ def test_timm_and_open_clip_encoders_by_file(tmp_path, installed):
     visual = tiny_encoders.whole_clip("plain", tmp_path)
     (encoder,) = open_encoders(f"open_clip:plain={tmp_path / 'clip.safetensors'}")
     image = pictures(1)[0]
-    found = look(encoder, [0, 2], [image], NO_WORDS)
+    found = looked(encoder, [0, 2], [image], NO_WORDS)
     with torch.no_grad():
         states = visual.forward_intermediates(encoder.prepare(image)[None], output_fmt="NLC")["image_intermediates"]
     for maps, state in zip(found.layers, (states[0], states[2]), strict=True):
@@ -125,7 +130,7 @@ def test_tiled_members_are_read_at_the_view_of_the_whole_picture(tmp_path):
     for kind, whole in (("internvl", -1), ("llava_next", 0)):
         model, (encoder,) = member(kind, tmp_path / kind)
         image = pictures(1, (112, 56))[0]
-        found = look(encoder, [1], [image], NO_WORDS)
+        found = looked(encoder, [1], [image], NO_WORDS)
         views = encoder.prepare(image).inputs["pixel_values"].flatten(0, -4)
         assert len(views) > 1
         with torch.no_grad():
@@ -143,7 +148,7 @@ def test_windows_of_qwen_are_put_back_in_raster_order(tmp_path):
     caught = []
     tower = encoder.module.visual
     handle = tower.merger.register_forward_hook(lambda module, args, out: caught.append((args[0], out)))
-    found = look(encoder, [1], [image], NO_WORDS)
+    found = looked(encoder, [1], [image], NO_WORDS)
     handle.remove()
     given, made = caught[0]
     one, tokens = found.layers[0][0], found.projected[0].tokens
@@ -169,7 +174,7 @@ def test_branches_of_a_fused_folder_are_its_members_encoders(tmp_path):
     images = pictures(2)
     for branch in branches:
         (alone,) = open_encoders(str(tmp_path / branch.branch["name"]))
-        one, other = (look(encoder, [0, 1], images, NO_WORDS) for encoder in (branch, alone))
+        one, other = (looked(encoder, [0, 1], images, NO_WORDS) for encoder in (branch, alone))
         for i in range(2):
             assert torch.equal(one.layers[1][i].tokens, other.layers[1][i].tokens)
             assert torch.equal(one.projected[i].tokens, other.projected[i].tokens)  # before any budget
@@ -234,11 +239,11 @@ def test_images_of_a_folder_and_what_is_skipped(tmp_path):
     files = image_files(folder)
     assert [str(file.relative_to(folder)) for file in files] == ["1.webp", "2.png", "3.png", "b/1.JPG"]
     skipped, passed = Skipped(), []
-    batches = list(read_batches(files, folder, 2, skipped, passed.append))
-    assert [[number for number, _ in batch] for batch in batches] == [[0, 1], [3]]
+    batches = list(read_batches(files, folder, 2, lambda image: image.size, skipped, passed.append))
+    assert batches == [[(60, 60)] * 2, [(60, 60)]]
     assert skipped.why == {"3.png": "is not an image that fuse can read"} and sum(passed) == 4
     with pytest.raises(RecipeError) as error:
-        list(read_batches(files, folder, 2, None, passed.append))
+        list(read_batches(files, folder, 2, lambda image: image, None, passed.append))
     assert str(error.value) == f"{folder}/3.png: is not an image that fuse can read (--skip-bad leaves it out)"
     with pytest.raises(RecipeError) as error:
         image_files(folder / "b" / "c")
@@ -257,7 +262,7 @@ def test_an_image_encoder_alone_is_auto_model_s(tmp_path):
     image = pictures(1)[0]
     with torch.no_grad():
         state = own(encoder.prepare(image)[None], output_hidden_states=True).hidden_states[3]
-    close(look(encoder, [2], [image], NO_WORDS).layers[0][0].tokens, state[0, 1:])
+    close(looked(encoder, [2], [image], NO_WORDS).layers[0][0].tokens, state[0, 1:])
 
 
 def test_members_in_the_layouts_of_their_authors_code(tmp_path):
@@ -279,8 +284,8 @@ def test_members_in_the_layouts_of_their_authors_code(tmp_path):
         tiny_processors.tokenizer("llava").save_pretrained(tmp_path / name)
         (encoder,) = open_encoders(str(tmp_path / name))
         images = pictures(2, (112, 60))
-        count = layers_that_run(encoder, images[0], words)
-        found = look(encoder, range(count), images, words)
+        count = layers_that_run(encoder, encoder.prepare(images[0]), words)
+        found = looked(encoder, range(count), images, words)
         prepared = [encoder.prepare(image) for image in images]
         inputs = {key: [one.inputs[key] for one in prepared] for key in prepared[0].inputs}
         branch.load_state_dict(encoder.module.state_dict())
