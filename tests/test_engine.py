@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fuse import kernels
 from fuse.engine import execute as engine
 from fuse.engine import write
 from fuse.engine.device import Memory, devices
@@ -31,8 +32,11 @@ ROWS = {
     "linear": {"weights": [0.3, 0.7]}, "slerp": {"t": 0.4},
     "ties": {"weights": [0.3, 0.7], "density": [0.4, 0.6]},
     "dare_ties": {"weights": [0.3, 0.7], "density": [0.4, 0.6], "seed": 1},
+    "task_arithmetic": {"weights": [0.3, 0.7], "lambda": 0.9},
+    "della": {"weights": [0.3, 0.7], "density": [0.4, 0.6], "epsilon": 0.1, "seed": 1},
+    "breadcrumbs": {"weights": [0.3, 0.7], "density": [0.4, 0.6], "gamma": 0.05}, "model_stock": {},
 }  # fmt: skip
-BASED = {"ties", "dare_ties"}
+BASED = {*ROWS} - {"linear", "slerp"}
 
 
 @pytest.fixture
@@ -87,6 +91,16 @@ def test_threads_and_held_rows_change_no_byte(
     monkeypatch.setattr(engine, "Memory", Held)
     assert written(tmp_path / "held", rows, threads=2) == one
     assert set(load_file(tmp_path / "one" / "two.safetensors")) == {"matrix", "empty", "number"}
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_compiled_kernels_change_no_byte(
+    members: dict, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(members, method)
+    plain = written(tmp_path / "plain", rows)
+    monkeypatch.setattr(kernels, "LEAST", 1)
+    assert written(tmp_path / "compiled", rows, threads=2) == plain
 
 
 def test_progress_adds_up_to_the_bytes(members: dict, tmp_path: Path) -> None:
