@@ -5,11 +5,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
+from math import prod
 from pathlib import Path
 from threading import Event, Lock, local
 
 import torch
 
+from fuse import kernels
 from fuse.engine.blocks import NO_CONSTANTS, Constants, blocks, check_copy, copies_bytes
 from fuse.engine.device import GPU_THREADS, Gpu, Memory, devices
 from fuse.engine.direct import SIZE
@@ -79,7 +81,7 @@ def execute(
     keep_freed_memory()
     try:
         with (
-            Reader() as reader, one_thread(),
+            Reader() as reader, one_thread(), kernels.used(sum(prod(row.shape) for row in rows)),
             team(threads, stop, enter) as workers, team(1, stop, enter) as other, team(threads, stop) as closers,
         ):  # fmt: skip
             jobs = {}

@@ -60,10 +60,11 @@ def _whole_gram(tensors: Sequence[Flat], has_base: bool) -> Tensor:
     found: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
     length, *rest = tensors[0].shape
     step = row_step(math.prod(rest), STRETCH)
+    large = tensors[0].numel() >= kernels.LARGE
     with one_thread():
         for start in range(0, max(length, 1), step):
             parts = [tensor[start : start + step] for tensor in tensors]
-            for pair, sums in _stretch_products(parts, has_base, pairs).items():
+            for pair, sums in _stretch_products(parts, has_base, pairs, large=large).items():
                 found[pair].extend(sums)
     result = torch.empty(count, count, 1, dtype=torch.float64)
     for (i, j), sums in found.items():
@@ -72,11 +73,11 @@ def _whole_gram(tensors: Sequence[Flat], has_base: bool) -> Tensor:
 
 
 def _stretch_products(
-    parts: Sequence[Tensor], has_base: bool, pairs: Sequence[tuple[int, int]]
+    parts: Sequence[Tensor], has_base: bool, pairs: Sequence[tuple[int, int]], *, large: bool
 ) -> dict[tuple[int, int], list[float]]:
     """Each pair's product over one stretch, as numbers that add up to it: a tensor kept for each would leave no two
     freed blocks side by side."""
-    if kernels.suit(parts, halves=True):
+    if large and kernels.suit(parts, halves=True, large=True):
         from fuse.kernels.products import products
 
         base, found = parts[-1] if has_base else None, {}

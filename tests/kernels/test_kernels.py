@@ -31,11 +31,13 @@ floats = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
 
 @contextmanager
 def least(elements: int) -> Iterator[None]:
-    before, kernels.LEAST = kernels.LEAST, elements
+    before = kernels.LEAST, kernels.LARGE, kernels.ON
+    kernels.LEAST = kernels.LARGE = elements
+    kernels.ON = True
     try:
         yield
     finally:
-        kernels.LEAST = before
+        kernels.LEAST, kernels.LARGE, kernels.ON = before
 
 
 def both(function: Callable[[], Any]) -> tuple[Any, Any]:
@@ -184,12 +186,17 @@ def test_finite(seed: int, size: int, dtype: torch.dtype, bad: float | None, dat
     ],
 )
 def test_what_suits(tensors: list[Tensor], suits: bool) -> None:
-    assert kernels.suit(tensors, halves=True) == suits
+    with kernels.used(kernels.WORTH):
+        assert kernels.suit(tensors, halves=True) == suits
+    with kernels.used(kernels.WORTH - 1):
+        assert not kernels.suit(tensors, halves=True)
+        assert kernels.suit(tensors, halves=True, large=True) == suits
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_halves_only_where_they_are_read(dtype: torch.dtype) -> None:
-    assert not kernels.suit([torch.zeros(20_000, dtype=dtype)])
+    with kernels.used(kernels.WORTH):
+        assert not kernels.suit([torch.zeros(20_000, dtype=dtype)])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
