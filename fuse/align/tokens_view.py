@@ -16,17 +16,24 @@ def to_rich(document: Document) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    folders = document["folders"]
     shown = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False)
     shown.add_column("", no_wrap=True)
-    for one in folders:
-        mark = " (host)" if one["name"] == document["host"] else " (base)" if one["name"] == document["base"] else ""
-        shown.add_column(Text(printable(one["name"] + mark)), overflow="fold")
-    for head, cells in _rows(document):
-        if set(cells) <= {"-", "none"} and head not in ALWAYS:
-            continue
+    for head in heads(document):
+        shown.add_column(Text(printable(head)), overflow="fold")
+    for head, cells in shown_rows(document):
         shown.add_row(Text(head), *(Text(printable(cell)) for cell in cells))
     return shown
+
+
+def heads(document: Document) -> list[str]:
+    """The names of the folders, with what they are to the recipe."""
+    marks = {document["base"]: " (base)", document["host"]: " (host)"}
+    return [one["name"] + marks.get(one["name"], "") for one in document["folders"]]
+
+
+def shown_rows(document: Document) -> list[tuple[str, list[str]]]:
+    """What is told of every folder, by its name, without what none of them has."""
+    return [(head, cells) for head, cells in _rows(document) if head in ALWAYS or not set(cells) <= {"-", "none"}]
 
 
 def _rows(document: Document) -> list[tuple[str, list[str]]]:
@@ -100,13 +107,14 @@ def lines(document: Document) -> list[str]:
     if rows["choices"]:
         over = f" over {rows['base']}" if rows["base"] else ""
         found.append(f"embeddings of {', '.join(rows['members'])}{over}")
-        found += [f"  {one['choice']}: {_choice(one)}" for one in rows["choices"]]
+        found += [f"  {one['choice']}: {choice_text(one)}" for one in rows["choices"]]
     found.append("verdicts")
     found += [f"  {'=' if one['agrees'] else '!'} {one['topic']}: {one['text']}" for one in document["verdicts"]]
     return [printable(line) for line in found]
 
 
-def _choice(one: Document) -> str:
+def choice_text(one: Document) -> str:
+    """What a choice of `embeddings` makes of the rows, in words."""
     if one["refused"]:
         return f"refused: {one['refused']}"
     told = [f"{one['merged']:,} {'mixed' if one['choice'] in {'merge', 'union'} else 'taken'}"]

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from fuse.commands.report_option import report_option, write
+
 TOP = "Strongest directions of each matrix that are compared."
 
 
@@ -11,8 +13,9 @@ TOP = "Strongest directions of each matrix that are compared."
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--top", default=8, show_default=True, type=click.IntRange(1, 256), help=TOP)
 @click.option("--quiet", is_flag=True, help="No progress.")
+@report_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, down to every tensor.")
-def command(recipe: Path, top: int, quiet: bool, as_json: bool) -> None:
+def command(recipe: Path, top: int, quiet: bool, report: Path | None, as_json: bool) -> None:
     """Measure how the task vectors of RECIPE's members lie to each other.
 
     Lengths, angles, signs and strongest directions, by layer and by type of module, and what they say of the merge.
@@ -35,3 +38,4 @@ def command(recipe: Path, top: int, quiet: bool, as_json: bool) -> None:
         click.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
     else:
         Console(highlight=False).print(to_rich(document))
+    write(document, report, quiet=as_json)

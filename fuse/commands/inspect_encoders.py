@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from fuse.commands.report_option import report_option, write
+
 IMAGES = "Folder of images; its subfolders count too."
 LAYERS = "Blocks to read, such as 0,5,-1 (-1 is the last); by default up to 12 of them, evenly spaced."
 LLM = "Also look into the language models, which takes their time and memory."
@@ -26,10 +28,11 @@ DEVICE = "cpu, cuda, cuda:1 or mps."
 @click.option("--device", default="cpu", show_default=True, help=DEVICE)
 @click.option("--skip-bad", is_flag=True, help=SKIP)
 @click.option("--quiet", is_flag=True, help="No progress.")
+@report_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
     members: tuple[str, ...], images: Path, texts: Path | None, layers: str | None, llm: bool, limit: int, cells: int,
-    batch_size: int, device: str, skip_bad: bool, quiet: bool, as_json: bool,
+    batch_size: int, device: str, skip_bad: bool, quiet: bool, report: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Tell how alike the vision encoders of MEMBERs see the same images, before they are fused.
 
@@ -49,11 +52,12 @@ def command(
         layers=wanted, cells=cells, limit=limit, llm=llm, texts=asked or (PROMPT,), skip_bad=skip_bad, batch=batch_size,
         device=device, shown=not quiet,
     )  # fmt: skip
-    document = compare(members, images, options).document
+    compared = compare(members, images, options)
     if as_json:
-        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
-        return
-    _show(document)
+        click.echo(json.dumps(compared.document, indent=1, ensure_ascii=False))
+    else:
+        _show(compared.document)
+    write(compared.document, report, quiet=as_json, samples=compared.samples)
 
 
 def _show(document: dict[str, object]) -> None:
