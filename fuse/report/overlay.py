@@ -45,7 +45,7 @@ def overlay(
     for name, values in maps.items():
         if values.ndim != 2 or not np.isfinite(values).all() or (values < 0).any():
             raise ValueError(f"branch {name}: a map is two-dimensional, finite and not negative")
-    picture = _fit(image.convert("RGB"))
+    picture = fit(image.convert("RGB"))
     tops = {name: top_of_scale(values) for name, values in maps.items()}
     panels = [("image", "", picture)]
     for name, values in maps.items():
@@ -59,7 +59,7 @@ def overlay(
         if name not in maps:
             caption += f"; {name}, which has no one grid: {part:.1%} of the attention"
     page = _page(panels, question, answer, caption)
-    _write(page, path, {"question": question, "answer": answer})
+    write_png(page, path, {"question": question, "answer": answer})
 
 
 def top_of_scale(values: Map) -> float:
@@ -94,7 +94,8 @@ def _between(places: Map, n: int) -> tuple[NDArray[np.intp], NDArray[np.intp], M
     return first, np.minimum(first + 1, n - 1), at - first
 
 
-def _fit(image: Image.Image) -> Image.Image:
+def fit(image: Image.Image) -> Image.Image:
+    """The image with PANEL pixels on its longer side."""
     ratio = PANEL / max(image.size)
     width, height = (max(1, round(side * ratio)) for side in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS)
@@ -117,7 +118,7 @@ def _page(panels: list[tuple[str, str, Image.Image]], question: str, answer: str
         draw.text((left, upper), elide(title, title_font, cell_w), INK, font=title_font)
         page.paste(picture, (left, upper + 28))
         draw.text((left, upper + 32 + picture.height), note, FAINT, font=small)
-    _caption(page, draw, (GAP, bottom), small, caption)
+    scale_bar(page, draw, (GAP, bottom), small, caption)
     for number, line in enumerate(lines):
         draw.text((GAP, bottom + 36 + 24 * number), line, INK, font=font)
     return page
@@ -128,14 +129,16 @@ def _told(text: str, font: Font, width: int) -> list[str]:
     return lines if len(lines) <= LINES else [*lines[:LINES], f"({len(lines) - LINES} more lines)"]
 
 
-def _caption(page: Image.Image, draw: ImageDraw.ImageDraw, place: tuple[int, int], font: Font, text: str) -> None:
+def scale_bar(page: Image.Image, draw: ImageDraw.ImageDraw, place: tuple[int, int], font: Font, text: str) -> None:
+    """Draw the colours from 0 to the brightest at a place, 18 pixels high, with a text behind them."""
     bar = colours(np.tile(np.linspace(0, 1, 120), (12, 1))).round().astype(np.uint8)
     page.paste(Image.fromarray(bar), (place[0] + 16, place[1] + 2))
     draw.text((place[0], place[1]), "0", FAINT, font=font)
     draw.text((place[0] + 144, place[1]), f"brightest; {text}", FAINT, font=font)
 
 
-def _write(page: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
+def write_png(page: Image.Image, path: Path, texts: Mapping[str, str]) -> None:
+    """Write a page with texts in it, whole or not at all. Raises MachineError where it cannot be written."""
     notes = PngImagePlugin.PngInfo()
     for key, text in texts.items():
         notes.add_itxt(key, text)
