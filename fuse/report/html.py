@@ -34,16 +34,16 @@ def prepare(folder: Path) -> None:
 
 def write_report(
     document: Mapping[str, Any], folder: Path, *, samples: Mapping[str, Mapping[str, Any]] | None = None,
-    pictures: Mapping[str, bytes] | None = None,
+    image: Any = None,
 ) -> Path:  # fmt: skip
     """Write report.html and the PNGs of its charts, in place of those of an earlier report; the page's path.
 
-    document: of a kind of `fuse inspect`. samples: for encoders, `Compared.samples`. pictures: for attention, PNGs by
-    title. Raises RecipeError as `prepare`, MachineError where a file cannot be written.
+    document: of a kind of `fuse inspect`. samples: for encoders, `Compared.samples`. image: for attention, the Pillow
+    image as it was opened. Raises RecipeError as `prepare`, MachineError where a file cannot be written.
     """
     from fuse.report.png import draw
 
-    page = page_of(document, samples, pictures)
+    page = page_of(document, samples, image)
     earlier = _earlier(folder)
     drawn = {f"{number:02}-{chart.name}.png": draw(chart) for number, chart in enumerate(page.charts, 1)}
     for name in drawn.keys() - earlier:
@@ -65,7 +65,7 @@ def write_report(
 
 def page_of(
     document: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]] | None = None,
-    pictures: Mapping[str, bytes] | None = None,
+    image: Any = None,
 ) -> Page:  # fmt: skip
     """The page of a document, by its kind."""
     from fuse.report import inspect_attention, inspect_deltas, inspect_encoders, inspect_tokens
@@ -74,7 +74,7 @@ def page_of(
         "encoders": lambda: inspect_encoders.page(document, samples),
         "deltas": lambda: inspect_deltas.page(document),
         "tokens": lambda: inspect_tokens.page(document),
-        "attention": lambda: inspect_attention.page(document, pictures or {}),
+        "attention": lambda: inspect_attention.page(document, image),
     }
     return pages[document["inspect"]]()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from fuse.align.deltas_verdicts import digits, percent
 from fuse.report.colours import DIVERGING, Scale
-from fuse.report.page import Heat, Page, Section, Sentence, Table
+from fuse.report.page import Heat, Page, Section, Table, verdicts_of
 from fuse.sizes import counted
 
 Document = Mapping[str, Any]
@@ -22,7 +22,7 @@ def page(document: Document) -> Page:
     return Page(
         title="How do these task vectors lie?",
         about=f"{', '.join(members)} over their base: {matrices}, {counted(overall['elements'], 'weight')}.",
-        verdicts=[Sentence(f"{one['topic']}: {one['text']}", one["agrees"]) for one in document["verdicts"]],
+        verdicts=verdicts_of(document["verdicts"]),
         sections=[
             *([Section("Between members", list(_matrices(overall, members)))] if len(members) > 1 else []),
             Section("How far each layer moved", list(_moved(document["maps"], members))),

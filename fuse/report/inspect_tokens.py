@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fuse.align.tokens_view import choice_text, heads, shown_rows
-from fuse.report.page import Page, Section, Sentence, Table
+from fuse.report.page import Page, Section, Table, verdicts_of
 
 
 def page(document: Mapping[str, Any]) -> Page:
@@ -20,6 +20,6 @@ def page(document: Mapping[str, Any]) -> Page:
     return Page(
         title="Do these speak one language?",
         about=f"{', '.join(one['name'] for one in document['folders'])}; the first is the host.",
-        verdicts=[Sentence(f"{one['topic']}: {one['text']}", one["agrees"]) for one in document["verdicts"]],
+        verdicts=verdicts_of(document["verdicts"]),
         sections=sections,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 from fuse.errors import printable
 from fuse.report.colours import Scale
@@ -26,6 +27,12 @@ class Sentence:
 
     text: str
     agrees: bool | None = None
+
+
+def verdicts_of(found: Sequence[Mapping[str, Any]]) -> list[Sentence]:
+    """Verdicts of a document, {"topic", "agrees", "text"}, as sentences; what does not fit comes first."""
+    ordered = sorted(found, key=lambda one: one["agrees"])
+    return [Sentence(f"{one['topic']}: {one['text']}", one["agrees"]) for one in ordered]
 
 
 @dataclass(frozen=True)
