@@ -28,7 +28,7 @@ def test_the_verb_is_in_the_help_of_fuse() -> None:
 @pytest.mark.parametrize("kind", ["token", "Tokens", "--tokens", "../tokens"])
 def test_another_kind(kind: str) -> None:
     ran = fuse_here("inspect", kind, "A", "B")
-    sentence = f"nothing called {kind!r} to inspect; there are encoders, deltas, attention, tokens"
+    sentence = f"nothing called {kind!r} to inspect; there are encoders, deltas, attention, tokens, pairs"
     wanted = f"No such option '{kind}'." if kind.startswith("-") else sentence
     assert (ran.code, ran.out) == (2, "") and ran.err.startswith(f"fuse: {wanted}")
 

@@ -10,6 +10,7 @@ KINDS = {
     "deltas": "The geometry of a recipe's task vectors; reads weights, needs no images.",
     "attention": "Where each model looks in an image when it answers a question.",
     "tokens": "Tokenizers, special tokens and chat templates, side by side.",
+    "pairs": "Which members to fuse: every pair, in order of a score of measured parts.",
 }
 
 

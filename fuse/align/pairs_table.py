@@ -1,0 +1,48 @@
+"""The document of `fuse inspect pairs` for a terminal: a line a pair, the best first, and what is said of each."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fuse.align.compatibility import PARTS
+from fuse.errors import printable
+
+CAPTION = (
+    "score: fit x new. fit: the smallest of tokens, distance, size, signs and space. new: how differently the encoders "
+    "see. All from 0 to 1, higher is better; -: not measured, which leaves a score at most as high as ≤ says. weights: by "
+    "which both move the model equally far."
+)
+
+
+def to_rich(document: Mapping[str, Any]) -> Any:
+    """The table of all pairs."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, caption=CAPTION, caption_justify="left")
+    for head in ("pair", "score", "fit", *PARTS, "weights"):
+        table.add_column(head, justify="left" if head in ("pair", "weights") else "right", overflow="fold")
+    for pair in document["pairs"]:
+        most = "≤" if pair["missing"] and pair["score"] else ""
+        numbers = [pair["fit"], *(pair["parts"][name]["value"] for name in PARTS)]
+        names = printable(f"{pair['a']}, {pair['b']}")
+        cells = [names, most + _told(pair["score"]), *map(_told, numbers), _weights(pair)]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def lines(document: Mapping[str, Any]) -> Iterator[str]:
+    """The verdict on each pair, in the same order."""
+    for pair in document["pairs"]:
+        yield printable(f"{pair['verdict']}.")
+
+
+def _told(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _weights(pair: Mapping[str, Any]) -> str:
+    if pair["weights"] is None:
+        return "-"
+    weights = pair["weights"]["balanced"]["weights"]
+    return ", ".join(f"{weights.get(name, 0):.2f}" for name in (pair["a"], pair["b"]))
