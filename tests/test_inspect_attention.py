@@ -17,7 +17,7 @@ from fuse.branches.places import grid_boxes
 from fuse.report.attention import answer_attention
 from fuse.report.overlay import MAGMA, heat, top_of_scale
 from fuse.report.side_by_side import Panel, side_by_side
-from tests import fused_members, layouts, tiny_processors, tiny_vlm
+from tests import eval_folders, fused_members, layouts, tiny_processors, tiny_vlm
 from tests.cli import Ran, fuse_here
 
 ASK = "w5 w6 w7"
@@ -87,6 +87,20 @@ def test_every_family_has_a_map_on_one_grid(document: dict[str, Any]) -> None:
     assert shares[0]["answer"] == shares[1]["answer"] and [one["tokens"] for one in shares] == [4, 2]
 
 
+@pytest.mark.parametrize("kind", ["llava_next", "qwen2_vl", "idefics3"])
+def test_a_member_and_its_own_eyes_in_a_fused_folder_look_alike(root: Path, tmp_path: Path, kind: str) -> None:
+    """Two ways to the same map: the class of transformers with its own processor, and fuse's branch of it."""
+    recipe = f"members: {{a: {root / kind}}}\nlanguage: {{method: linear, weights: {{a: 1}}}}\nvision: [a]\n"
+    (tmp_path / "recipe.yaml").write_text(f"{recipe}output: {{model: fuse}}\n")
+    assert fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "alone").code == 0
+    found = told(look(root, kind, tmp_path / "alone", more=("--json", "--layers", "0-1")))
+    native, branch = found["members"].values()
+    assert list(found["members"]) == [kind, "alone/a"] and native["answer"] == branch["answer"]
+    assert native["share"] == pytest.approx(branch["share"], abs=1e-5) and native["tokens"] == branch["tokens"]
+    np.testing.assert_allclose(native["map"], branch["map"], atol=1e-6)
+    assert found["pairs"][0]["jensen_shannon"] < 1e-9 and found["pairs"][0]["centre_distance"] < 1e-5
+
+
 def test_the_pairs_are_the_measures_of_the_maps(document: dict[str, Any]) -> None:
     members = document["members"]
     assert [(pair["a"], pair["b"]) for pair in document["pairs"]] == list(combinations(members, 2))
@@ -134,11 +148,25 @@ def test_the_cells_of_the_grid(root: Path) -> None:
     assert np.array(found["members"]["qwen2_vl"]["map"]).shape == (4, 6) and found["pairs"] == []
 
 
-@pytest.mark.parametrize("kind", ["internvl", "llava_onevision", "mistral3", "aya_vision", "smolvlm", "qwen2_5_vl"])
-def test_further_families(root: Path, tmp_path: Path, kind: str) -> None:
-    tiny_processors.save(tiny_vlm.build(kind), tmp_path / kind)
-    one = told(look(root, tmp_path / kind, more=("--json",)))["members"][kind]
-    assert one["share"] > 0 and np.array(one["map"]).shape == (21, 32), one
+OTHERS = [kind for kind in eval_folders.NATIVE if kind not in {*KINDS, "mllama"}]
+NOWHERE = {"idefics2", "blip-2", "blip-2 with T5", "instructblip", "instructblip with T5"}  # resamplers
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_every_other_family(root: Path, tmp_path: Path, kind: str) -> None:
+    tiny_vlm.build(kind, 1).save_pretrained(tmp_path / "it")
+    known = kind in tiny_processors.PROCESSORS
+    (tiny_processors.processor(kind) if known else eval_folders._processor(kind)).save_pretrained(tmp_path / "it")
+    found = told(look(root, tmp_path / "it", more=("--json", "--layers", "1")))
+    one = found["members"]["it"]
+    assert 0 < one["share"] < 1 and one["tokens"] > 0
+    if kind not in NOWHERE:
+        assert np.array(one["map"]).shape == (21, 32) and 0 < one["placed"] <= 1, one
+        return
+    assert one["map"] is one["placed"] is one["centre"] is one["from_flat"] is None
+    assert found["sentences"] == [
+        "it has 4 visual tokens whose places on the image are not known, so it has no map and no distances."
+    ]
 
 
 # What is shown

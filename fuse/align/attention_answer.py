@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fuse.branches.cells import kept_cells
 from fuse.branches.native_eyes import NativeEyes
 from fuse.branches.native_table import NATIVE
 from fuse.branches.places import Boxes, grid_boxes
+from fuse.errors import RecipeError
 from fuse.report import attention
 from fuse.report.watch import watching
 
@@ -56,7 +58,7 @@ def hear(
     inputs: as `fuse.ask.inputs_of` gives them. layers: the language model's layers that count, from 0; all of them by
     default. The language model computes attention the eager way meanwhile, whatever it was loaded with: flash and
     scaled-dot-product attention yield no weights. A decoder beside its encoder looks at the prompt through its
-    cross-attention.
+    cross-attention. Raises RecipeError for layers that the language model has not.
     """
     model = answerer.model
     speaker = speaker_of(model)
@@ -71,11 +73,19 @@ def hear(
     words = out[0, 1 if apart else start :]
     steps = attentions[before : before + len(words)]
     if layers is not None:
+        check_layers(layers, len(steps[0]), answerer.folder)
         steps = [step[layers.start : layers.stop] for step in steps]
     ids = inputs["input_ids"][0].tolist()
     # a decoder beside its encoder looks at the prompt alone in every step, as another does in its first
     runs = [[step] for step in steps] if apart else [steps]
     return Heard(words, np.mean([attention.answer_attention(run, len(ids)) for run in runs], axis=0), ids, prompt)
+
+
+def check_layers(layers: range, count: int, folder: Path) -> None:
+    """Raise RecipeError where a language model of `count` layers has not all of these."""
+    if layers.stop > count:
+        asked = str(layers.start) if len(layers) == 1 else f"{layers.start}-{layers.stop - 1}"
+        raise RecipeError(f"--layers is {asked}, and its language model has layers 0 to {count - 1}", where=folder)
 
 
 def _read(model: Any, inputs: Any) -> tuple[Any, int]:

@@ -67,7 +67,8 @@ def top_overlap(a: Map, b: Map, part: float = TOP) -> float:
     The hottest part of a map is the `part` of its cells with the highest values. Where the limit falls among equal
     values (a model with few tokens has many equal cells), those cells belong to it in equal fractions, and intersection
     and union are sums of the smaller and the larger fractions (Jaccard index of fuzzy sets). So two flat maps have an
-    overlap of 1, and no order of cells decides. 0 to 1; our choice.
+    overlap of 1, and no order of cells decides. Of a nearly flat map the hottest part is an accident (`from_flat` tells),
+    and where tokens are larger than `part` it is a part of one token. 0 to 1; our choice.
 
     Raises ValueError for a part that is not above 0 and at most 1.
     """

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fuse import families, strict_json
-from fuse.align.attention_answer import Look, fused_looks, hear, native_look
+from fuse.align.attention_answer import Look, check_layers, fused_looks, hear, native_look
 from fuse.align.attention_maps import Map, common_map
 from fuse.ask import check_folder, inputs_of, load
 from fuse.errors import CheckpointError, RecipeError
@@ -54,14 +54,15 @@ def check_members(folders: Sequence[Path], layers: range | None) -> None:
         if config["model_type"] in CROSSED:
             told = f"{config['model_type']} reads images through cross-attention, and its prompt has no visual tokens"
             raise RecipeError(f"{told} to draw", where=folder, hint="leave it out")
-        count = _layers(config[LANGUAGE] if fused else config, folder)
-        if layers is not None and layers.stop > count:
-            asked = str(layers.start) if len(layers) == 1 else f"{layers.start}-{layers.stop - 1}"
-            raise RecipeError(f"--layers is {asked}, and its language model has layers 0 to {count - 1}", where=folder)
+        if layers is not None:
+            check_layers(layers, _layers(config[LANGUAGE] if fused else config, folder), folder)
 
 
 def _layers(config: Mapping[str, Any], folder: Path) -> int:
-    return families.basis_of(config, families.family_of(config, str(folder)), str(folder)).layers
+    where = str(folder)
+    family = families.family_of(config, where)
+    decoder = families.text_config(config, family, where).get("num_decoder_layers")  # T5, whose decoder is watched
+    return decoder if isinstance(decoder, int) else families.basis_of(config, family, where).layers
 
 
 def watch_folder(
