@@ -92,7 +92,10 @@ def attention(name: str = "a") -> dict[str, Any]:
         "members": {
             name: {**answered, "map": [[0.0, 1.0], [0.0, 0.0]]}, "b": {**answered, "map": [[0.0, 0.0], [1.0, 0.0]]},
         },
-        "pairs": [{"a": name, "b": "b", "jensen_shannon": 1.0, "cosine": 0.0}],
+        "pairs": [{
+            "a": name, "b": "b", "jensen_shannon": 1.0, "cosine": 0.0, "top_overlap": 0.0, "centre_distance": 0.7,
+        }],
+        "top": 0.1, "averaged": "over all layers",
     }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from tests import fused_members
 from tests.cli import Ran, fuse, fuse_here
 
 NAME = "<script>alert(1)"
-KINDS = ("encoders", "deltas", "tokens")
+KINDS = ("encoders", "deltas", "tokens", "attention")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,7 @@ def report(given: Path, kind: str, folder: Path, *options: object) -> Ran:
         "encoders": [*members, "--images", given / "images", "--quiet"],
         "deltas": [given / "recipe.yaml", "--quiet"],
         "tokens": members,
+        "attention": [*members, "--image", given / "images" / "0.png", "--question", "what?", "--max-tokens", 2],
     }[kind]
     return fuse_here("inspect", kind, *arguments, "--report", folder, *options)
 
@@ -67,6 +68,15 @@ def test_a_stranger_s_folder_is_refused_before_the_work(given, kind):
     ran = report(given, kind, given)
     told = f"fuse: {given}: is not empty, and no report of fuse inspect (name another folder)\n"
     assert (ran.code, ran.out, ran.err) == (2, "", told)
+
+
+def test_the_picture_of_attention_may_lie_in_the_report_s_folder(given, tmp_path):
+    for _ in range(2):
+        ran = report(given, "attention", tmp_path / "r", "--out", tmp_path / "r")
+        assert ran.code == 0, ran.err
+    assert {"attention.png", "01-attention.png", "02-attention.png", "report.html"} == {
+        file.name for file in (tmp_path / "r").iterdir()
+    }
 
 
 def test_help_imports_no_torch():

@@ -50,15 +50,23 @@ def _short(answer: str) -> str:
     return (f"{line[:LONGEST]}..." if len(line) > LONGEST else line) or "-"
 
 
+def heads(document: Mapping[str, Any]) -> list[str]:
+    """What the measures of a pair are called."""
+    return [head.format(top=document["top"]) for head in PAIRS.values()]
+
+
+def closer(document: Mapping[str, Any]) -> str:
+    """Which way the measures of a pair point."""
+    return (
+        "Lower is closer: Jensen-Shannon (0 to 1), centres (distance in parts of the image). "
+        f"Higher is closer: cosine, top {document['top']:.0%} (overlap of the hottest area)."
+    )
+
+
 def _pairs(document: Mapping[str, Any]) -> Any:
     from rich.text import Text
 
-    top = document["top"]
-    caption = (
-        "Lower is closer: Jensen-Shannon (0 to 1), centres (distance in parts of the image). "
-        f"Higher is closer: cosine, top {top:.0%} (overlap of the hottest area)."
-    )
-    shown = _table(caption, ("pair",), *(head.format(top=top) for head in PAIRS.values()))
+    shown = _table(closer(document), ("pair",), *heads(document))
     for pair in document["pairs"]:
         name = printable(f"{pair['a']}, {pair['b']}")
         shown.add_row(Text(name), *(Text(f"{pair[key]:.3f}") for key in PAIRS))

@@ -44,17 +44,17 @@ def command(
     found = inspect_attention(
         folders, image, question, layers=wanted, max_tokens=max_tokens, device=device, cells=cells
     )  # fmt: skip
-    if picture is not None:
-        from fuse.align.attention_picture import draw
-
-        draw(found, picture)
     if as_json:
         click.echo(json.dumps(found.document, indent=1, ensure_ascii=False))
     else:
         _show(found.document)
-        if picture is not None:
-            click.echo(f"attention: {picture}", err=True)
     write(found.document, report, image=found.image, quiet=as_json)
+    if picture is not None:  # behind the report, whose folder may be the picture's
+        from fuse.align.attention_picture import draw
+
+        draw(found, picture)
+        if not as_json:
+            click.echo(f"attention: {picture}", err=True)
 
 
 def _show(document: dict[str, Any]) -> None:

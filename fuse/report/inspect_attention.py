@@ -6,32 +6,26 @@ from typing import Any
 
 import numpy as np
 
+from fuse.align.attention_table import PAIRS, closer, heads
 from fuse.report.overlay import PANEL, heat, top_of_scale
 from fuse.report.page import Page, Picture, Section, Sentence, Table, three_digits
 
 Document = Mapping[str, Any]
-NONE = "-"
 
 
 def page(document: Document, image: Any) -> Page:
-    """document: of `fuse inspect attention`. image: the Pillow image that was asked about, as it was opened.
-
-    Of pairs every number of the document is shown.
-    """
+    """document: of `fuse inspect attention`. image: the Pillow image that was asked about, as it was opened."""
     members, pairs = document["members"], document["pairs"]
-    answers = [
-        [name, one["answer"], NONE if one["share"] is None else f"{one['share']:.1%}"] for name, one in members.items()
-    ]
-    told = "attention: the part of the answer's that goes to the image."
+    answers = [[name, one["answer"], f"{one['share']:.1%}"] for name, one in members.items()]
+    told = f"on image: part of the answer's attention, a mean {document['averaged']}."
     sections = [
         Section("Where each looks", list(_overlays(document, image))),
-        Section("What each answers", [Table(["member", "answer", "attention"], answers, told, words=True)]),
+        Section("What each answers", [Table(["member", "answer", "on image"], answers, told, words=True)]),
     ]
     if pairs:
-        measures = [name for name in pairs[0] if name not in ("a", "b")]
-        rows = [[f"{pair['a']}, {pair['b']}", *(_told(pair[name]) for name in measures)] for pair in pairs]
-        heads = ["pair", *(name.replace("_", " ") for name in measures)]
-        sections.append(Section("How far apart their maps are", [Table(heads, rows)]))
+        rows = [[f"{pair['a']}, {pair['b']}", *(three_digits(pair[name]) for name in PAIRS)] for pair in pairs]
+        table = Table(["pair", *heads(document)], rows, closer(document))
+        sections.append(Section("How far apart their maps are", [table]))
     return Page(
         title="Where do these models look?",
         about=f"{', '.join(members)}, asked: {document['question']}",
@@ -58,7 +52,3 @@ def _overlays(document: Document, image: Any) -> Iterator[Picture]:
             f"the left and {down:.0%} from the top."
         )
         yield Picture("attention", name, held.getvalue(), alt, f"Answer: {one['answer']}")
-
-
-def _told(value: Any) -> str:
-    return three_digits(value) if isinstance(value, float) else NONE
