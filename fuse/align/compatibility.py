@@ -31,7 +31,7 @@ LITTLE = 0.1  # new below it: the encoders see nearly the same (a CKA of 0.9)
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a score. value: from 0 to 1, None where it was not measured. why: the measure in words, or why not."""
+    """One part of a score. value: from 0 to 1, None where it was not measured. why: in words, or why not."""
 
     value: float | None
     why: str

@@ -178,7 +178,7 @@ def _features(a: One, b: One, features: dict[str, Any] | None, seeing: Sequence[
     told = list(features["members"])
     names = {told[seeing.index(one.name)] for one in (a, b)}
     pair = next(pair for pair in features["pairs"] if {pair["a"], pair["b"]} == names)
-    place = pair["projector"] or {"values": {}, "unmeasured": {}}
+    place: Mapping[str, Any] = pair["projector"] or {"values": {}, "unmeasured": {}}
     why = place["unmeasured"].get("cosine_of_means", "has no projector")
     encoder = pair["encoder"]
     return {

@@ -6,10 +6,11 @@ from typing import Any
 from fuse.align.compatibility import PARTS
 from fuse.errors import printable
 
+WIDEST = 19  # letters of two names that are sure to stand in one line
 CAPTION = (
     "score: fit x new. fit: the smallest of tokens, distance, size, signs and space. new: how differently the encoders "
-    "see. All from 0 to 1, higher is better; -: not measured, which leaves a score at most as high as ≤ says. weights: by "
-    "which both move the model equally far."
+    "see. All from 0 to 1, higher is better; -: not measured, which leaves a score at most as high as ≤ says. weights: "
+    "by which both move the model equally far."
 )
 
 
@@ -19,9 +20,11 @@ def to_rich(document: Mapping[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), show_edge=False, caption=CAPTION, caption_justify="left")
+    table = Table(box=box.SIMPLE, padding=0, show_edge=False, caption=CAPTION, caption_justify="left")
     for head in ("pair", "score", "fit", *PARTS, "weights"):
         table.add_column(head, justify="left" if head in ("pair", "weights") else "right", overflow="fold")
+    longest = max(len(pair["a"]) + len(pair["b"]) for pair in document["pairs"]) + 2
+    table.columns[0].min_width = min(longest, WIDEST)
     for pair in document["pairs"]:
         most = "≤" if pair["missing"] and pair["score"] else ""
         numbers = [pair["fit"], *(pair["parts"][name]["value"] for name in PARTS)]
@@ -32,7 +35,10 @@ def to_rich(document: Mapping[str, Any]) -> Any:
 
 
 def lines(document: Mapping[str, Any]) -> Iterator[str]:
-    """The verdict on each pair, in the same order."""
+    """Which images were looked at, and the verdict on each pair, in the same order."""
+    if document["images"] is not None:
+        skipped = [f"{one['file']} ({one['why']})" for one in document["skipped"]]
+        yield printable(f"{document['images']:,} images{'; skipped: ' if skipped else ''}{', '.join(skipped)}.")
     for pair in document["pairs"]:
         yield printable(f"{pair['verdict']}.")
 

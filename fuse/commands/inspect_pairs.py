@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from fuse.commands.report_option import report_option, write
+
 BASE = "Folder of the language model that the members were trained from."
 IMAGES = "Folder of images, for how members see and where their visual tokens lie; its subfolders count too."
 LIMIT = "The most samples for measures that need them together."
@@ -20,10 +22,11 @@ DEVICE = "Where encoders run: cpu, cuda, cuda:1 or mps."
 @click.option("--device", default="cpu", show_default=True, help=DEVICE)
 @click.option("--skip-bad", is_flag=True, help=SKIP)
 @click.option("--quiet", is_flag=True, help="No progress.")
+@report_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
     members: tuple[str, ...], base: str, images: Path | None, limit: int, batch_size: int, device: str,
-    skip_bad: bool, quiet: bool, as_json: bool,
+    skip_bad: bool, quiet: bool, report: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Put the pairs of MEMBERS in order: which of them fit together, and why.
 
@@ -42,8 +45,9 @@ def command(
     document = rank(members, base, images, options)
     if as_json:
         click.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))
-        return
-    Console(highlight=False).print(to_rich(document))
-    click.echo()
-    for line in lines(document):
-        click.echo(line)
+    else:
+        Console(highlight=False).print(to_rich(document))
+        click.echo()
+        for line in lines(document):
+            click.echo(line)
+    write(document, report, quiet=as_json)

@@ -78,7 +78,7 @@ def test_what_is_missing_is_named() -> None:
     assert nothing.verdict == "a and b: nothing was measured"
 
 
-@given(st.fixed_dictionaries({name: inside for name in PARTS}), st.sampled_from(PARTS), inside)
+@given(st.fixed_dictionaries(dict.fromkeys(PARTS, inside)), st.sampled_from(PARTS), inside)
 def test_more_of_a_part_is_never_less_of_the_score(values: dict[str, float], name: str, more: float) -> None:
     low, high = sorted((values[name], more))
     before, after = (score(parts(**{**values, name: value}), NAMES) for value in (low, high))
@@ -86,7 +86,7 @@ def test_more_of_a_part_is_never_less_of_the_score(values: dict[str, float], nam
     assert 0 <= before.score <= after.score <= 1
 
 
-@given(st.fixed_dictionaries({name: inside for name in PARTS}), st.sets(st.sampled_from(PARTS)))
+@given(st.fixed_dictionaries(dict.fromkeys(PARTS, inside)), st.sets(st.sampled_from(PARTS)))
 def test_a_part_that_is_missing_could_only_lower_the_score(values: dict[str, float], missing: set[str]) -> None:
     whole, some = score(parts(**values), NAMES), score(parts(**values) | {n: Part(None, "") for n in missing}, NAMES)
     assert whole.score is not None and (some.score is None or some.score >= whole.score)
