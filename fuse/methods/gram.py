@@ -22,6 +22,7 @@ from fuse.torch_threads import one_thread
 
 Per = Literal["tensor", "row", "column"]
 STRETCH = 1 << 17  # elements of whole tensors whose products are taken at once
+PIECE = 1 << 11  # elements whose products are added up in float64; `fuse.kernels` has the same
 
 
 def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor") -> Tensor:
@@ -29,8 +30,8 @@ def gram(tensors: Sequence[Flat], base: Flat | None = None, per: Per = "tensor")
 
     tensors: n flat ones, or n of ``(rows, width)``, as `measure` gets them.
     Returns float64 ``(n, n, vectors)`` on the CPU, with one vector a tensor, row or column. Sums go over fixed blocks
-    in a fixed order, so that they do not depend on the number of threads. What overflows or is not finite becomes NaN
-    or infinite.
+    in a fixed order, so that they do not depend on the number of threads; those of whole tensors not on the machine
+    either. What overflows or is not finite becomes NaN or infinite.
     """
     if per == "tensor":
         return _whole_gram([*tensors, *([] if base is None else [base])], base is not None)
@@ -60,11 +61,10 @@ def _whole_gram(tensors: Sequence[Flat], has_base: bool) -> Tensor:
     found: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
     length, *rest = tensors[0].shape
     step = row_step(math.prod(rest), STRETCH)
-    large = tensors[0].numel() >= kernels.LARGE
     with one_thread():
         for start in range(0, max(length, 1), step):
             parts = [tensor[start : start + step] for tensor in tensors]
-            for pair, sums in _stretch_products(parts, has_base, pairs, large=large).items():
+            for pair, sums in _stretch_products(parts, has_base, pairs).items():
                 found[pair].extend(sums)
     result = torch.empty(count, count, 1, dtype=torch.float64)
     for (i, j), sums in found.items():
@@ -73,24 +73,37 @@ def _whole_gram(tensors: Sequence[Flat], has_base: bool) -> Tensor:
 
 
 def _stretch_products(
-    parts: Sequence[Tensor], has_base: bool, pairs: Sequence[tuple[int, int]], *, large: bool
+    parts: Sequence[Tensor], has_base: bool, pairs: Sequence[tuple[int, int]]
 ) -> dict[tuple[int, int], list[float]]:
     """Each pair's product over one stretch, as numbers that add up to it: a tensor kept for each would leave no two
     freed blocks side by side."""
-    if large and kernels.suit(parts, halves=True, large=True):
+    if kernels.suit(parts, halves=True):
         from fuse.kernels.products import products
 
         base, found = parts[-1] if has_base else None, {}
         for i, j in [pair for pair in pairs if pair[0] < pair[1]] or pairs:
-            first, both, second = products(parts[i], parts[j], base)
-            found |= {(i, i): [first], (i, j): [both], (j, j): [second]}
+            found[i, i], found[i, j], found[j, j] = products(parts[i], parts[j], base)
         return found
     wide = [part.to(torch.float64, copy=True).reshape(-1) for part in parts]
     if has_base:
         ground = wide.pop()
         wide = [part.sub_(ground) for part in wide]
-    pieces = [part.split(BLOCK) for part in wide]
-    return {(i, j): [float(torch.dot(*both)) for both in zip(pieces[i], pieces[j], strict=True)] for i, j in pairs}
+    rest = -len(wide[0]) % PIECE
+    pieces = [torch.nn.functional.pad(part, (0, rest)).view(-1, PIECE) for part in wide]
+    return {(i, j): halved(pieces[i] * pieces[j]).tolist() for i, j in pairs}
+
+
+def halved(terms: Tensor) -> Tensor:
+    """The sum of each row: the second half is added to the first until one number is left, so that every machine that
+    adds two numbers right has the same bits.
+
+    terms: ``(rows, a power of two)``, overwritten.
+    """
+    size = terms.shape[1] // 2
+    while size:
+        terms[:, :size].add_(terms[:, size : 2 * size])
+        size //= 2
+    return terms[:, 0]
 
 
 _SUMS = {

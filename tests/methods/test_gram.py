@@ -58,9 +58,9 @@ def test_blocks_of_another_size_have_nearly_the_same_sums(draw, seed, block):
 
 def test_the_sums_of_blocks_are_added_exactly():
     # 2**80 and -2**80 swallow the ones of the first and the last block, and nothing of the two between them
-    x = torch.ones(4 * module.BLOCK, dtype=torch.float64)
+    x = torch.ones(4 * module.PIECE, dtype=torch.float64)
     x[0], x[-1] = 2.0**80, -(2.0**80)
-    assert gram([x, torch.ones_like(x)])[0, 1].item() == 2 * module.BLOCK
+    assert gram([x, torch.ones_like(x)])[0, 1].item() == 2 * module.PIECE
 
 
 def test_cosines_and_norms():
