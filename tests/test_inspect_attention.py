@@ -140,6 +140,13 @@ def test_padding_is_no_part_of_the_map(document: dict[str, Any]) -> None:
     crop = np.array(document["members"]["llava"]["map"])
     assert not crop[:, :5].any() and not crop[:, -5:].any() and crop[:, 6:-6].all()
     assert document["members"]["llava"]["placed"] == pytest.approx(1)
+    assert document["members"]["llava"]["seen"] == pytest.approx(2 / 3)
+    for name in set(document["members"]) - {"llava", "fused/a", "fused/b"}:
+        assert document["members"][name]["seen"] == pytest.approx(1), name
+    assert (
+        "llava has visual tokens of 67% of the image only (a crop or a budget), which is a part of its distances."
+        in (document["sentences"])
+    )
     assert document["members"]["llava_next"]["placed"] < 0.99
 
 
@@ -163,7 +170,7 @@ def test_every_other_family(root: Path, tmp_path: Path, kind: str) -> None:
     if kind not in NOWHERE:
         assert np.array(one["map"]).shape == (21, 32) and 0 < one["placed"] <= 1, one
         return
-    assert one["map"] is one["placed"] is one["centre"] is one["from_flat"] is None
+    assert one["map"] is one["placed"] is one["centre"] is one["from_flat"] is one["seen"] is None
     assert found["sentences"] == [
         "it has 4 visual tokens whose places on the image are not known, so it has no map and no distances."
     ]
@@ -231,7 +238,7 @@ def test_many_models_and_long_answers_in_a_picture(tmp_path: Path) -> None:
 
 
 def member(**changes: Any) -> dict[str, Any]:
-    return {"share": 0.4, "tokens": 16, "map": [[1.0]], "from_flat": 0.2} | changes
+    return {"share": 0.4, "tokens": 16, "map": [[1.0]], "from_flat": 0.2, "seen": 0.95} | changes
 
 
 def pair(a: str, b: str, value: float) -> dict[str, Any]:
@@ -255,13 +262,14 @@ def test_sentences_of_pairs() -> None:
 
 def test_sentences_of_members() -> None:
     members = {
-        "a": member(share=0.02), "b": member(map=None, from_flat=None), "c": member(from_flat=0.001, tokens=33),
+        "a": member(share=0.02), "b": member(map=None, from_flat=None), "c": member(from_flat=0.001, tokens=33, seen=0.9499),
         "d": member(map=None, from_flat=None, share=0.0),
     }  # fmt: skip
     assert sentences({"members": members, "pairs": []}) == [
         "The members have 16 to 33 visual tokens: coarser maps are flatter, which is a part of these distances.",
         "a hardly looks at the image: 2.0% of its attention.",
         "b has 16 visual tokens whose places on the image are not known, so it has no map and no distances.",
+        "c has visual tokens of 95% of the image only (a crop or a budget), which is a part of its distances.",
         "c looks at the whole image evenly (0.0010 from flat).",
         "d hardly looks at the image: 0.0% of its attention.",
         "d paid nothing to the image, so it has no map and no distances.",

@@ -1,6 +1,6 @@
 """Where each model looks in an image when it answers a question: the document of `fuse inspect attention`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -30,7 +30,7 @@ class Watching:
 
 def inspect_attention(
     folders: Sequence[Path], image: Path, question: str, *, layers: range | None = None, max_tokens: int = 128,
-    device: str = "cpu", cells: int = 32,
+    device: str = "cpu", cells: int = 32, say: Callable[[str], None] | None = None,
 ) -> Watching:  # fmt: skip
     """Every folder's answer to the question about the image, where it looked, and how far apart those places are.
 
@@ -40,10 +40,13 @@ def inspect_attention(
     over the image, `cells` on its longer side (`fuse.align.attention_maps.common_map`), where padding and crops of each
     model's own preprocessing are undone.
 
+    say: gets a line before each folder is loaded.
+
     `members` has by name: folder, branch, model_type, answer, share (the part of the answer's attention that goes to
-    the visual tokens), tokens (how many), placed (the part of that whose place on the image is known: not padding, nor
-    line breaks), map (rows of cells, summing to 1; null where no place is known), centre (x, y) and from_flat. `pairs`
-    has every two members with a map, and the measures of `fuse.align.attention_maps`.
+    the visual tokens), tokens (how many), placed (the part of that share whose place on the image is known: not
+    padding, nor line breaks), seen (the part of the image's area that has a token), map (rows of cells, summing to 1),
+    centre (x, y) and from_flat. From placed on, all are null where no place is known. `pairs` has every two members
+    with a map, and the measures of `fuse.align.attention_maps`.
 
     Raises RecipeError for an image that does not open, an empty question, folders that see nothing
     (`fuse.align.attention_members.check_members`) and as loading does.
@@ -52,13 +55,17 @@ def inspect_attention(
         raise RecipeError("--question is empty")
     opened = open_image(image)
     check_members(folders, layers)
-    watched = [
-        watch_folder(
-            folder, image, opened, question, layers=layers, max_tokens=max_tokens, device=device, cells=cells
+    names = labels([str(folder) for folder in folders])
+    watched: list[list[Watched]] = []
+    for number, (name, folder) in enumerate(zip(names, folders, strict=True), 1):
+        if say:
+            say(f"asking {name} ({number} of {len(folders)})")
+        watched.append(
+            watch_folder(
+                folder, image, opened, question, layers=layers, max_tokens=max_tokens, device=device, cells=cells
+            )
         )
-        for folder in folders
-    ]  # fmt: skip
-    members = named(watched, labels([str(folder) for folder in folders]))
+    members = named(watched, names)
     document: dict[str, Any] = {
         "inspect": "attention",
         "version": VERSION,
@@ -75,10 +82,10 @@ def inspect_attention(
 
 
 def _member(one: Watched) -> dict[str, Any]:
-    known: dict[str, Any] = {"placed": None, "map": None, "centre": None, "from_flat": None}
+    known: dict[str, Any] = {"placed": None, "seen": one.seen, "map": None, "centre": None, "from_flat": None}
     if one.map is not None:
         parts = one.map / one.map.sum()
-        known = {
+        known |= {
             "placed": min(float(one.map.sum()) / one.share, 1.0),
             "map": [[round(float(value), DIGITS) for value in row] for row in parts],
             "centre": list(centre(one.map)),

@@ -31,6 +31,17 @@ def common_map(paid: NDArray[np.float64], boxes: Boxes, size: Size, longest: int
     return (down * paid[real, None]).T @ across
 
 
+def covered(boxes: Boxes, size: Size, longest: int = 32) -> float:
+    """The part of the image's area that tokens have, 0 to 1: less where it is cropped, or tokens are left out.
+
+    boxes, size, longest: as `common_map` takes them. In a cell where boxes lie over each other (the tiles and the whole
+    image), their areas count up to the whole cell.
+    """
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    found = common_map(areas, boxes, size, longest)
+    return float(np.minimum(found * found.size, 1).mean())
+
+
 def _parts(low: NDArray[np.float64], high: NDArray[np.float64], cells: int) -> Map:
     """[n, cells]: which part of each stretch from low to high lies in each of the equal cells from 0 to 1."""
     edges = np.arange(cells + 1) / cells
@@ -67,8 +78,8 @@ def top_overlap(a: Map, b: Map, part: float = TOP) -> float:
     The hottest part of a map is the `part` of its cells with the highest values. Where the limit falls among equal
     values (a model with few tokens has many equal cells), those cells belong to it in equal fractions, and intersection
     and union are sums of the smaller and the larger fractions (Jaccard index of fuzzy sets). So two flat maps have an
-    overlap of 1, and no order of cells decides. Of a nearly flat map the hottest part is an accident (`from_flat` tells),
-    and where tokens are larger than `part` it is a part of one token. 0 to 1; our choice.
+    overlap of 1, and no order of cells decides. Of a nearly flat map the hottest part is an accident (`from_flat`
+    tells), and where tokens are larger than `part` it is a part of one token. 0 to 1; our choice.
 
     Raises ValueError for a part that is not above 0 and at most 1.
     """

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fuse import families, strict_json
 from fuse.align.attention_answer import Look, check_layers, fused_looks, hear, native_look
-from fuse.align.attention_maps import Map, common_map
+from fuse.align.attention_maps import Map, common_map, covered
 from fuse.ask import check_folder, inputs_of, load
 from fuse.errors import CheckpointError, RecipeError
 
@@ -24,7 +24,7 @@ class Watched:
     """A column: a folder, or one branch of a fused one.
 
     map: float64 [h, w] over the image, summing to the part of the answer's attention whose place is known; None where
-    no token's place is.
+    no token's place is. seen: the part of the image's area that has a token, None likewise.
     """
 
     folder: Path
@@ -34,6 +34,7 @@ class Watched:
     share: float
     tokens: int
     map: Map | None
+    seen: float | None
 
 
 def check_members(folders: Sequence[Path], layers: range | None) -> None:
@@ -90,17 +91,17 @@ def watch_folder(
         torch.cuda.empty_cache()
     kind = str(config["model_type"])
     return [
-        Watched(folder, branch, kind, answer, look.share, look.tokens, _map(look, opened, cells))
+        Watched(folder, branch, kind, answer, look.share, look.tokens, *_map(look, opened, cells))
         for branch, look in looks.items()
     ]
 
 
-def _map(look: Look, image: Image.Image, cells: int) -> Map | None:
-    """The map of a look; None where no place is known, or nothing was paid to the image at all."""
+def _map(look: Look, image: Image.Image, cells: int) -> tuple[Map, float] | tuple[None, None]:
+    """The map of a look, and how much of the image it could see; None where no place is known or nothing was paid."""
     if look.paid is None or look.boxes is None:
-        return None
+        return None, None
     found = common_map(look.paid, look.boxes, image.size, cells)
-    return found if found.any() else None
+    return (found, covered(look.boxes, image.size, cells)) if found.any() else (None, None)
 
 
 def named(watched: Sequence[Sequence[Watched]], labels: Sequence[str]) -> dict[str, Watched]:

@@ -6,6 +6,7 @@ from typing import Any
 SAME, DIFFERENT = 0.05, 0.2  # Jensen-Shannon divergence: below, the same places; from there on, different ones
 LITTLE = 0.05  # of an answer's attention; less on the image means that it hardly looked
 FLAT = 0.01  # Jensen-Shannon divergence from attention that is spread evenly
+WHOLE = 0.95  # of the image's area; with tokens of less than that, a part of a member's distances is what it cannot see
 COARSE = 2  # times as many tokens as another: a part of their distance is the size of their cells
 MOST = 3  # pairs that get a sentence each; of more, the closest and the farthest
 
@@ -54,6 +55,11 @@ def _member(name: str, one: Mapping[str, Any]) -> list[str]:
         why = "paid nothing to the image" if not one["share"] else (
             f"has {one['tokens']} visual tokens whose places on the image are not known")  # fmt: skip
         return [*found, f"{name} {why}, so it has no map and no distances."]
+    if one["seen"] < WHOLE:
+        found.append(
+            f"{name} has visual tokens of {one['seen']:.0%} of the image only (a crop or a budget), which is a part of "
+            "its distances."
+        )
     if one["from_flat"] < FLAT:
         found.append(f"{name} looks at the whole image evenly ({one['from_flat']:.4f} from flat).")
     return found

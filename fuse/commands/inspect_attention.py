@@ -37,12 +37,15 @@ def command(
     Attention is a mean over the answer's tokens, the heads and the layers of the language model.
     """
     import json
+    import sys
 
     wanted, picture = _layers(layers), None if out is None else _picture(out, image)
     from fuse.align.attention import inspect_attention
+    from fuse.errors import printable
 
+    say = (lambda text: click.echo(printable(text), err=True)) if sys.stderr.isatty() else None
     found = inspect_attention(
-        folders, image, question, layers=wanted, max_tokens=max_tokens, device=device, cells=cells
+        folders, image, question, layers=wanted, max_tokens=max_tokens, device=device, cells=cells, say=say
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps(found.document, indent=1, ensure_ascii=False))

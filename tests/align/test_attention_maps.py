@@ -14,6 +14,7 @@ from fuse.align.attention_maps import (
     centre_distance,
     common_map,
     cosine,
+    covered,
     from_flat,
     jensen_shannon,
     top_overlap,
@@ -176,6 +177,15 @@ def test_padding_is_lost_and_a_crop_leaves_the_margin_empty() -> None:
     crop = common_map(paid, grid_boxes(4, 4, cropped((200, 100), 50, (50, 50))), (200, 100), longest=20)
     assert crop.sum() == pytest.approx(1)
     assert not crop[:, :5].any() and not crop[:, 15:].any() and (crop[:, 5:15] > 0).all()
+
+
+def test_what_tokens_cover() -> None:
+    assert covered(grid_boxes(3, 3), (50, 70)) == pytest.approx(1)
+    assert covered(grid_boxes(5, 5, padded((200, 100))), (200, 100)) == pytest.approx(1)
+    assert covered(grid_boxes(4, 4, cropped((200, 100), 50, (50, 50))), (200, 100)) == pytest.approx(0.5)
+    tiles = np.concatenate([grid_boxes(2, 2), grid_boxes(3, 3), np.zeros((2, 4))])
+    assert covered(tiles, (64, 64)) == pytest.approx(1)
+    assert covered(np.concatenate([grid_boxes(4, 4)[:4]] * 2), (64, 64)) == pytest.approx(0.25)
 
 
 def test_line_breaks_have_no_place() -> None:
