@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def every(name: str = "a") -> list[dict[str, Any]]:
-    return [encoders(name), deltas(name), tokens(name), attention(name)]
+    return [encoders(name), deltas(name), tokens(name), attention(name), pairs(name)]
 
 
 def encoders(name: str = "a") -> dict[str, Any]:
@@ -96,6 +96,22 @@ def attention(name: str = "a") -> dict[str, Any]:
             "a": name, "b": "b", "jensen_shannon": 1.0, "cosine": 0.0, "top_overlap": 0.0, "centre_distance": 0.7,
         }],
         "top": 0.1, "averaged": "over all layers",
+    }  # fmt: skip
+
+
+def pairs(name: str = "a") -> dict[str, Any]:
+    """`name` and b, whose encoders were not seen."""
+    parts = {
+        part: {"value": 0.5, "why": f"{name} has {part}"} for part in ("tokens", "distance", "size", "signs", "space")
+    }
+    return {
+        "inspect": "pairs", "version": 1, "base": "base", "images": None, "skipped": [],
+        "members": {name: {"folder": name, "sees": True, "refused": None}, "b": {}}, "thresholds": {},
+        "pairs": [{
+            "a": name, "b": "b", "score": 0.5, "fit": 0.5, "weakest": "size", "missing": ["new"], "cosine": 0.1,
+            "parts": {**parts, "new": {"value": None, "why": "no --images were given"}},
+            "weights": {"balanced": {"weights": {name: 0.25, "b": 0.75}}}, "verdict": f"{name} and b fit",
+        }],
     }  # fmt: skip
 
 

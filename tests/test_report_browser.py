@@ -46,7 +46,7 @@ def screenshot(page: Path, width: int, dark: bool, folder: Path) -> np.ndarray:
     return np.asarray(Image.open(file).convert("RGB"))
 
 
-@pytest.mark.parametrize("kind", ["encoders", "deltas", "tokens", "attention"])
+@pytest.mark.parametrize("kind", ["encoders", "deltas", "tokens", "attention", "pairs"])
 def test_the_page_fits_a_phone(pages, tmp_path, kind):
     """No element reaches past 390 pixels but inside a box that scrolls. A script is let into a copy to measure it."""
     text = pages[kind].read_text()

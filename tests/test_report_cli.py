@@ -11,7 +11,7 @@ from tests import fused_members
 from tests.cli import Ran, fuse, fuse_here
 
 NAME = "<script>alert(1)"
-KINDS = ("encoders", "deltas", "tokens", "attention")
+KINDS = ("encoders", "deltas", "tokens", "attention", "pairs")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,7 @@ def report(given: Path, kind: str, folder: Path, *options: object) -> Ran:
         "encoders": [*members, "--images", given / "images", "--quiet"],
         "deltas": [given / "recipe.yaml", "--quiet"],
         "tokens": members,
+        "pairs": [*members, "--base", given / "base", "--quiet"],
         "attention": [*members, "--image", given / "images" / "0.png", "--question", "what?", "--max-tokens", 2],
     }[kind]
     return fuse_here("inspect", kind, *arguments, "--report", folder, *options)

@@ -162,6 +162,16 @@ def test_sentences_and_the_order_of_verdicts():
     assert told[0].startswith("They share no space") and told[1].startswith("The two main directions of all")
 
 
+def test_the_score_of_a_pair_that_was_not_measured_whole():
+    page = html.page_of(report_documents.pairs())
+    table = page.sections[0].parts[0]
+    assert isinstance(table, Table) and list(table.rows[0]) == ["a, b", "≤0.50", *["0.50"] * 6, "-", "0.25, 0.75"]
+    scores, parts = page.charts
+    assert isinstance(scores, Heat) and scores.values == [[None, 0.5], [0.5, None]]
+    assert isinstance(parts, Heat) and list(parts.values[0]) == [0.5] * 5 + [None]
+    assert [one.text for one in page.verdicts] == ["a and b fit."]
+
+
 def test_the_picture_of_attention_is_bright_where_the_map_is(tmp_path):
     document = report_documents.attention()
     (picture, _) = html.page_of(document, image=report_documents.image()).charts

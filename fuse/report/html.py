@@ -68,12 +68,13 @@ def page_of(
     image: Any = None,
 ) -> Page:  # fmt: skip
     """The page of a document, by its kind."""
-    from fuse.report import inspect_attention, inspect_deltas, inspect_encoders, inspect_tokens
+    from fuse.report import inspect_attention, inspect_deltas, inspect_encoders, inspect_pairs, inspect_tokens
 
     pages: dict[str, Callable[[], Page]] = {
         "encoders": lambda: inspect_encoders.page(document, samples),
         "deltas": lambda: inspect_deltas.page(document),
         "tokens": lambda: inspect_tokens.page(document),
+        "pairs": lambda: inspect_pairs.page(document),
         "attention": lambda: inspect_attention.page(document, image),
     }
     return pages[document["inspect"]]()
