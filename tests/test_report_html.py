@@ -118,6 +118,17 @@ def test_a_folder_of_a_report(tmp_path):
     assert {file.name for file in folder.iterdir()} == {"report.html", "mine.txt"}
 
 
+def test_a_report_of_many_charts_is_known_again(tmp_path):
+    names = [f"{n:02}-unbiased-encoder.png" for n in range(1, 1000)]
+    for name in names:
+        (tmp_path / name).touch()
+    listed = " ".join(names)
+    made = f'<meta name="generator" content="fuse inspect 0" data-files="{listed}">'
+    (tmp_path / "report.html").write_text(made)
+    html.write_report(report_documents.tokens(), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
 def test_folders_that_are_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(RecipeError, match=r"/file: is a file, not a folder for a report$"):

@@ -17,7 +17,7 @@ from fuse.report.page import Heat, Page, Picture, Scatter, Table, line
 FILE, GENERATOR = "report.html", "fuse inspect"
 MADE = re.compile(r'<meta name="generator" content="fuse inspect [^"]*" data-files="([^"]*)">')
 PNG = re.compile(r"[0-9]{2,}-[a-z0-9-]+\.png")
-START = 4096  # bytes of a page that hold its generator
+START = 1 << 20  # bytes of a page that hold its generator and the names of its PNGs
 
 
 def prepare(folder: Path) -> None:
