@@ -96,6 +96,7 @@ def test_every_family_is_named() -> None:
 MEMBERS = {
     "README.md": {"base": "llama", "vlm": "llava_next", "math": "llama", "qwen": "qwen2_vl", "onevision": "llava_onevision"},
     "docs/vision.md": {"base": "llama", "llava": "llava", "next": "llava_next", "mgm": "mgm", "slime": "slime"},
+    "docs/inspect.md": {"base": "llama", "llava": "llava", "next": "llava_next"},
     "docs/evaluation.md": {"llava": "llava", "next": "llava_next"},
     "docs/grafts.md": {"vlm": "llava"},
     "docs/grafts_fold.md": {"vlm": "llava"},
@@ -197,6 +198,10 @@ def _furnish(name: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
     assert CLIPImageProcessor.from_pretrained(folder / "clip-with-bin").crop_size["height"] == 56
     for suffix in ("png", "jpg"):
         picture(60, 40).save(folder / f"photo.{suffix}")
+    if "photos" in (ROOT / name).read_text():
+        (folder / "photos").mkdir()
+        for number in range(24):
+            picture(60 + number, 40 + 2 * number).save(folder / "photos" / f"{number}.png")
     for text in recipes:
         title = re.match(r"# (\w+\.yaml)\n", text)
         (folder / (title[1] if title else "recipe.yaml")).write_text(recipe_members.stand_in(text))
@@ -212,12 +217,15 @@ def _furnish(name: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
         if line.startswith("fuse search"):
             assert all(said.startswith("trial ") for said in ran.err.splitlines()), (line, ran.err)
             continue
+        if line.startswith("fuse inspect"):
+            assert ran.out, line
+            continue
         assert ran.err == ("attention: seen.png\n" if "--attention" in line else ""), (line, ran.err)
 
 
 @pytest.mark.parametrize("name", MEMBERS)
 def test_commands_run(name: str, folder_of: Callable[[str], Path]) -> None:
-    assert any(folder_of(name).glob("*/fuse.json"))
+    assert any(folder_of(name).glob("deltas/report.html" if name == "docs/inspect.md" else "*/fuse.json"))
 
 
 @pytest.mark.parametrize(("name", "text"), PYTHON)
