@@ -4,13 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from scipy import stats
 
 from tests import zoo_tools  # noqa: F401 - the path of the tools
 
 import rank_correlation  # isort: skip
+import stretched  # isort: skip
 import validate_inspect  # isort: skip
 
 numbers = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=12)
@@ -47,16 +50,30 @@ def zoo(folder: Path, *members: str) -> Path:
 
 def test_pairs_of_zoos(tmp_path: Path) -> None:
     zoos = [zoo(tmp_path / "one", "hue", "form", "stranger", "base"), zoo(tmp_path / "two", "hue", "form", "work")]
-    within = list(validate_inspect.pairs_of(zoos, across=False))
+    within = list(validate_inspect.pairs_of(zoos, across=False, stretches=None))
     assert [(pair.zoo, pair.names, pair.family) for pair in within] == [
         ("one", ("hue", "form"), True), ("one", ("hue", "stranger"), False), ("one", ("form", "stranger"), False),
         ("two", ("hue", "form"), True),
     ]  # fmt: skip
     assert [pair.joint for pair in within] == ["color+shape", "color+shape", "", "color+shape"]
-    across = list(validate_inspect.pairs_of(zoos, across=True))[4:]
+    across = list(validate_inspect.pairs_of(zoos, across=True, stretches=None))[4:]
     assert [(pair.zoo, pair.family, pair.base) for pair in across] == [
         ("one, two", False, zoos[0] / "base"), ("two, one", False, zoos[1] / "base"),
     ]  # fmt: skip
+
+
+def test_a_copy_is_stretched(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "form").mkdir()
+    before, after, eye = (torch.randn(3, 4).bfloat16() for _ in range(3))
+    save_file({"w": before}, tmp_path / "base" / "model.safetensors")
+    save_file({"language_model.w": after, "eye": eye}, tmp_path / "form" / "model.safetensors")
+    (tmp_path / "form" / "config.json").write_text("{}")
+    out = stretched.stretched(tmp_path / "form", tmp_path / "base", 4, tmp_path / "long" / "form")
+    found = load_file(out / "model.safetensors")
+    expected = before.double().numpy() + 4 * (after.double().numpy() - before.double().numpy())
+    np.testing.assert_allclose(found["language_model.w"].double().numpy(), expected, rtol=2**-8)
+    assert torch.equal(found["eye"], eye) and (out / "config.json").is_file()
 
 
 def test_what_goes_with_what() -> None:

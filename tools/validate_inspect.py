@@ -19,6 +19,7 @@ import click
 import numpy as np
 from evidence import Row, _scores, recipe
 from rank_correlation import correlation
+from stretched import stretched
 from zoo_questions import SKILLS, TEXT_SKILLS, write_questions
 
 from fuse.align.compatibility import PARTS
@@ -26,13 +27,16 @@ from fuse.align.compatibility import PARTS
 SEES = {"hue": "color", "form": "shape", "sign": "letter", "stranger": "shape", "expert": ""}
 MEASURES = ("score", "fit", *PARTS)
 GAINS = ("all", "both")
+STRETCHES = (2, 4, 8, 16)
 HEADS = ("zoo", "pair", "score", "fit", *PARTS, "all", "both", "balanced")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two members of zoos, by name and folder, over the base of the first. zoo: what it is listed under."""
+    """Two members of zoos, by name and folder, over the base of the first. zoo: what it is listed under. kind: "zoo",
+    "across" two of them, or "stretched": the second one's task vector, and its LLM with it."""
 
+    kind: str
     zoo: str
     base: Path
     names: tuple[str, str]
@@ -40,8 +44,8 @@ class Pair:
 
     @property
     def family(self) -> bool:
-        """Whether both were trained from that base."""
-        return "stranger" not in self.names and all(folder.parent == self.base.parent for folder in self.folders)
+        """Whether both were trained from that base, and are as they were trained."""
+        return self.kind == "zoo" and "stranger" not in self.names
 
     @property
     def joint(self) -> str:
@@ -50,14 +54,21 @@ class Pair:
         return next((skill for skill in (f"{a}+{b}", f"{b}+{a}") if skill in SKILLS), "")
 
 
-def pairs_of(zoos: Sequence[Path], across: bool) -> Iterator[Pair]:
-    """Pairs within each zoo; and across, one's hue with another's form, over the base of hue."""
+def pairs_of(zoos: Sequence[Path], across: bool, stretches: Path | None) -> Iterator[Pair]:
+    """Pairs within each zoo; across them, one's hue with another's form, over the base of hue; and hue with copies of
+    form that are stretched, written under `stretches`."""
     for zoo in zoos:
         for a, b in combinations([name for name in SEES if (zoo / name / "config.json").is_file()], 2):
-            yield Pair(zoo.name, zoo / "base", (a, b), (zoo / a, zoo / b))
+            yield Pair("zoo", zoo.name, zoo / "base", (a, b), (zoo / a, zoo / b))
     for one in zoos if across else ():
         for other in (zoo for zoo in zoos if zoo != one):
-            yield Pair(f"{one.name}, {other.name}", one / "base", ("hue", "form"), (one / "hue", other / "form"))
+            yield Pair(
+                "across", f"{one.name}, {other.name}", one / "base", ("hue", "form"), (one / "hue", other / "form")
+            )
+    for zoo in zoos if stretches else ():
+        for times in STRETCHES:
+            form = stretched(zoo / "form", zoo / "base", times, stretches / f"{zoo.name}_x{times}" / "form")
+            yield Pair("stretched", f"{zoo.name}, x{times}", zoo / "base", ("hue", "form"), (zoo / "hue", form))
 
 
 class Answers:
@@ -140,26 +151,30 @@ def correlations(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]
 @click.option("--each", type=click.IntRange(2, 999), default=50, show_default=True, help="Questions of every skill.")
 @click.option("--images", "count", type=click.IntRange(2, 999), default=10, show_default=True, help="Of every skill.")
 @click.option("--across", is_flag=True, help="Also pairs of members of two zoos, which have two bases.")
+@click.option("--stretched", "longer", is_flag=True, help="Also hue with copies of form whose task vector is longer.")
 @click.option("--balanced", is_flag=True, help="Also fuse with the balanced weights that are suggested.")
-def main(zoos: Sequence[Path], out: Path, each: int, count: int, across: bool, balanced: bool) -> None:
+def main(zoos: Sequence[Path], out: Path, each: int, count: int, across: bool, longer: bool, balanced: bool) -> None:
     """Inspect and fuse every pair, and tell how the one goes with the other."""
     out = out.resolve()
     images = write_questions(out / "images", "tune", count, SKILLS).parent
     answers, rows = Answers(out, each), []
-    for pair in pairs_of([zoo.resolve() for zoo in zoos], across):
+    stretches = out / "stretched" if longer else None
+    for pair in pairs_of([zoo.resolve() for zoo in zoos], across, stretches):
         told = measured(pair, images)
         gains = answers.gains(pair, answers.fused(pair, (0.5, 0.5), "half"))
         rows.append({
-            "zoo": pair.zoo, "a": pair.names[0], "b": pair.names[1], "family": pair.family, "inspect": told,
+            "kind": pair.kind, "zoo": pair.zoo, "a": pair.names[0], "b": pair.names[1], "family": pair.family, "inspect": told,
             "gains": gains,
         })  # fmt: skip
         if balanced and told["weights"]:
             weights = list(told["weights"]["balanced"]["weights"].values())
             rows[-1]["balanced"] = answers.gains(pair, answers.fused(pair, weights, "balanced"))
-    groups = {name: [row for row in rows if row["zoo"] == name] for name in dict.fromkeys(row["zoo"] for row in rows)}
-    groups |= {"one family": [row for row in rows if row["family"]], "all": rows}
-    groups["all that see"] = [row for row in rows if SEES[row["b"]]]
-    groups["one family that sees"] = [row for row in groups["all that see"] if row["family"]]
+    own = [row for row in rows if row["kind"] == "zoo"]
+    groups = {name: [row for row in own if row["zoo"] == name] for name in dict.fromkeys(row["zoo"] for row in own)}
+    groups["one family"] = [row for row in own if row["family"]]
+    groups["zoos"] = own
+    groups["stretched"] = [row for row in rows if row["kind"] == "stretched"]
+    groups["all"] = rows
     found = {name: correlations(some) for name, some in groups.items() if len(some) > 2}
     result = {"each": each, "images": count * len(SKILLS), "pairs": rows, "correlations": found}
     (out / "validate.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
