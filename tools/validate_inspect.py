@@ -163,8 +163,8 @@ def main(zoos: Sequence[Path], out: Path, each: int, count: int, across: bool, l
         told = measured(pair, images)
         gains = answers.gains(pair, answers.fused(pair, (0.5, 0.5), "half"))
         rows.append({
-            "kind": pair.kind, "zoo": pair.zoo, "a": pair.names[0], "b": pair.names[1], "family": pair.family, "inspect": told,
-            "gains": gains,
+            "kind": pair.kind, "zoo": pair.zoo, "a": pair.names[0], "b": pair.names[1], "family": pair.family,
+            "inspect": told, "gains": gains,
         })  # fmt: skip
         if balanced and told["weights"]:
             weights = list(told["weights"]["balanced"]["weights"].values())
