@@ -7,6 +7,8 @@ from torch import Tensor
 from fuse.kernels.compiler import array, kernel
 from fuse.kernels.draws import draw
 
+TOGETHER = 1 << 15  # elements whose ranks fit into a core's cache
+
 
 def drop(rows: Tensor, chances: NDArray[np.float32], rescale: bool, halves: tuple[int, int], first: int) -> None:
     """Keep each element with the chance of its rank, in place.
@@ -15,11 +17,16 @@ def drop(rows: Tensor, chances: NDArray[np.float32], rescale: bool, halves: tupl
     ``(width,)``, of the smallest magnitude first. rescale: divide what stays by its chance. halves, first: as for
     `fuse.kernels.draws.drop`.
     """
-    begin, given = np.uint32((first + halves[0]) % (1 << 32)), array(rows).reshape(rows.shape)
-    order = np.empty(given.shape, np.int64)
-    _pack(given.view(np.uint32), order)
-    order.sort(axis=-1)  # numpy's, which a processor's widest instructions do, is faster than a radix sort here
-    _drop(given, order, chances, rescale, begin, np.uint32(halves[1]))
+    given, width = array(rows).reshape(rows.shape), rows.shape[1]
+    step = max(1, TOGETHER // width)
+    space = np.empty((min(step, len(given)), width), np.int64)
+    for row in range(0, len(given), step):
+        part = given[row : row + step]
+        order = space[: len(part)]
+        _pack(part.view(np.uint32), order)
+        order.sort(axis=-1)  # numpy's, which a processor's widest instructions do, is faster than a radix sort here
+        begin = np.uint32((first + row * width + halves[0]) % (1 << 32))
+        _drop(part, order, chances, rescale, begin, np.uint32(halves[1]))
 
 
 @kernel
