@@ -7,6 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from fuse import kernels
 from fuse.engine.device import Memory, Stage
 from fuse.engine.finite import check_views, checked, rounded
 from fuse.engine.merging import Merging
@@ -48,7 +49,8 @@ def blocks(
         base = reader.view(row.base, stop) if row.base else None
         merging = Merging(row, views, base, row.shape, stage, check=check)
         for start in range(0, max(views[0].numel(), 1), merging.step):
-            block = merging.block(start, min(start + merging.step, views[0].numel()))
+            with kernels.rounding(dtype):
+                block = merging.block(start, min(start + merging.step, views[0].numel()))
             yield stage.store(rounded(block, dtype, row, start, merging.views))
 
 

@@ -5,10 +5,10 @@ numba is not installed, and while it is being loaded. Nothing of it is imported 
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from threading import Event, Thread
+from threading import Event, Thread, local
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ WORTH = 1 << 26  # elements of a merge; below, compiling, some seconds once a ma
 HALVES = (torch.bfloat16, torch.float16)
 QUICK = 1e-4  # seconds after which a thread that loads gives way to those that merge
 _ready = Event()
+_wanted = local()
 
 
 @contextmanager
@@ -26,14 +27,21 @@ def used(elements: int) -> Iterator[None]:
     if elements < WORTH or _ready.is_set() or not find_spec("numba"):
         yield
         return
-    before, thread = sys.getswitchinterval(), Thread(target=load, daemon=True)
+    before = sys.getswitchinterval()
+
+    def load_aside() -> None:
+        try:
+            load()
+        finally:
+            sys.setswitchinterval(before)
+
+    thread = Thread(target=load_aside, daemon=True)
     sys.setswitchinterval(QUICK)
     thread.start()
     try:
         yield
     finally:
         thread.join()
-        sys.setswitchinterval(before)
 
 
 def load() -> None:
@@ -45,6 +53,30 @@ def load() -> None:
     except Exception:  # of another library, of any kind: torch does the same
         return
     _ready.set()
+
+
+@contextmanager
+def rounding(dtype: torch.dtype) -> Iterator[None]:
+    """In this thread, kernels that make a method's result may give it in bfloat16 at once, if that is `dtype`."""
+    _wanted.dtype = dtype
+    try:
+        yield
+    finally:
+        _wanted.dtype = torch.float32
+
+
+def rounded_result(shape: torch.Size, fill: Callable[[Tensor], int]) -> Tensor:
+    """What `fill` writes: in bfloat16 where `rounding` allows that and all is finite then, else in float32.
+
+    fill: writes a tensor and returns how many of its numbers, in bfloat16, are not finite.
+    """
+    if getattr(_wanted, "dtype", None) == torch.bfloat16:
+        out = torch.empty(shape, dtype=torch.bfloat16)
+        if not fill(out):
+            return out
+    out = torch.empty(shape, dtype=torch.float32)
+    fill(out)
+    return out
 
 
 def suit(tensors: Sequence[Tensor], *, halves: bool = False) -> bool:

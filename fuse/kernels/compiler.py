@@ -91,3 +91,32 @@ def _widen(x: Any, out: Any) -> Any:
             out[i] = x[i]
 
     return copy
+
+
+def narrow(x: NDArray[np.float32], out: NDArray[Any]) -> int:
+    """Inside kernels: `out[i] = x[i]`, rounded to the nearest where out is the bits of bfloat16, and to even between
+    two; how many of them are then not finite."""
+    raise NotImplementedError("only kernels call this")
+
+
+@overload(narrow, jit_options={"error_model": "numpy"})
+def _narrow(x: Any, out: Any) -> Any:
+    if out.dtype == types.uint16:
+
+        def to_bits(x: Any, out: Any) -> int:
+            bits, count = x.view(np.uint32), 0
+            for i in range(out.size):
+                even = (bits[i] >> np.uint32(16)) & np.uint32(1)
+                rounded = np.uint32(bits[i] + np.uint32(0x7FFF) + even) >> np.uint32(16)
+                count += (rounded & np.uint32(0x7F80)) == np.uint32(0x7F80)
+                out[i] = np.uint16(rounded)
+            return count
+
+        return to_bits
+
+    def copy(x: Any, out: Any) -> int:
+        for i in range(out.size):
+            out[i] = x[i]
+        return 0
+
+    return copy

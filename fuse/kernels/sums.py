@@ -3,57 +3,46 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from fuse.kernels.compiler import PIECE, array, kernel, widen
+from fuse.kernels import rounded_result
+from fuse.kernels.compiler import PIECE, array, kernel, narrow, widen
 
 
 def weighted(tensors: Sequence[Tensor], base: Tensor | None, factors: Sequence[float]) -> Tensor:
     """``f0 * x0 + f1 * x1 + ...`` from left to right; with a base, ``f0 * (x0 - base) + ... + base``.
 
-    tensors, base: as `fuse.kernels.suit` with halves has them. Returns float32 of their shape.
+    tensors, base: as `fuse.kernels.suit` with halves has them. Returns their shape, as `rounded_result` does.
     """
-    out = torch.empty(tensors[0].shape, dtype=torch.float32)
-    arrays = tuple(array(tensor) for tensor in tensors)
-    numbers = np.array(factors, dtype=np.float32)
-    if base is None:
-        _weighted(arrays, numbers, array(out))
-    else:
-        _weighted_deltas(arrays, array(base), numbers, array(out))
-    return out
+    arrays, numbers = tuple(array(tensor) for tensor in tensors), np.array(factors, dtype=np.float32)
+    ground = arrays[0] if base is None else array(base)
+    return rounded_result(
+        tensors[0].shape, lambda out: _weighted(arrays, ground, base is not None, numbers, array(out))
+    )
 
 
 @kernel
-def _weighted(xs, factors, out):
-    wide = np.empty(PIECE, np.float32)
+def _weighted(xs, base, based, factors, out):
+    wide, ground, total = np.empty(PIECE, np.float32), np.empty(PIECE, np.float32), np.empty(PIECE, np.float32)
+    bad = 0
     for start in range(0, out.size, PIECE):
         part = out[start : start + PIECE]
+        if based:
+            widen(base[start : start + PIECE], ground)
         for k in range(len(xs)):
             widen(xs[k][start : start + PIECE], wide)
             factor = factors[k]
+            if based:
+                for i in range(part.size):
+                    wide[i] -= ground[i]
             if k == 0:
                 for i in range(part.size):
-                    part[i] = wide[i] * factor
+                    total[i] = wide[i] * factor
             else:
                 for i in range(part.size):
-                    part[i] += wide[i] * factor
-
-
-@kernel
-def _weighted_deltas(xs, base, factors, out):
-    wide, ground = np.empty(PIECE, np.float32), np.empty(PIECE, np.float32)
-    for start in range(0, out.size, PIECE):
-        part = out[start : start + PIECE]
-        widen(base[start : start + PIECE], ground)
-        for k in range(len(xs)):
-            widen(xs[k][start : start + PIECE], wide)
-            factor = factors[k]
-            if k == 0:
-                for i in range(part.size):
-                    part[i] = (wide[i] - ground[i]) * factor
-            else:
-                for i in range(part.size):
-                    part[i] += (wide[i] - ground[i]) * factor
-        for i in range(part.size):
-            part[i] += ground[i]
+                    total[i] += wide[i] * factor
+        if based:
+            for i in range(part.size):
+                total[i] += ground[i]
+        bad += narrow(total, part)
+    return bad

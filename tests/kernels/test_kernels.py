@@ -87,6 +87,31 @@ def test_elected_sums(seed: int, size: int, count: int, normalize: bool, dtype: 
     same(lambda: elected([d.clone() for d in deltas], base, [0.5, -0.25, 0.0, 2.0][:count], 0.3, normalize))
 
 
+@given(seeds, sizes, st.booleans(), floats)
+@settings(max_examples=60, deadline=None)
+def test_results_are_rounded_as_torch_does(seed: int, size: int, odd: bool, dtype: torch.dtype) -> None:
+    *tensors, base = numbers(seed, 3, size, dtype, odd=odd)
+    deltas = [tensor.float() - base.float() for tensor in tensors]
+
+    def results() -> Tensor:
+        with kernels.rounding(torch.bfloat16):
+            one = combination(tensors, base, [0.5, 0.7])
+            other = elected([delta.clone() for delta in deltas], base, [0.5, 0.7], 1.1, True)
+        assert {one.dtype, other.dtype} <= {torch.float32, torch.bfloat16}
+        return torch.cat([one.bfloat16(), other.bfloat16()])
+
+    same(results)
+
+
+def test_every_float_between_two_halves_is_rounded_right() -> None:
+    bits = torch.arange(0x3F80_0000, 0x3F84_0000, dtype=torch.int32)
+    numbers = torch.cat([bits, bits | -(1 << 31), torch.arange(0, 1 << 18, dtype=torch.int32)]).view(torch.float32)
+    with kernels.rounding(torch.bfloat16):
+        compiled, plain = both(lambda: combination([numbers], None, [1.0]))
+    assert compiled.dtype == torch.bfloat16
+    assert torch.equal(compiled.view(torch.int16), plain.bfloat16().view(torch.int16))
+
+
 def test_weights_that_agree_and_cancel() -> None:
     deltas = [torch.ones(64), torch.ones(64), -torch.zeros(64)]
     base = torch.tensor([0.0, -0.0]).repeat(32)
