@@ -102,11 +102,11 @@ def test_compiled_kernels_change_no_byte(
     monkeypatch.setattr(kernels, "LEAST", 1)
     kernels.load()
     assert written(tmp_path / "compiled", rows, threads=2) == plain
-    kernels._ready.clear()
+    kernels.STATE.ready = False
     monkeypatch.setattr(kernels, "WORTH", 1)
     assert written(tmp_path / "loaded meanwhile", rows, threads=2) == plain
-    assert kernels._ready.is_set()
-    kernels._ready.clear()
+    assert kernels.STATE.ready
+    kernels.STATE.ready = False
 
 
 def test_progress_adds_up_to_the_bytes(members: dict, tmp_path: Path) -> None:

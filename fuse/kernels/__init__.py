@@ -17,31 +17,41 @@ LEAST = 1 << 14  # elements of a block; below, starting a kernel costs more than
 WORTH = 1 << 26  # elements of a merge; below, compiling, some seconds once a machine, costs more than it saves
 HALVES = (torch.bfloat16, torch.float16)
 QUICK = 1e-4  # seconds after which a thread that loads gives way to those that merge
-_ready = Event()
-_wanted = local()
+
+
+class _State:
+    """ready: whether the kernels are there. settled: whether they are not being loaded just now."""
+
+    def __init__(self) -> None:
+        self.ready, self.settled, self.wanted = False, Event(), local()
+        self.settled.set()
+
+
+STATE = _State()
 
 
 @contextmanager
 def used(elements: int) -> Iterator[None]:
     """Load them beside a merge of so many elements, if that is worth it: from then on they are used, in all threads."""
-    if elements < WORTH or _ready.is_set() or not find_spec("numba"):
+    if elements < WORTH or STATE.ready or not find_spec("numba"):
         yield
         return
-    before = sys.getswitchinterval()
-
-    def load_aside() -> None:
-        try:
-            load()
-        finally:
-            sys.setswitchinterval(before)
-
-    thread = Thread(target=load_aside, daemon=True)
+    STATE.settled.clear()
+    thread = Thread(target=_load_aside, args=(sys.getswitchinterval(),), daemon=True)
     sys.setswitchinterval(QUICK)
     thread.start()
     try:
         yield
     finally:
         thread.join()
+
+
+def _load_aside(interval: float) -> None:
+    try:
+        load()
+    finally:
+        sys.setswitchinterval(interval)
+        STATE.settled.set()
 
 
 def load() -> None:
@@ -52,17 +62,17 @@ def load() -> None:
         finite(torch.zeros(1))
     except Exception:  # of another library, of any kind: torch does the same
         return
-    _ready.set()
+    STATE.ready = True
 
 
 @contextmanager
 def rounding(dtype: torch.dtype) -> Iterator[None]:
     """In this thread, kernels that make a method's result may give it in bfloat16 at once, if that is `dtype`."""
-    _wanted.dtype = dtype
+    STATE.wanted.dtype = dtype
     try:
         yield
     finally:
-        _wanted.dtype = torch.float32
+        STATE.wanted.dtype = torch.float32
 
 
 def rounded_result(shape: torch.Size, fill: Callable[[Tensor], int]) -> Tensor:
@@ -70,7 +80,7 @@ def rounded_result(shape: torch.Size, fill: Callable[[Tensor], int]) -> Tensor:
 
     fill: writes a tensor and returns how many of its numbers, in bfloat16, are not finite.
     """
-    if getattr(_wanted, "dtype", None) == torch.bfloat16:
+    if getattr(STATE.wanted, "dtype", None) == torch.bfloat16:
         out = torch.empty(shape, dtype=torch.bfloat16)
         if not fill(out):
             return out
@@ -79,16 +89,21 @@ def rounded_result(shape: torch.Size, fill: Callable[[Tensor], int]) -> Tensor:
     return out
 
 
-def suit(tensors: Sequence[Tensor], *, halves: bool = False) -> bool:
+def suit(tensors: Sequence[Tensor], *, halves: bool = False, wait: bool = True) -> bool:
     """Whether the kernels are used for these tensors: contiguous, on the CPU, of one dtype, float32, and not small.
 
-    halves: whether they may be bfloat16 or float16 too.
+    halves: whether they may be bfloat16 or float16 too. wait: for kernels that are being loaded; what torch does nearly
+    as well need not wait.
     """
+    if not (STATE.ready or (wait and not STATE.settled.is_set())):
+        return False
     dtype = tensors[0].dtype
-    return (
-        _ready.is_set()
-        and tensors[0].numel() >= LEAST
+    could = (
+        tensors[0].numel() >= LEAST
         and (dtype == torch.float32 or (halves and dtype in HALVES))
         and all(tensor.dtype == dtype for tensor in tensors)
         and all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors)
     )
+    if could:
+        STATE.settled.wait()
+    return could and STATE.ready

@@ -38,7 +38,7 @@ def least(elements: int) -> Iterator[None]:
         yield
     finally:
         kernels.LEAST = before
-        kernels._ready.clear()
+        kernels.STATE.ready = False
 
 
 def both(function: Callable[[], Any]) -> tuple[Any, Any]:
@@ -232,16 +232,16 @@ def test_every_half_is_read_right(dtype: torch.dtype) -> None:
 def test_they_are_loaded_for_a_large_merge_alone() -> None:
     with kernels.used(kernels.WORTH - 1):
         pass
-    assert not kernels._ready.is_set()
+    assert not kernels.STATE.ready
     before = sys.getswitchinterval()
     with kernels.used(kernels.WORTH):
         assert sys.getswitchinterval() < before
-    assert kernels._ready.is_set() and sys.getswitchinterval() == before
-    kernels._ready.clear()
+    assert kernels.STATE.ready and sys.getswitchinterval() == before
+    kernels.STATE.ready = False
 
 
 def test_what_cannot_be_loaded_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fuse.kernels.finite", None)
     with kernels.used(kernels.WORTH):
         pass
-    assert not kernels._ready.is_set()
+    assert not kernels.STATE.ready
