@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from fuse import __version__
+from fuse import __version__, process
 from fuse.errors import FuseError, printable
 from fuse.interruption import listen
 from fuse.suggest import did_you_mean
@@ -87,6 +87,7 @@ def run() -> NoReturn:
     """`main` as a process: once all is said and every exit handler has run, it ends without unloading what it imported,
     which takes torch a good part of a second."""
     code: object = 0
+    process.OURS = True
     try:
         main()
     except SystemExit as stop:

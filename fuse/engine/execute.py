@@ -79,9 +79,10 @@ def execute(
             run(row, file)
 
     keep_freed_memory()
+    kernels.load_for(sum(prod(row.shape) for row in rows))
     try:
         with (
-            Reader() as reader, one_thread(), kernels.used(sum(prod(row.shape) for row in rows)),
+            Reader() as reader, one_thread(),
             team(threads, stop, enter) as workers, team(1, stop, enter) as other, team(threads, stop) as closers,
         ):  # fmt: skip
             jobs = {}

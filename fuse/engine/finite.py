@@ -21,7 +21,7 @@ def is_finite(tensor: Tensor) -> bool:
     """
     if not tensor.is_floating_point():
         return True
-    if kernels.suit([tensor], halves=True, wait=False):
+    if kernels.suit([tensor], halves=True):
         from fuse.kernels.finite import finite
 
         return finite(tensor)

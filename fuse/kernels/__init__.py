@@ -1,68 +1,65 @@
 """Inner loops of merge methods, compiled for the CPU by numba, that run without holding Python's lock.
 
 Each gives the bytes of the torch code beside its call. That runs instead on a GPU, in float64, for small tensors, where
-numba is not installed, and while it is being loaded. Nothing of it is imported before a large merge.
+numba is not installed. Nothing of it is imported before a large merge.
 """
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
-from threading import Event, Thread, local
+from threading import local
 
 import torch
 from torch import Tensor
 
+from fuse import process
+
 LEAST = 1 << 14  # elements of a block; below, starting a kernel costs more than it saves
 WORTH = 1 << 26  # elements of a merge; below, compiling, some seconds once a machine, costs more than it saves
 HALVES = (torch.bfloat16, torch.float16)
-QUICK = 1e-4  # seconds after which a thread that loads gives way to those that merge
 
 
 class _State:
-    """ready: whether the kernels are there. settled: whether they are not being loaded just now."""
+    """ready: whether the kernels are loaded."""
 
     def __init__(self) -> None:
-        self.ready, self.settled, self.wanted = False, Event(), local()
-        self.settled.set()
+        self.ready, self.wanted = False, local()
 
 
 STATE = _State()
 
 
-@contextmanager
-def used(elements: int) -> Iterator[None]:
-    """Load them beside a merge of so many elements, if that is worth it: from then on they are used, in all threads."""
-    if elements < WORTH or STATE.ready or not find_spec("numba"):
-        yield
-        return
-    STATE.settled.clear()
-    thread = Thread(target=_load_aside, args=(sys.getswitchinterval(),), daemon=True)
-    sys.setswitchinterval(QUICK)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
-
-
-def _load_aside(interval: float) -> None:
-    try:
+def load_for(elements: int) -> None:
+    """Load them if that is worth it for a merge of so many elements: from then on they are used, in all threads."""
+    if elements >= WORTH and not STATE.ready and find_spec("numba"):
         load()
-    finally:
-        sys.setswitchinterval(interval)
-        STATE.settled.set()
 
 
 def load() -> None:
     """Import numba and start it up, by way of the smallest kernel. Where that fails, nothing is used."""
     try:
-        from fuse.kernels.finite import finite
+        with _no_scipy() if process.OURS else nullcontext():
+            from fuse.kernels.finite import finite
 
-        finite(torch.zeros(1))
+            finite(torch.zeros(1))
     except Exception:  # of another library, of any kind: torch does the same
         return
     STATE.ready = True
+
+
+@contextmanager
+def _no_scipy() -> Iterator[None]:
+    """numba does without scipy's linear algebra, which no kernel needs and which takes half as long as numba."""
+    name = "scipy.linalg"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment] - what cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @contextmanager
@@ -89,21 +86,16 @@ def rounded_result(shape: torch.Size, fill: Callable[[Tensor], int]) -> Tensor:
     return out
 
 
-def suit(tensors: Sequence[Tensor], *, halves: bool = False, wait: bool = True) -> bool:
+def suit(tensors: Sequence[Tensor], *, halves: bool = False) -> bool:
     """Whether the kernels are used for these tensors: contiguous, on the CPU, of one dtype, float32, and not small.
 
-    halves: whether they may be bfloat16 or float16 too. wait: for kernels that are being loaded; what torch does nearly
-    as well need not wait.
+    halves: whether they may be bfloat16 or float16 too.
     """
-    if not (STATE.ready or (wait and not STATE.settled.is_set())):
-        return False
     dtype = tensors[0].dtype
-    could = (
-        tensors[0].numel() >= LEAST
+    return (
+        STATE.ready
+        and tensors[0].numel() >= LEAST
         and (dtype == torch.float32 or (halves and dtype in HALVES))
         and all(tensor.dtype == dtype for tensor in tensors)
         and all(tensor.device.type == "cpu" and tensor.is_contiguous() for tensor in tensors)
     )
-    if could:
-        STATE.settled.wait()
-    return could and STATE.ready

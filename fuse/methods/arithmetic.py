@@ -85,7 +85,7 @@ def combination(tensors: Sequence[Tensor], base: Tensor | None, factors: Sequenc
     """`weighted_sum` of the tensors; with a base, of their task vectors, and the base added last."""
     given = [*tensors, *([] if base is None else [base])]
     dtype = working_dtype(given)
-    if kernels.suit(given, halves=True, wait=False):
+    if kernels.suit(given, halves=True):
         from fuse.kernels.sums import weighted
 
         return weighted(tensors, base, factors)

@@ -230,18 +230,14 @@ def test_every_half_is_read_right(dtype: torch.dtype) -> None:
 
 
 def test_they_are_loaded_for_a_large_merge_alone() -> None:
-    with kernels.used(kernels.WORTH - 1):
-        pass
+    kernels.load_for(kernels.WORTH - 1)
     assert not kernels.STATE.ready
-    before = sys.getswitchinterval()
-    with kernels.used(kernels.WORTH):
-        assert sys.getswitchinterval() < before
-    assert kernels.STATE.ready and sys.getswitchinterval() == before
+    kernels.load_for(kernels.WORTH)
+    assert kernels.STATE.ready
     kernels.STATE.ready = False
 
 
 def test_what_cannot_be_loaded_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fuse.kernels.finite", None)
-    with kernels.used(kernels.WORTH):
-        pass
+    kernels.load_for(kernels.WORTH)
     assert not kernels.STATE.ready
