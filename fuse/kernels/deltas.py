@@ -1,5 +1,7 @@
 """Task vectors, whole or thinned, straight from what is stored."""
 
+from typing import TypeAlias
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -7,18 +9,28 @@ from torch import Tensor
 from fuse.kernels.compiler import PIECE, array, kernel, widen
 from fuse.kernels.draws import draw
 
+NO_TOP = np.uint32(0xFFFFFFFF)
+
 
 def difference(tensor: Tensor, base: Tensor) -> Tensor:
     """``tensor - base`` in float32; both as `fuse.kernels.suit` with halves has them."""
     out = torch.empty(tensor.shape, dtype=torch.float32)
-    _trimmed(array(tensor), array(base), np.uint32(0), 0, array(out))
+    _between(array(tensor), array(base), np.uint32(0), 0, NO_TOP, 0, array(out))
     return out
 
 
-def trimmed(tensor: Tensor, base: Tensor, bits: int, late: int) -> Tensor:
-    """``tensor - base`` where its magnitude's bits are at least `bits`, and from element `late` on above; else zero."""
+Edge: TypeAlias = tuple[int, int]
+
+
+def between(tensor: Tensor, base: Tensor, low: Edge, high: Edge | None) -> Tensor:
+    """``tensor - base`` where it lies within two edges; else zero.
+
+    An edge is the bits of a magnitude and an element: what is within `low`, or beyond `high`, has at least these bits,
+    and from that element on more. What is beyond and not finite becomes NaN.
+    """
     out = torch.empty(tensor.shape, dtype=torch.float32)
-    _trimmed(array(tensor), array(base), np.uint32(bits), late, array(out))
+    bits, late = high or (int(NO_TOP), 0)
+    _between(array(tensor), array(base), np.uint32(low[0]), low[1], np.uint32(bits), late, array(out))
     return out
 
 
@@ -34,8 +46,8 @@ def dropped(tensor: Tensor, base: Tensor, density: float, scale: float, halves: 
 
 
 @kernel
-def _trimmed(x, base, bits, late, out):
-    """bits 0 keeps all."""
+def _between(x, base, low, late_low, high, late_high, out):
+    """low 0 keeps the smallest."""
     wide, ground = np.empty(PIECE, np.float32), np.empty(PIECE, np.float32)
     magnitude, zero = np.uint32(0x7FFFFFFF), np.float32(0)
     delta = wide.view(np.uint32)
@@ -45,12 +57,18 @@ def _trimmed(x, base, bits, late, out):
         widen(base[start : start + PIECE], ground)
         for i in range(part.size):
             wide[i] -= ground[i]
-        turn = min(max(late - start, 0), part.size)
+        turn = min(max(late_low - start, 0), part.size)
         for i in range(turn):
-            part[i] = wide[i] if delta[i] & magnitude >= bits else zero
-        above = bits + np.uint32(bits > 0)
+            part[i] = wide[i] if delta[i] & magnitude >= low else zero
+        above = low + np.uint32(low > 0)
         for i in range(turn, part.size):
             part[i] = wide[i] if delta[i] & magnitude >= above else zero
+        if high != NO_TOP:
+            turn = min(max(late_high - start, 0), part.size)
+            for i in range(turn):
+                part[i] -= part[i] if delta[i] & magnitude >= high else zero
+            for i in range(turn, part.size):
+                part[i] -= part[i] if delta[i] & magnitude > high else zero
 
 
 @kernel

@@ -93,3 +93,13 @@ def combination(tensors: Sequence[Tensor], base: Tensor | None, factors: Sequenc
         return weighted_sum((fresh(tensor, dtype) for tensor in tensors), factors)
     start = base.to(dtype)
     return weighted_sum((task_vector(tensor, start) for tensor in tensors), factors).add_(start)
+
+
+def moved(base: Tensor, deltas: Iterable[Tensor], factors: Sequence[float]) -> Tensor:
+    """`weighted_sum` of task vectors in the working dtype, changed in place or not, and the base added last."""
+    given = list(deltas)
+    if kernels.suit(given) and kernels.suit([base], halves=True):
+        from fuse.kernels.sums import moved as compiled
+
+        return compiled(given, base, factors)
+    return weighted_sum(given, factors).add_(base)

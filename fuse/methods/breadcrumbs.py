@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, coefficients, weighted_sum
+from fuse.methods.arithmetic import check_lengths, coefficients, moved
 from fuse.methods.blocks import Flat, in_blocks
 from fuse.methods.checks import crumbs_problem
 from fuse.methods.crumbs import Cuts, cuts_of, middles
@@ -60,4 +60,4 @@ def apply(
 ) -> Tensor:
     """`breadcrumbs` of one block of flat tensors, given what `measure` found in the whole."""
     deltas = middles(tensors, base, facts, offset)
-    return weighted_sum(deltas, coefficients(weights, normalize, lambda_)).add_(base)
+    return moved(base, deltas, coefficients(weights, normalize, lambda_))

@@ -6,10 +6,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from fuse import kernels
 from fuse.methods.arithmetic import working_dtype
 from fuse.methods.blocks import Flat, blocks
 from fuse.methods.ties import HISTOGRAM_BLOCK
-from fuse.methods.trim import Cut, Delta, find_cuts, kept_count, trim, trimmed
+from fuse.methods.trim import Cut, Delta, edge, find_cuts, kept_count, trim, trimmed
 
 # Where the smallest and where the largest are cut; None where nothing is.
 Cuts: TypeAlias = tuple[Cut | None, Cut | None]
@@ -46,6 +47,11 @@ def middle(tensor: Tensor, base: Tensor, dtype: torch.dtype, cuts: Cuts, offset:
     What is not finite among the largest becomes NaN, so that a check of the output sees it.
     """
     smallest, largest = cuts
+    if largest and dtype == torch.float32 and kernels.suit([tensor, base], halves=True):
+        from fuse.kernels import deltas
+
+        low = edge(smallest, offset, tensor) if smallest else (0, 0)
+        return deltas.between(tensor, base, low, edge(largest, offset, tensor))
     delta = trimmed(tensor, base, dtype, smallest, offset)
     if largest is not None:
         delta.sub_(trim(delta.clone(), largest, offset))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, coefficients, weighted_sum, working_dtype
+from fuse.methods.arithmetic import check_lengths, coefficients, moved, working_dtype
 from fuse.methods.drop import drop_at_random
 
 
@@ -37,4 +37,4 @@ def dare_linear(
         drop_at_random(tensor, base, dtype, density=share, rescale=rescale, key=key, offset=offset)
         for tensor, share, key in zip(tensors, density, keys, strict=True)
     )
-    return weighted_sum(thinned, coefficients(weights, normalize, lambda_)).add_(base)
+    return moved(base, thinned, coefficients(weights, normalize, lambda_))

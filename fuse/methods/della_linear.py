@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, coefficients, difference, weighted_sum, working_dtype
+from fuse.methods.arithmetic import check_lengths, coefficients, difference, moved, working_dtype
 from fuse.methods.checks import keep_range_problem
 from fuse.methods.ranks import drop_by_rank
 
@@ -42,4 +42,4 @@ def della_linear(
         drop_by_rank(difference(tensor, base, dtype), share, half, rescale, key, offset)
         for tensor, share, half, key in zip(tensors, density, epsilon, keys, strict=True)
     )
-    return weighted_sum(thinned, coefficients(weights, normalize, lambda_)).add_(base)
+    return moved(base, thinned, coefficients(weights, normalize, lambda_))

@@ -194,9 +194,14 @@ def trimmed(tensor: Tensor, base: Tensor, dtype: torch.dtype, cut: Cut | None, o
     if cut and dtype == torch.float32 and kernels.suit([tensor, base], halves=True):
         from fuse.kernels import deltas
 
-        return deltas.trimmed(tensor, base, cut.bits, max(0, min(cut.last + 1 - offset, tensor.numel())))
+        return deltas.between(tensor, base, edge(cut, offset, tensor), None)
     delta = difference(tensor, base, dtype)
     return trim(delta, cut, offset) if cut else delta
+
+
+def edge(cut: Cut, offset: int, block: Tensor) -> tuple[int, int]:
+    """The cut as kernels take it: its bits, and the first element of the block from which on they are too few."""
+    return cut.bits, max(0, min(cut.last + 1 - offset, block.numel()))
 
 
 def _shrink(block: Tensor, bits: int) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fuse import kernels
 from fuse.engine.finite import is_finite
-from fuse.methods.arithmetic import combination
+from fuse.methods.arithmetic import combination, moved
+from fuse.methods.crumbs import middle
 from fuse.methods.drop import drop_at_random
 from fuse.methods.gram import gram
 from fuse.methods.random import WORD
@@ -112,6 +113,14 @@ def test_every_float_between_two_halves_is_rounded_right() -> None:
     assert torch.equal(compiled.view(torch.int16), plain.bfloat16().view(torch.int16))
 
 
+@given(seeds, sizes, st.integers(1, 3), floats)
+@settings(max_examples=40, deadline=None)
+def test_moved_bases(seed: int, size: int, count: int, dtype: torch.dtype) -> None:
+    (base,) = numbers(seed, 1, size, dtype)
+    deltas = numbers(seed + 1, count, size)
+    same(lambda: moved(base, [delta.clone() for delta in deltas], [0.5, -0.25, 2.0][:count]))
+
+
 def test_weights_that_agree_and_cancel() -> None:
     deltas = [torch.ones(64), torch.ones(64), -torch.zeros(64)]
     base = torch.tensor([0.0, -0.0]).repeat(32)
@@ -176,6 +185,9 @@ def test_trims(seed: int, size: int, data: st.DataObject, dtype: torch.dtype) ->
     cut, offset = Cut(bits, data.draw(st.integers(0, 2 * size))), data.draw(st.integers(0, size))
     same(lambda: trimmed(tensor, base, torch.float32, cut, offset))
     same(lambda: trimmed(tensor, base, torch.float32, None, offset))
+    top = Cut(data.draw(st.sampled_from([1, 0x3C23D70A, 0x3F000000, 0x7F7FFFFF, 0x7F800000])), cut.last)
+    for cuts in ((cut, top), (None, top), (cut, None)):
+        same(lambda cuts=cuts: middle(tensor, base, torch.float32, cuts, offset))
 
 
 @given(seeds, sizes, st.integers(1, 3), st.booleans(), floats)
