@@ -33,7 +33,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 @cache
 def folder() -> Path | None:
-    """``$XDG_CACHE_HOME/fuse/kernels-HASH``, or under ``~/.cache``; None where it is not ours to write.
+    """``$XDG_CACHE_HOME/fuse/kernels-HASH``, or under ``~/.cache``; None where others may write it, or we may not.
 
     The hash is that of all kernels' sources: numba itself looks at one file only, and kernels call each other.
     """
@@ -42,7 +42,9 @@ def folder() -> Path | None:
         parent = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         found = parent / "fuse" / f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
         found.mkdir(mode=0o700, parents=True, exist_ok=True)
-        ours = os.access(found, os.W_OK) and (not hasattr(os, "getuid") or found.stat().st_uid == os.getuid())
+        told = found.stat()
+        alone = not hasattr(os, "getuid") or (told.st_uid == os.getuid() and not told.st_mode & 0o022)
+        ours = alone and os.access(found, os.W_OK)
     except (OSError, RuntimeError):  # no home
         return None
     return found if ours else None

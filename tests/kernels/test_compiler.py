@@ -52,6 +52,16 @@ def test_another_users_folder_is_not_used(tmp_path: Path, monkeypatch: pytest.Mo
     assert compiler.folder() is None
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="has no owners of files")
+def test_a_folder_that_others_may_write_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = compiler.folder()
+    assert found is not None
+    found.chmod(0o777)
+    compiler.folder.cache_clear()
+    assert compiler.folder() is None
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_kernels_run_with_and_without_a_folder(kept: bool, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
