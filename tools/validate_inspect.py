@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,7 @@ def main(zoos: Sequence[Path], out: Path, each: int, count: int, across: bool, l
     own = [row for row in rows if row["kind"] == "zoo"]
     groups = {name: [row for row in own if row["zoo"] == name] for name in dict.fromkeys(row["zoo"] for row in own)}
     groups["one family"] = [row for row in own if row["family"]]
+    groups["one family that sees"] = [row for row in groups["one family"] if SEES[row["b"]]]
     groups["zoos"] = own
     groups["stretched"] = [row for row in rows if row["kind"] == "stretched"]
     groups["all"] = rows
@@ -194,12 +195,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def table_of(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
-    """A line for each measure, a column for each group of pairs and gain: rho (p, n)."""
-    heads = ["", *(f"{group}: {gain}" for group in found for gain in GAINS)]
-    lines = [_line(heads), _line(["---"] * len(heads))]
-    for name in MEASURES:
-        cells = [found[group][name][gain] for group in found for gain in GAINS]
-        lines.append(_line([name, *(_rho(cell) for cell in cells)]))
+    """A line for each group of pairs and gain, a column for each measure: rho (p, n)."""
+    lines = [_line(["pairs: gain", *MEASURES]), _line(["---"] * (len(MEASURES) + 1))]
+    for group, gain in product(found, GAINS):
+        lines.append(_line([f"{group}: {gain}", *(_rho(found[group][name][gain]) for name in MEASURES)]))
     return lines
 
 

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuse.align import compatibility
@@ -78,6 +78,7 @@ def test_what_is_missing_is_named() -> None:
     assert nothing.verdict == "a and b: nothing was measured"
 
 
+@settings(deadline=None)
 @given(st.fixed_dictionaries(dict.fromkeys(PARTS, inside)), st.sampled_from(PARTS), inside)
 def test_more_of_a_part_is_never_less_of_the_score(values: dict[str, float], name: str, more: float) -> None:
     low, high = sorted((values[name], more))
@@ -86,12 +87,14 @@ def test_more_of_a_part_is_never_less_of_the_score(values: dict[str, float], nam
     assert 0 <= before.score <= after.score <= 1
 
 
+@settings(deadline=None)
 @given(st.fixed_dictionaries(dict.fromkeys(PARTS, inside)), st.sets(st.sampled_from(PARTS)))
 def test_a_part_that_is_missing_could_only_lower_the_score(values: dict[str, float], missing: set[str]) -> None:
     whole, some = score(parts(**values), NAMES), score(parts(**values) | {n: Part(None, "") for n in missing}, NAMES)
     assert whole.score is not None and (some.score is None or some.score >= whole.score)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=2), st.floats(0.01, 100))
 def test_size_and_order_and_scale(norms: list[float], scale: float) -> None:
     one, turned, scaled = (
