@@ -76,9 +76,10 @@ class Run:
         """
         prepared = [list(one) for one in zip(*images, strict=True)]
         first = not self.images
-        for side, given in zip(self.sides if first else (), prepared, strict=False):
-            count = layers_that_run(side.encoder, given[0], side.words)
-            side.layers = chosen_layers(count, self._layers, LAYERS, side.name) if count else []
+        if first:
+            for side, given in zip(self.sides, prepared, strict=True):
+                count = layers_that_run(side.encoder, given[0], side.words)
+                side.layers = chosen_layers(count, self._layers, LAYERS, side.name) if count else []
         looked = [
             look(side.encoder, side.layers, given, side.words) for side, given in zip(self.sides, prepared, strict=True)
         ]
@@ -99,8 +100,9 @@ class Run:
         for place, maps in (("encoder", looked.layers), ("projector", [looked.projected])):
             if place in side.widths:
                 layers = [pool(layer, self.common[place].grid) for layer in maps if layer is not None]
-                for number, layer in zip(side.layers if place == "encoder" else (), layers, strict=False):
-                    _check_finite(layer, f"of block {number}", side)
+                if place == "encoder":
+                    for number, layer in zip(side.layers, layers, strict=False):  # the last may be no chosen block
+                        _check_finite(layer, f"of block {number}", side)
                 _check_finite(layers[-1], f"of the {place}", side)
                 side.kept[place].add(layers[-1])
                 found[place] = [layer.flatten(0, 1) for layer in layers]
