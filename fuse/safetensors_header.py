@@ -1,12 +1,13 @@
 """The header of a safetensors file, read with the standard library and checked in full before anything is believed."""
 
+import os
 import re
 import struct
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from fuse import strict_json
 from fuse.errors import CheckpointError
@@ -23,6 +24,14 @@ DTYPE_BYTES = FLOAT_BYTES | {
 QUANTISED = {"F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2"}
 
 
+Stamp: TypeAlias = tuple[int, int, int]
+
+
+def stamp(status: os.stat_result) -> Stamp:
+    """What tells a file from itself after a change: size, time of the last change in nanoseconds, inode."""
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
     """One stored tensor: its safetensors dtype name, shape, and byte range [begin, end) within `file`."""
@@ -33,6 +42,7 @@ class TensorEntry:
     shape: tuple[int, ...]
     begin: int
     end: int
+    stamp: Stamp | None = field(default=None, compare=False, repr=False)  # of the file, where it was at hand
 
     @property
     def nbytes(self) -> int:
@@ -53,11 +63,14 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
             file.seek(begin)
             return file.read(end - begin)
 
-        return parse_header(read, path.stat().st_size, path)
+        status = os.fstat(file.fileno())
+        return parse_header(read, status.st_size, path, stamp(status))
 
 
-def parse_header(read: Callable[[int, int], bytes], size: int, path: Path) -> dict[str, TensorEntry]:
-    """As `read_header`, for a file of `size` bytes of which `read(begin, end)` gives any range."""
+def parse_header(
+    read: Callable[[int, int], bytes], size: int, path: Path, seen: Stamp | None = None
+) -> dict[str, TensorEntry]:  # fmt: skip
+    """As `read_header`, for a file of `size` bytes of which `read(begin, end)` gives any range. seen: its stamp."""
     start = read(0, 8)
     if start.startswith(b"version "):
         raise CheckpointError(
@@ -81,7 +94,7 @@ def parse_header(read: Callable[[int, int], bytes], size: int, path: Path) -> di
         raise CheckpointError(f"{len(table):,} tensors is more than {MAX_TENSORS:,}", where=path)
     if len({unicodedata.normalize("NFC", name) for name in table}) != len(table):
         raise CheckpointError("two tensor names are the same text in other code points", where=path)
-    entries = {name: _entry(path, name, row, 8 + length) for name, row in table.items()}
+    entries = {name: _entry(path, name, row, 8 + length, seen) for name, row in table.items()}
     _check_layout(path, list(entries.values()), 8 + length, size)
     return entries
 
@@ -91,7 +104,7 @@ def _check_metadata(metadata: Any, path: Path) -> None:
         raise CheckpointError("__metadata__ is not a table of strings", where=path)
 
 
-def _entry(path: Path, name: str, row: Any, body: int) -> TensorEntry:
+def _entry(path: Path, name: str, row: Any, body: int, seen: Stamp | None) -> TensorEntry:
     def where() -> str | Path:
         return f"{path}: tensor {name!r}" if len(name) <= MAX_NAME else path
 
@@ -122,7 +135,7 @@ def _entry(path: Path, name: str, row: Any, body: int) -> TensorEntry:
             f"shape {shape} of {dtype} needs {expected:,} bytes but the header gives {offsets[1] - offsets[0]:,}",
             where=where(),
         )
-    return TensorEntry(path, name, dtype, tuple(shape), body + offsets[0], body + offsets[1])
+    return TensorEntry(path, name, dtype, tuple(shape), body + offsets[0], body + offsets[1], seen)
 
 
 def _are_counts(value: Any) -> bool:
