@@ -48,7 +48,7 @@ def attended_answer(
 
     Raises RecipeError as `check_attention` does, MachineError where the picture cannot be written.
     """
-    from fuse.align.attention_answer import fused_looks, hear
+    from fuse.align.attention.answer import fused_looks, hear
     from fuse.branches.places import canvas
     from fuse.report.attention import attention_shares
     from fuse.report.overlay import overlay

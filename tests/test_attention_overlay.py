@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
-from fuse.align.attention_answer import spread
+from fuse.align.attention.answer import spread
 from fuse.branches.budget import share
 from fuse.branches.cells import kept_cells
 from fuse.branches.places import canvas, grid_boxes

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fuse.align.attention_maps import centre_distance, common_map, cosine, jensen_shannon
-from fuse.align.attention_words import sentences
+from fuse.align.attention.maps import centre_distance, common_map, cosine, jensen_shannon
+from fuse.align.attention.words import sentences
 from fuse.ask import ask, inputs_of, load
 from fuse.branches.places import grid_boxes
 from fuse.report.attention import answer_attention
@@ -325,7 +325,7 @@ def test_refused_before_a_model_is_loaded(
     code: int,
     sentence: str,
 ) -> None:
-    monkeypatch.setattr("fuse.align.attention_members.load", unreachable)
+    monkeypatch.setattr("fuse.align.attention.members.load", unreachable)
     before = (broken / "photo.png").read_bytes()
     ran = look(broken, *names, more=tuple(one.format(root=broken) for one in more))
     assert (ran.code, ran.out, ran.err) == (code, "", f"fuse: {sentence.format(root=broken)}\n")

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from fuse.align.encoders import Options, compare, labels
+from fuse.align.encoders.compare import Options, compare, labels
 from tests import fused_members, tiny_encoders
 from tests.cli import Ran, fuse_here
 

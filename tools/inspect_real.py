@@ -71,9 +71,9 @@ def told(document: dict[str, Any]) -> str:
 
 def means(folder: Path, files: list[Path]) -> list[Tensor]:
     """The mean token of each image, [images, D] float64 by block."""
-    from fuse.align.features import look
-    from fuse.align.features_open import open_encoders
-    from fuse.align.features_pool import pool
+    from fuse.align.features.look import look
+    from fuse.align.features.open import open_encoders
+    from fuse.align.features.pool import pool
     from fuse.images import open_image
 
     (encoder,) = open_encoders(str(folder))
@@ -91,7 +91,7 @@ def found_again(asked: Tensor, among: Tensor) -> float:
 
 
 def show_facts(parts: Path) -> None:
-    from fuse.align.cka import linear_cka
+    from fuse.align.measures.cka.linear import linear_cka
 
     seen = {name: [means(parts / name, pictures(parts, artwork)) for artwork in ARTWORKS] for name in ENCODERS}
     for name, (first, second) in seen.items():

@@ -22,7 +22,7 @@ from rank_correlation import correlation
 from stretched import stretched
 from zoo_questions import SKILLS, TEXT_SKILLS, write_questions
 
-from fuse.align.compatibility import PARTS
+from fuse.align.pairs.compatibility import PARTS
 
 SEES = {"hue": "color", "form": "shape", "sign": "letter", "stranger": "shape", "expert": ""}
 MEASURES = ("score", "fit", *PARTS)
@@ -124,7 +124,7 @@ class Answers:
 
 def measured(pair: Pair, images: Path) -> dict[str, Any]:
     """The pair as `fuse inspect pairs` tells it."""
-    from fuse.align.pairs import rank
+    from fuse.align.pairs.rank import rank
 
     return rank([str(folder) for folder in pair.folders], str(pair.base), images)["pairs"][0]
 

@@ -40,7 +40,7 @@ def command(
     import sys
 
     wanted, picture = _layers(layers), None if out is None else _picture(out, image)
-    from fuse.align.attention import inspect_attention
+    from fuse.align.attention.document import inspect_attention
     from fuse.errors import printable
 
     say = (lambda text: click.echo(printable(text), err=True)) if sys.stderr.isatty() else None
@@ -53,7 +53,7 @@ def command(
         _show(found.document)
     write(found.document, report, image=found.image, quiet=as_json)
     if picture is not None:  # behind the report, whose folder may be the picture's
-        from fuse.align.attention_picture import draw
+        from fuse.align.attention.picture import draw
 
         draw(found, picture)
         if not as_json:
@@ -63,7 +63,7 @@ def command(
 def _show(document: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from fuse.align.attention_table import to_rich
+    from fuse.align.attention.table import to_rich
     from fuse.errors import printable
 
     console = Console(highlight=False)

@@ -25,9 +25,9 @@ def command(recipe: Path, top: int, quiet: bool, report: Path | None, as_json: b
 
     from rich.console import Console
 
-    from fuse.align.deltas import bytes_of, measure
-    from fuse.align.deltas_plan import delta_plan
-    from fuse.align.deltas_table import to_rich
+    from fuse.align.deltas.measure import bytes_of, measure
+    from fuse.align.deltas.plan import delta_plan
+    from fuse.align.deltas.table import to_rich
     from fuse.progress import byte_progress
     from fuse.recipe_yaml import load_recipe
 

@@ -46,7 +46,7 @@ def command(
     if texts is not None and not llm:
         raise RecipeError("--texts is what language models are asked", hint="give --llm too")
     asked, wanted = _texts(texts), _layers(layers)
-    from fuse.align.encoders import PROMPT, Options, compare
+    from fuse.align.encoders.compare import PROMPT, Options, compare
 
     options = Options(
         layers=wanted, cells=cells, limit=limit, llm=llm, texts=asked or (PROMPT,), skip_bad=skip_bad, batch=batch_size,
@@ -63,8 +63,8 @@ def command(
 def _show(document: dict[str, object]) -> None:
     from rich.console import Console
 
-    from fuse.align.encoders_table import to_rich
-    from fuse.align.encoders_words import all_sentences
+    from fuse.align.encoders.table import to_rich
+    from fuse.align.encoders.words import all_sentences
     from fuse.errors import printable
 
     console = Console(highlight=False)

@@ -37,9 +37,9 @@ def command(
 
     from rich.console import Console
 
-    from fuse.align.encoders import Options
-    from fuse.align.pairs import rank
-    from fuse.align.pairs_table import lines, to_rich
+    from fuse.align.encoders.compare import Options
+    from fuse.align.pairs.rank import rank
+    from fuse.align.pairs.table import lines, to_rich
 
     options = Options(limit=limit, skip_bad=skip_bad, batch=batch_size, device=device, shown=not quiet)
     document = rank(members, base, images, options)

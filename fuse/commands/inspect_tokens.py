@@ -25,8 +25,8 @@ def command(folders: tuple[str, ...], base: str | None, text: Path | None, repor
     """
     import json
 
-    from fuse.align.tokens import inspect_tokens
-    from fuse.align.tokens_text import read_text
+    from fuse.align.tokens.document import inspect_tokens
+    from fuse.align.tokens.text import read_text
 
     found = inspect_tokens(folders, base=base, text=None if text is None else read_text(text))
     if as_json:
@@ -39,7 +39,7 @@ def command(folders: tuple[str, ...], base: str | None, text: Path | None, repor
 def _show(found: dict[str, Any]) -> None:
     from rich.console import Console
 
-    from fuse.align.tokens_view import lines, to_rich
+    from fuse.align.tokens.view import lines, to_rich
 
     console = Console(highlight=False, soft_wrap=False)
     console.print(to_rich(found))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fuse.align.attention_table import PAIRS, closer, heads
+from fuse.align.attention.table import PAIRS, closer, heads
 from fuse.report.overlay import PANEL, heat, top_of_scale
 from fuse.report.page import Page, Picture, Section, Sentence, Table, three_digits
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from fuse.align.deltas_verdicts import digits, percent
+from fuse.align.deltas.verdicts import digits, percent
 from fuse.report.colours import DIVERGING, Scale
 from fuse.report.page import Heat, Page, Section, Table, verdicts_of
 from fuse.sizes import counted

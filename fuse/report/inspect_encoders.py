@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fuse.align.encoders_table import COLUMNS, PLACES, caption
+from fuse.align.encoders.table import COLUMNS, PLACES, caption
 from fuse.report.colours import Scale
 from fuse.report.page import Heat, Page, Scatter, Section, Sentence, Table, three_digits
 from fuse.report.points import common_plane, some, turned_plane

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fuse.align.compatibility import PARTS
-from fuse.align.pairs_table import CAPTION
+from fuse.align.pairs.compatibility import PARTS
+from fuse.align.pairs.table import CAPTION
 from fuse.report.colours import Scale
 from fuse.report.page import Heat, Page, Section, Sentence, Table
 from fuse.sizes import counted

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fuse.align.tokens_view import choice_text, heads, shown_rows
+from fuse.align.tokens.view import choice_text, heads, shown_rows
 from fuse.report.page import Page, Section, Table, verdicts_of
 
 

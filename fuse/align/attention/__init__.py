@@ -1,0 +1,1 @@
+"""`fuse inspect attention`: where each member looks in an image when it answers."""

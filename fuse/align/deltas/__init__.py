@@ -1,0 +1,1 @@
+"""`fuse inspect deltas`: the geometry of task vectors."""

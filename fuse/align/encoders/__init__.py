@@ -1,0 +1,1 @@
+"""`fuse inspect encoders`: how alike the features of several vision encoders are."""

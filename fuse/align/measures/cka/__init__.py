@@ -1,0 +1,1 @@
+"""Centred kernel alignment, linear and with Gaussian kernels, exact or over batches."""

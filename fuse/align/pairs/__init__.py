@@ -1,0 +1,1 @@
+"""`fuse inspect pairs`: which members fit together, in order."""
