@@ -1,10 +1,10 @@
 """One hostile input through the real command line: what it says, how long it takes, what it leaves behind.
 
-    CASES = [Attack("duplicate key", recipe("members: {a: x, a: y}"), 2, "recipe.yaml:1:16: members.a: the key ...")]
+CASES = [Attack("duplicate key", recipe("members: {a: x, a: y}"), 2, "recipe.yaml:1:16: members.a: the key ...")]
 
-    @pytest.mark.parametrize("case", CASES, ids=str)
-    def test_refuses(case, tmp_path):
-        hold(case, tmp_path)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_refuses(case, tmp_path):
+    hold(case, tmp_path)
 """
 
 import json
