@@ -1,0 +1,65 @@
+"""Members and a recipe to merge under faults, the output it should give, and an older one that it may replace."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.faults.harness import command, digests
+
+RECIPE = (
+    "base: base\nmembers: {{a: a, b: b}}\nlanguage: {{method: task_arithmetic, weights: {weights}, embeddings: base}}\n"
+    "output: {{shard_size: {size}}}\n"
+)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """folder: the members and both recipes. whole: digests of the recipe's output, by file. old: of an older output."""
+
+    folder: Path
+    whole: dict[str, str]
+    old: dict[str, str]
+    inputs: dict[str, str]
+
+    @property
+    def recipe(self) -> Path:
+        return self.folder / "recipe.yaml"
+
+    def words(self, force: bool = False) -> list[object]:
+        return ["merge", self.recipe, "out", "--json", "--quiet", *(["--force"] if force else [])]
+
+    def root(self, name: str, *, force: bool = False) -> Path:
+        """A fresh folder to merge in, with the older output in it where that is to be replaced."""
+        root = self.folder.parent / name
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        if force:
+            shutil.copytree(self.folder.parent / "old" / "out", root / "out")
+        return root
+
+
+def make_scene(folder: Path, *, hidden: int = 32, layers: int = 2, size: str = "40KB") -> Scene:
+    """Three Llamas of one base; with the figures given three shards of 80 kB in all, in float32."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tests.members import perturbed, save_member
+
+    config = LlamaConfig(
+        hidden_size=hidden, intermediate_size=hidden * 3 // 2, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=64, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    members = folder / "members"
+    for seed, name in enumerate(("base", "a", "b")):
+        save_member(perturbed(model, seed) if seed else model, members / name)
+    (members / "recipe.yaml").write_text(RECIPE.format(weights=0.5, size=size))
+    (members / "old.yaml").write_text(RECIPE.format(weights=0.25, size=size))
+    outputs = {}
+    for name, recipe in (("whole", "recipe.yaml"), ("old", "old.yaml")):
+        (folder / name).mkdir()
+        ran = command(["merge", members / recipe, "out", "--quiet"], folder / name)
+        assert (ran.code, ran.err) == (0, ""), ran
+        outputs[name] = digests(folder / name / "out")
+    return Scene(members, outputs["whole"], outputs["old"], digests(members))
