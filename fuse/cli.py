@@ -19,6 +19,7 @@ VERBS = {
     "plan": "Show what a recipe will do to every tensor; reads no weights.",
     "inspect": "Tell before a merge whether parts fit together.",
     "merge": "Run a recipe into a folder that transformers loads.",
+    "verify": "Check that a folder is whole, and still what it was.",
     "import": "Turn an official checkpoint into parts that recipes name.",
     "ask": "Ask a model folder a question.",
     "search": "Search a recipe's coefficients and options, without training.",
@@ -67,9 +68,13 @@ def main() -> NoReturn:
     except click.ClickException as error:
         _say(error.format_message())
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        _say("interrupted; nothing was written")
+    except (KeyboardInterrupt, click.Abort) as stop:
+        _say(f"interrupted; {_left(stop) or 'nothing was written'}")
         sys.exit(130)
+    except SystemExit as stop:
+        if left := _left(stop):
+            _say(f"interrupted; {left}")
+        raise
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -101,6 +106,11 @@ def run() -> NoReturn:
     except OSError:
         code = 4
     os._exit(code if isinstance(code, int) else 0)
+
+
+def _left(stop: BaseException) -> str:
+    """What an interrupted command leaves, as it noted on its way out."""
+    return "; ".join(getattr(stop.__cause__ or stop, "__notes__", ()))
 
 
 def _say(text: str) -> None:

@@ -1,20 +1,16 @@
-"""An output folder is all or nothing: everything is written beside the target and renamed once, at the end."""
+"""Where an output may be written, and whether it was written as planned."""
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from fuse import families, strict_json
 from fuse.checkpoint import free_bytes, read_tensors
 from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.fused import BRANCHES, GRAFTS, LANGUAGE
+from fuse.partial import home_of
 from fuse.plan import Plan
 from fuse.safetensors_header import TensorEntry
 
-NO_MEMORY = ("can't allocate memory", "out of memory", "can't start new thread")  # as torch and Python say it
 SMALL_FILES = 64 << 20  # room for tokenizer, configs and card
 
 
@@ -43,69 +39,15 @@ def check_target(plan: Plan, target: Path, *, force: bool) -> None:
     if target.exists() and not (target / "fuse.json").exists() and any(target.iterdir()):
         raise RecipeError("the output exists and fuse did not make it (it has no fuse.json)", where=target,
                           hint="choose another folder, or remove it yourself")  # fmt: skip
-    need, free = plan.bytes_written + SMALL_FILES, free_bytes(target.parent)
+    need, free = plan.bytes_written + SMALL_FILES, free_bytes(target.parent) + _reserved(target)
     if need > free:
         raise MachineError(f"the output needs {need:,} bytes and the disk has {free:,} free", where=target)
 
 
-@contextmanager
-def new_folder(target: Path, *, force: bool = False, sync: bool = True) -> Iterator[Path]:
-    """A folder to write into; it becomes `target` when the block ends, and disappears when the block fails.
-
-    sync: whether the disk has every file before it does.
-    """
-    try:
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    except OSError as error:
-        raise MachineError(f"cannot be written ({error.strerror})", where=target.parent) from None
-    try:
-        partial.chmod(0o777 & ~_umask())
-        yield partial
-        for path in [*partial.rglob("*"), partial] if sync else ():
-            _sync(path)
-        _replace(partial, target, force=force, sync=sync)
-    except OSError as error:
-        raise MachineError(f"{error.strerror or error}; nothing was written", where=error.filename or target) from None
-    except RuntimeError as error:
-        if not any(text in str(error) for text in NO_MEMORY):
-            raise
-        raise MachineError("out of memory; nothing was written", where=target, hint="fewer threads need less") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _replace(partial: Path, target: Path, *, force: bool, sync: bool) -> None:
-    """Rename the finished folder into place; an old one is moved aside first and removed after."""
-    old = partial.with_suffix(".old")
-    try:
-        if target.exists():
-            if not force:
-                raise RecipeError("the output appeared while it was being made", where=target)
-            target.rename(old)
-        partial.rename(target)
-        if sync:
-            _sync(target.parent)
-    finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        try:
-            shutil.rmtree(old, ignore_errors=True)
-        finally:  # an interrupted removal is completed
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+def _reserved(target: Path) -> int:
+    """Bytes of the disk that an unfinished output has, which the next run keeps or frees."""
+    found = home_of(target).rglob("*")
+    return sum(path.lstat().st_blocks * 512 for path in found)
 
 
 def check_written(plan: Plan, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fuse import output
 from fuse.engine import execute as engine
 from fuse.engine import read, write
 from fuse.engine.device import Memory
 from fuse.engine.read import Reader
 from fuse.engine.table import table_blocks
 from fuse.engine.views import Stopped
-from fuse.errors import CheckpointError, MachineError, RecipeError
-from fuse.output import new_folder
+from fuse.errors import CheckpointError, MachineError
 from fuse.plan import Fold, Row, Source
 from fuse.rows import Run
 from fuse.safetensors_header import TensorEntry, read_header
@@ -168,73 +165,3 @@ def test_no_row_begins_once_all_is_called_off(tmp_path: Path) -> None:
     fold = Row("t", "fold", "t", "language", (2,), "F32", (), fold=Fold("g", "none", None))  # would fail if it began
     with pytest.raises(Stopped):
         engine.execute([fold], [("o.safetensors", [0])], tmp_path, lambda _: None, stop=stop)
-
-
-def _full(tmp_path: Path) -> Path:
-    target = tmp_path / "out"
-    target.mkdir()
-    (target / "old").write_text("old")
-    return target
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_what_was_there_comes_back_when_the_new_folder_cannot_take_its_place(
-    tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target, real = _full(tmp_path), Path.rename
-
-    def rename(self: Path, to: Path) -> Path:
-        if self.suffix == ".partial":
-            raise error
-        return real(self, to)
-
-    monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises((MachineError, KeyboardInterrupt)), new_folder(target, force=True):
-        pass
-    assert (target / "old").read_text() == "old" and names(tmp_path) == ["out"]
-
-
-def test_what_was_there_goes_although_its_removal_is_interrupted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target, real, calls = _full(tmp_path), shutil.rmtree, []
-
-    def remove(path: Path, **options: Any) -> None:
-        calls.append(path)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        real(path, **options)
-
-    monkeypatch.setattr(output.shutil, "rmtree", remove)
-    with pytest.raises(KeyboardInterrupt), new_folder(target, force=True) as folder:
-        (folder / "new").touch()
-    assert names(target) == ["new"] and names(tmp_path) == ["out"]
-
-
-@pytest.mark.parametrize(
-    "text", ["[enforce fail at a.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried", "can't start new thread",
-             "CUDA out of memory. Tried to allocate 2 GiB", "another"]
-)  # fmt: skip
-def test_no_memory_is_the_machine_s(tmp_path: Path, text: str) -> None:
-    kind = RuntimeError if text == "another" else MachineError
-    with pytest.raises(kind) as caught, new_folder(tmp_path / "out"):
-        raise RuntimeError(text)
-    told = f"{tmp_path / 'out'}: out of memory; nothing was written (fewer threads need less)"
-    assert str(caught.value) == (told if kind is MachineError else text) and names(tmp_path) == []
-
-
-def test_what_appears_meanwhile_stays(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="appeared while it was being made"), new_folder(tmp_path / "out"):
-        _full(tmp_path)
-    assert (tmp_path / "out" / "old").exists() and names(tmp_path) == ["out"]
-
-
-@pytest.mark.parametrize("sync", [True, False])
-def test_nothing_waits_for_the_disk_where_that_is_not_wanted(
-    tmp_path: Path, sync: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waited: list[int] = []
-    monkeypatch.setattr(os, "fsync", waited.append)
-    with new_folder(tmp_path / "out", sync=sync):
-        pass
-    assert bool(waited) is sync

@@ -11,6 +11,7 @@ import click
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--force", is_flag=True, help="Replace OUT if it exists (only after the new folder is complete).")
+@click.option("--restart", is_flag=True, help="Throw away what an unfinished run left beside OUT.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Tensors worked on at once. [default: cores + 1]")
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda (all GPUs) or cuda:N.")
 @click.option("--no-hash", is_flag=True, help="No sha256 of inputs and output in fuse.json.")
@@ -18,30 +19,30 @@ import click
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document about the result on stdout.")
 def command(
-    recipe: Path, out: Path, force: bool, threads: int | None, device: str, no_hash: bool, no_sync: bool, quiet: bool,
-    as_json: bool,
+    recipe: Path, out: Path, force: bool, restart: bool, threads: int | None, device: str, no_hash: bool, no_sync: bool,
+    quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run RECIPE into the folder OUT.
 
-    OUT appears whole, or not at all with one sentence that says why.
+    OUT appears whole, or not at all with one sentence that says why. A run that was interrupted or killed is gone on
+    with by the same command.
     """
     import json
 
     from fuse.card import OTHERS, r2_text
-    from fuse.merge import merge
-    from fuse.output import check_target
+    from fuse.merge import merge, ready
     from fuse.planner import make_plan
     from fuse.progress import byte_progress
     from fuse.recipe_yaml import load_recipe
     from fuse.sizes import counted, size_text
 
     plan = make_plan(load_recipe(recipe))
-    check_target(plan, out, force=force)
+    ready(plan, out, force=force)
     began = time.monotonic()
     with byte_progress(plan.bytes_written, shown=not quiet) as progress:
-        fits = merge(
+        merged = merge(
             plan, out, force=force, progress=progress, threads=threads, device=device, hashed=not no_hash,
-            sync=not no_sync,
+            sync=not no_sync, restart=restart,
         )  # fmt: skip
     seconds = time.monotonic() - began
     count = Counter(row.action for row in plan.rows)
@@ -50,15 +51,17 @@ def command(
             "folder": str(out), "merged": count["merge"], "copied": count["copy"], "folded": count["fold"],
             "made": count["make"], "dropped": len(plan.drops), "bytes": plan.bytes_written,
             "seconds": round(seconds, 3), "plan": plan.digest(),
-            "bridges": {name: {fit.name: fit.r2 for fit in own} for name, own in fits.items()},
+            "resumed": merged.resumed,
+            "bridges": {name: {fit.name: fit.r2 for fit in own} for name, own in merged.fits.items()},
         }, indent=1))  # fmt: skip
     else:
         others = "".join(f"{count[key]} {word}, " for key, word in OTHERS.items() if count[key])
+        earlier = f" ({merged.resumed} of {len(plan.shards)} files from an earlier run)" if merged.resumed else ""
         click.echo(
             f"{out}: {counted(count['merge'], 'tensor')} merged, {count['copy']} copied, {others}"
-            f"{len(plan.drops)} left out; {size_text(plan.bytes_written)} in {seconds:.1f} s"
+            f"{len(plan.drops)} left out; {size_text(plan.bytes_written)} in {seconds:.1f} s{earlier}"
         )
         crossed = (*plan.fused.branches, *plan.fused.grafts) if plan.fused else ()
         folded = {one.name for one in crossed if one.bridge and one.bridge.folded}
-        for name, own in fits.items():
+        for name, own in merged.fits.items():
             click.echo(f"bridge of {name}: {counted(len(own), 'map')}{', folded' * (name in folded)}, {r2_text(own)}")

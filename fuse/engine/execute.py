@@ -4,6 +4,7 @@ import mmap
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from itertools import count
 from math import prod
 from pathlib import Path
@@ -18,7 +19,7 @@ from fuse.engine.direct import SIZE
 from fuse.engine.heap import keep_freed_memory
 from fuse.engine.read import Reader
 from fuse.engine.room import Room
-from fuse.engine.team import finished, team
+from fuse.engine.team import error_of, finished, team
 from fuse.engine.views import Stopped
 from fuse.engine.write import ShardFile, stored_order
 from fuse.memory import ROOM, row_memory
@@ -26,20 +27,22 @@ from fuse.plan import Row
 from fuse.torch_threads import one_thread
 
 Progress = Callable[[int], None]
+Written = Callable[[str, int, str], None]
 SMALL = 1 << 18  # bytes of a small tensor
 
 
 def execute(
     rows: Sequence[Row], shards: Sequence[tuple[str, Sequence[int]]], folder: Path, progress: Progress,
     constants: Constants = NO_CONSTANTS, *, threads: int | None = None, device: str = "cpu", hashed: bool = True,
-    sync: bool = True, stop: Event | None = None,
+    sync: bool = True, stop: Event | None = None, written: Written = lambda *_: None,
 ) -> dict[str, str]:  # fmt: skip
     """Write every shard into `folder`; the sha256 of each file by name ("" where it is not `hashed`).
 
     rows: what to write. shards: file name and row numbers. progress: called with the bytes written since the last call.
     constants: what folds need (`fuse.engine.fold.constants_of`). threads: how many tensors are worked on at once; where
     left out one more than there are cores, since some wait for the disk, or some for each GPU. device: "cpu", "cuda"
-    (every GPU) or "cuda:1". sync: wait until the disk has each file. stop: calls the work off.
+    (every GPU) or "cuda:1". sync: wait until the disk has each file. stop: calls the work off. written: called with the
+    name, bytes and sha256 of each file once it is whole, from any thread.
     Neither threads nor the device change a byte of what elementwise methods write.
     Raises CheckpointError when a value read or computed is not finite, naming tensor, member and first place;
     MachineError for a device that is not there; OSError where the disk fails.
@@ -78,6 +81,12 @@ def execute(
         for row in small:
             run(row, file)
 
+    def close(file: ShardFile) -> str:
+        digest = file.finish(stop, hashed=hashed, sync=sync)
+        written(file.path.name, file.size, digest)
+        return digest
+
+    digests: dict[ShardFile, Future[str]] = {}
     keep_freed_memory()
     kernels.load_for(sum(prod(row.shape) for row in rows))
     try:
@@ -90,13 +99,16 @@ def execute(
                 large, small = _by_size(file.rows)
                 jobs |= {workers.submit(run, row, file): file for row in large}
                 jobs |= {other.submit(run_all, small, file): file} if small else {}
-            left, digests = Counter(jobs.values()), {}
+            left = Counter(jobs.values())
             for job in finished(jobs, stop):
                 file = jobs[job]
                 left[file] -= 1
                 if not left[file]:
-                    digests[file] = closers.submit(file.finish, stop, hashed=hashed, sync=sync)
+                    digests[file] = closers.submit(close, file)
+                    digests[file].add_done_callback(lambda done: stop.set() if error_of(done) else None)
             return {file.path.name: digests[file].result() for file in files}
+    except Stopped:
+        raise next((error for done in digests.values() if (error := error_of(done))), Stopped()) from None
     finally:
         for file in files:
             file.close()

@@ -41,10 +41,11 @@ def finished(jobs: Collection[Future[T]], stop: Event) -> Iterator[Future[T]]:
             for other in jobs:
                 other.cancel()
             wait(jobs)
-            raise next((error for job in jobs if (error := _error(job))), Stopped())
+            raise next((error for job in jobs if (error := error_of(job))), Stopped())
         yield job
 
 
-def _error(job: Future[Any]) -> BaseException | None:
-    error = None if job.cancelled() else job.exception()
+def error_of(job: Future[Any]) -> BaseException | None:
+    """Why a job that has ended failed; None where it did not, or was called off."""
+    error = None if job.cancelled() or not job.done() else job.exception()
     return None if isinstance(error, Stopped) else error

@@ -58,7 +58,7 @@ class ShardFile:
         for row in rows:
             self._starts[row.name] = position
             position += row.nbytes
-        self._size, self._handle, self._lock = position, -1, Lock()
+        self.size, self._handle, self._lock = position, -1, Lock()  # size: bytes of the file
 
     def write(self, row: Row, position: int, data: memoryview) -> None:
         """Bytes of a row, from byte `position` of it on."""
@@ -112,9 +112,9 @@ class ShardFile:
         with self._lock:
             if self._handle < 0:
                 self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-                _reserve(self._handle, self._size)
+                _reserve(self._handle, self.size)
                 os.pwrite(self._handle, self._header, 0)
-                if self._wants_direct and self._size >= WORTH_DIRECT:
+                if self._wants_direct and self.size >= WORTH_DIRECT:
                     self._direct = open_direct(self.path, os.O_WRONLY)
             return self._handle
 

@@ -22,7 +22,8 @@ from fuse.grafts.kinds import files_of
 from fuse.importers import IMPORTERS, About, Imported, Piece, kinds_of
 from fuse.importers.host_record import host_config, host_record, open_host
 from fuse.importers.read import open_source
-from fuse.output import SMALL_FILES, new_folder
+from fuse.output import SMALL_FILES
+from fuse.partial import new_folder
 from fuse.safetensors_header import TensorEntry
 from fuse.small_files import COPIED, copy_small, without_code, write_json
 from fuse.suggest import did_you_mean
