@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 from fuse import strict_json
 from fuse.errors import CheckpointError
+from fuse.plain_files import open_plain
 
 MAX_HEADER = 100_000_000
 MAX_TENSORS = 1_000_000
@@ -55,9 +56,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     Raises CheckpointError for whatever is not a well-formed file: a git-lfs pointer, a truncated or overlong body,
     holes or overlaps, sizes that disagree with shape and dtype, unknown or quantised dtypes, duplicate or odd names.
     """
-    if not path.is_file():
-        raise CheckpointError("the file is missing" if not path.exists() else "not a plain file", where=path)
-    with path.open("rb") as file:
+    with open_plain(path) as file:
 
         def read(begin: int, end: int) -> bytes:
             file.seek(begin)
@@ -115,7 +114,7 @@ def _entry(path: Path, name: str, row: Any, body: int, seen: Stamp | None) -> Te
     if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError("the header row is not {dtype, shape, data_offsets}", where=where())
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
-    if dtype in QUANTISED:
+    if isinstance(dtype, str) and dtype in QUANTISED:
         raise CheckpointError(
             f"dtype {dtype} is quantised and cannot be merged",
             where=where(),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fuse.errors import CheckpointError
+from fuse.plain_files import read_plain
 
 MAX_BYTES = 256 << 20  # the largest tokenizer.json in use is about 35 MB
 
@@ -19,14 +20,7 @@ def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
 
 def read_bytes(path: Path, *, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes of a plain file of bounded size."""
-    if not path.exists():
-        raise CheckpointError("the file is missing", where=path)
-    if not path.is_file():
-        raise CheckpointError("this is not a plain file", where=path)
-    size = path.stat().st_size
-    if size > max_bytes:
-        raise CheckpointError(f"{size:,} bytes is more than the {max_bytes:,} that fuse reads", where=path)
-    return path.read_bytes()
+    return read_plain(path, max_bytes)
 
 
 def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
