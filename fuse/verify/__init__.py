@@ -1,0 +1,1 @@
+"""Is a finished folder whole, and still what it was? The checks behind `fuse verify`."""

@@ -1,0 +1,134 @@
+"""Which files a folder holds: none half-written, none that runs code, none beside those that were recorded."""
+
+import os
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from fuse import strict_json
+from fuse.checkpoint import INDEX, LEGACY
+from fuse.errors import CheckpointError
+from fuse.sizes import counted
+from fuse.small_files import CODE_KEYS
+from fuse.verify.digests import CARD, RECORD, file_sha256
+from fuse.verify.outcome import Outcome
+from fuse.verify.record import Record
+
+HALF_WRITTEN = ("*.partial", "*.partial/*", "*.tmp", "*.incomplete", "*.part")
+CODE = {".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib"}
+# what no loader reads, so that it may lie beside what was recorded
+HARMLESS = {".md", ".png", ".jpg", ".jpeg", ".gif", ".svg", ".pdf", ".html", ".yaml", ".yml"}
+PLAIN = {"LICENSE", "LICENSE.txt", "NOTICE", "NOTICE.txt", "USE_POLICY"}
+NO_CONFIGS = {"tokenizer.json", "vocab.json", INDEX, RECORD}  # large tables, and our own
+MAX_CONFIG = 16 << 20
+MAX_FILES = 100_000
+
+
+def check_files(folder: Path, record: Record | None) -> Outcome:
+    """Every file of the folder has a reason to be there, and the small ones are those that were recorded.
+
+    Raises CheckpointError for a half-written file, a link out of the folder, code that fuse.json does not record, a
+    JSON file that names code, and for a small file that is missing, was not recorded or differs from the record.
+    """
+    names = _names(folder)
+    for name in names:
+        if any(fnmatchcase(name, pattern) for pattern in HALF_WRITTEN):
+            raise CheckpointError("is half-written", where=folder / name, hint="remove it, or make the folder again")
+    _check_code(folder, names, record)
+    if record is None:
+        return Outcome(f"{counted(len(names), 'file')}, none half-written, none that runs code")
+    for name in sorted(names):
+        if any(fnmatchcase(Path(name).name, pattern) for pattern in LEGACY):
+            raise CheckpointError("holds weights in a format that fuse does not write", where=folder / name)
+    if not record.files:
+        return Outcome(f"{counted(len(names), 'file')}, none half-written, none that runs code; the small ones were "
+                       "not recorded")  # fmt: skip
+    for name, sha256 in record.files.items():
+        if name not in names:
+            raise CheckpointError(f"is missing, and {RECORD} records it", where=folder / name)
+        if sha256 and file_sha256(folder / name) != sha256:
+            raise CheckpointError(f"is not as {RECORD} records it", where=folder / name)
+    known = {*record.files, *record.sha256, *record.code, RECORD, CARD}
+    for name in sorted(names):
+        if name not in known and not _is_harmless(name) and not name.endswith(".safetensors"):
+            raise CheckpointError(f"is a file that {RECORD} does not record", where=folder / name,
+                                  hint="loaders may read it; take it out of the folder")  # fmt: skip
+    return Outcome(f"{counted(len(record.files), 'small file')} as recorded, none beside them that loaders read")
+
+
+def _names(folder: Path) -> set[str]:
+    """Every file below the folder, by its path in it."""
+    home = folder.resolve()
+    blobs = home.parent.parent / "blobs"  # where the hub's cache keeps what a snapshot links to
+    names: set[str] = set()
+    for here, folders, files in os.walk(folder):
+        root = Path(here)
+        for name in [*files, *(inner for inner in folders if (root / inner).is_symlink())]:
+            path = root / name
+            real = path.resolve()
+            if path.is_symlink() and not (real.is_relative_to(home) or real.parent == blobs):
+                raise CheckpointError(f"is a link out of the folder, to {real}", where=path)
+            if not path.exists() or not (path.is_file() or path.is_dir()):
+                raise CheckpointError("is neither a file nor a folder", where=path)
+            names.add(path.relative_to(folder).as_posix())
+        if len(names) > MAX_FILES:
+            raise CheckpointError(f"holds more than {MAX_FILES:,} files", where=folder)
+        folders[:] = sorted(inner for inner in folders if not inner.startswith(".") and not (root / inner).is_symlink())
+    return names
+
+
+def _is_harmless(name: str) -> bool:
+    path = Path(name)
+    return path.name in PLAIN or path.suffix.lower() in HARMLESS or path.name.startswith(".")
+
+
+def _check_code(folder: Path, names: set[str], record: Record | None) -> None:
+    """No file is code and no config names any, but for what fuse.json records by its sha256. Nothing is run."""
+    code = record.code if record else {}
+    for name, sha256 in code.items():
+        if name not in names:
+            raise CheckpointError(f"is missing, and {RECORD} records it", where=folder / name)
+        if file_sha256(folder / name) != sha256:
+            raise CheckpointError(f"is code, and not as {RECORD} records it", where=folder / name)
+    for name in sorted(names):
+        if Path(name).suffix.lower() in CODE and name not in code:
+            raise CheckpointError(f"is code that {RECORD} does not record", where=folder / name,
+                                  hint="do not load this folder with trust_remote_code")  # fmt: skip
+    for name in sorted(names):
+        if not name.endswith(".json") or Path(name).name in NO_CONFIGS:
+            continue
+        for at, key, value in _code_keys(strict_json.read_object(folder / name, max_bytes=MAX_CONFIG)):
+            if key != "auto_map":
+                if value:
+                    raise CheckpointError(f"{at} asks to run code from the folder", where=folder / name)
+                continue
+            for told in _modules(value):
+                file = (Path(name).parent / f"{told.split('.')[0]}.py").as_posix()
+                if file not in code:
+                    raise CheckpointError(f"{at} names the code {told!r}, which {RECORD} does not record",
+                                          where=folder / name)  # fmt: skip
+
+
+def _code_keys(value: Any, at: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(place, key, value) of every key that names code, at any depth."""
+    todo: list[tuple[str, Any]] = [(at, value)]
+    while todo:
+        at, value = todo.pop()
+        if isinstance(value, list):
+            todo += [(f"{at}[{i}]", item) for i, item in enumerate(value) if isinstance(item, dict | list)]
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                place = f"{at}.{key}" if at else key
+                if key in CODE_KEYS:
+                    yield place, key, item
+                todo.append((place, item))
+
+
+def _modules(value: Any) -> list[str]:
+    """The classes that an auto_map names, as `module.Class`."""
+    if isinstance(value, dict):
+        return [told for item in value.values() for told in _modules(item)]
+    if isinstance(value, list):
+        return [told for item in value for told in _modules(item)]
+    return [] if value is None else [str(value)]

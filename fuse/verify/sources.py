@@ -1,0 +1,76 @@
+"""The files that a folder was made of, against the hashes that fuse.json records of them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from fuse.engine.team import finished, team
+from fuse.errors import CheckpointError, MachineError
+from fuse.sizes import counted
+from fuse.verify.digests import RECORD, file_digest
+from fuse.verify.outcome import Outcome, skipped
+from fuse.verify.record import Record
+
+Bar = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+Origin = tuple[str, str, str]  # where it was, the file's name, its sha256
+
+
+def check_sources(record: Record | None, home: Path, threads: int, bar: Bar) -> Outcome:
+    """Every source that is still where it was has the sha256 that was recorded. Those on the hub are not fetched.
+
+    home: the folder of the recipe, which local origins are relative to. bar: opened with the bytes to read.
+    Raises CheckpointError for the first file that is another one now.
+    """
+    if record is None:
+        return skipped(f"no {RECORD}: the sources are not known")
+    found: dict[Path, str] = {}
+    away = 0
+    for origin, name, sha256 in _origins(record.told):
+        path = home / origin  # an absolute origin stands alone
+        file = path if path.is_file() else path / name
+        if sha256 and file.is_file() and not origin.startswith("hf://"):
+            found[file] = sha256
+        else:
+            away += 1
+    if not found:
+        return skipped("no source with a hash is where it was")
+    now = _digests(list(found), threads, bar)
+    for file, sha256 in found.items():
+        if now[file] != sha256:
+            raise CheckpointError("is not the file that the folder was made of", where=file)
+    told = f"{counted(len(found), 'source file')} as recorded"
+    return Outcome(f"{told}; {away:,} elsewhere or without a hash" if away else told, counts={"files": len(found)})
+
+
+def _digests(files: list[Path], threads: int, bar: Bar) -> dict[Path, str]:
+    stop = Event()
+
+    def digest(file: Path) -> str:
+        try:
+            return file_digest(file, (), stop, progress=progress).sha256
+        except OSError as error:
+            raise MachineError(f"cannot be read ({error.strerror})", where=file) from None
+
+    with bar(sum(file.stat().st_size for file in files)) as progress, team(min(threads, len(files)), stop) as hashers:
+        jobs = {hashers.submit(digest, file): file for file in files}
+        return {jobs[job]: job.result() for job in finished(jobs, stop)}
+
+
+def _origins(told: Mapping[str, Any]) -> Iterator[Origin]:
+    """What the tables of fuse.json say of sources: anything that has an origin and a sha256, at any depth."""
+    todo: list[Any] = [told]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, list):
+            todo += value
+        if not isinstance(value, dict):
+            continue
+        origin, sha256 = value.get("origin"), value.get("sha256")
+        if isinstance(origin, str) and origin and "\0" not in origin:
+            table = sha256 if isinstance(sha256, dict) else {"graft.safetensors": sha256}
+            for name, digest in table.items():
+                if isinstance(digest, str) and Path(name).name == name:
+                    yield origin, name, digest
+        todo += [item for key, item in value.items() if key not in ("recipe", "dropped", "marks", "files", "code")]
