@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 import torch
-from real_parts import ARTWORKS, write_dino, write_images, write_lite
+from real_parts import ARTWORKS, write_parts
 from torch import Tensor
 
 ENCODERS = ("dino", "lite")
@@ -28,20 +28,6 @@ IMAGES, EVERY = 400, 4
 COUNTS = (25, 50, 100, 200, 400)
 BATCH = 16
 PLACES = {"each of 16 cells": (), "means of images": ("--cells", "1")}
-
-
-def write_parts(packages: Path, parts: Path) -> None:
-    """What is absent of the encoders and the emoji."""
-    parts.mkdir(parents=True, exist_ok=True)
-    writers = {
-        "dino": lambda: write_dino(packages, parts / "dino"),
-        "lite": lambda: write_lite(packages, parts / "lite"),
-        "emoji.json": lambda: write_images(packages, parts),
-    }
-    for name, write in writers.items():
-        if not (parts / name).exists():
-            write()
-            click.echo(f"wrote {parts / name}")
 
 
 def pictures(parts: Path, artwork: str) -> list[Path]:
@@ -113,7 +99,7 @@ def main(packages: Path, parts: Path, report: Path) -> None:
     from fuse import torchvision_shim
 
     torchvision_shim.install()
-    write_parts(packages, parts)
+    write_parts(packages, parts, [*ENCODERS, "emoji.json"])
     with TemporaryDirectory() as images:
         for file in pictures(parts, ARTWORKS[1]):
             shutil.copyfile(file, Path(images) / file.name)

