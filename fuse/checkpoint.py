@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from fuse import strict_json
 from fuse.errors import CheckpointError, RecipeError
 from fuse.safetensors_header import TensorEntry, read_header
+from fuse.stores.address import is_store
 
 if TYPE_CHECKING:
-    from fuse.hub import Repository
+    from fuse.repository import Repository
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 LEGACY = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
@@ -22,7 +23,7 @@ LEGACY = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened folder. `origin` is how the recipe named it, `revision` the hub commit it was read at ("" if local)."""
+    """An opened folder. `origin` is how the recipe named it, `revision` the commit it was read at ("" if local)."""
 
     name: str
     folder: Path
@@ -30,7 +31,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorEntry]
     origin: str
     revision: str = ""
-    repository: "Repository | None" = None  # where the weights still are, of a hub member
+    repository: "Repository | None" = None  # where the weights still are, of a member that is elsewhere
     stored: Mapping[str, TensorEntry] | None = None  # what the folder holds, where an adapter's tensors stand in it
 
     @cached_property
@@ -44,11 +45,11 @@ class Checkpoint:
 
 
 def open_checkpoint(name: str, location: str, *, revision: str | None, relative_to: Path) -> Checkpoint:
-    """Open a member by local path (relative to the recipe's folder) or hub id.
+    """Open a member by local path (relative to the recipe's folder), hub id or address in an object store.
 
-    Of a hub repository only the small files are downloaded; headers are read by ranges, and `fetch` brings the weights.
-    Raises RecipeError when there is no such folder, CheckpointError when it cannot be trusted or merged, MachineError
-    when the hub cannot be reached.
+    Of what is elsewhere only the small files are downloaded; headers are read by ranges, and `fetch` brings the
+    weights. Raises RecipeError when there is no such folder, CheckpointError when it cannot be trusted or merged,
+    MachineError when the hub or the store cannot be reached.
     """
     hint = "a member is the folder that holds config.json"
     folder, repository, commit = locate(location, revision, relative_to, hint)
@@ -65,11 +66,16 @@ def open_checkpoint(name: str, location: str, *, revision: str | None, relative_
 
 
 def locate(location: str, revision: str | None, relative_to: Path, hint: str) -> tuple[Path, "Repository | None", str]:
-    """The folder of a local path or hub id, where its weights still are, and the commit ("" if local).
+    """The folder of a local path, hub id or address, where its weights still are, and the commit ("" if local).
 
     Raises RecipeError when there is no such folder, with the hint where something else is there; MachineError when the
-    hub cannot be reached.
+    hub or the store cannot be reached.
     """
+    if is_store(location):
+        from fuse.stores.members import open_store
+
+        store = open_store(location, revision)
+        return store.folder, store, store.commit
     path = Path(location if Path(location).is_absolute() else relative_to / location)
     if location.startswith("hf://") or not path.exists():
         from fuse.hub import open_repository
@@ -83,18 +89,28 @@ def locate(location: str, revision: str | None, relative_to: Path, hint: str) ->
     return path, None, ""
 
 
-def fetch(checkpoint: Checkpoint) -> None:
-    """Bring the weights of a hub member to this machine, and check that they are those whose headers were planned on.
+def fetch(checkpoint: Checkpoint, wanted: Collection[TensorEntry] | None = None) -> None:
+    """Bring the weights of a member that is elsewhere to this machine, those whose headers were planned on.
 
-    Raises MachineError when the hub cannot be reached, CheckpointError when the files differ from the plan.
+    wanted: which tensors are enough, of this checkpoint and maybe of others; the hub gives whole files all the same.
+    Raises MachineError when hub or store cannot be reached, CheckpointError when the files differ from the plan.
     """
+    stored = checkpoint.stored or checkpoint.tensors
+    fetch_entries(checkpoint, list(stored.values()), wanted)
+    if checkpoint.repository is not None and read_tensors(checkpoint.folder, checkpoint.repository) != stored:
+        raise CheckpointError("the weights changed while they were read", where=checkpoint.folder)
+
+
+def fetch_entries(
+    checkpoint: Checkpoint, stored: Sequence[TensorEntry], wanted: Collection[TensorEntry] | None
+) -> None:  # fmt: skip
+    """Bring the stored tensors, or those of them that are wanted, to this machine; nothing where they are local."""
     if checkpoint.repository is None:
         return
-    from fuse.hub import download
-
-    download(checkpoint.repository, [file.name for file in checkpoint.weight_files])
-    if read_tensors(checkpoint.folder) != (checkpoint.stored or checkpoint.tensors):
-        raise CheckpointError("the weights on the hub changed while they were read", where=checkpoint.folder)
+    if wanted is not None and checkpoint.repository.etags:
+        files = {entry.file for entry in stored}
+        stored = [entry for entry in wanted if entry.file in files]
+    checkpoint.repository.fetch(stored)
 
 
 def read_tensors(folder: Path, repository: "Repository | None" = None) -> dict[str, TensorEntry]:
@@ -132,11 +148,9 @@ def read_tensors(folder: Path, repository: "Repository | None" = None) -> dict[s
 
 
 def _header(folder: Path, name: str, repository: "Repository | None") -> dict[str, TensorEntry]:
-    if repository is None or (folder / name).exists():
+    if repository is None or (not repository.etags and (folder / name).exists()):
         return read_header(_inside(folder, name))
-    from fuse.hub import remote_header
-
-    return remote_header(repository, name, folder / name)
+    return repository.header(name, folder / name)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """What a plan knows of a fused folder: branches, grafts, placeholders, and what lends tensors besides the members."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -28,17 +28,17 @@ class Lender:
     places: Mapping[str, str]
     dropped: Mapping[str, str]
     checkpoint: Checkpoint | None = None
-    bring: Callable[[Checkpoint], None] = fetch
+    bring: Callable[[Checkpoint, Collection[TensorEntry] | None], None] = fetch
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that the output reads: none where nothing is lent after all."""
         return tuple(sorted({self.tensors[key].file for key in self.places}))
 
-    def fetch(self) -> None:
-        """Bring the weights to this machine, where they are not."""
+    def fetch(self, wanted: Collection[TensorEntry] | None = None) -> None:
+        """Bring the weights to this machine, where they are not; wanted as `fuse.checkpoint.fetch` has it."""
         if self.checkpoint is not None and self.places:
-            self.bring(self.checkpoint)
+            self.bring(self.checkpoint, wanted)
 
 
 def adapter_lenders(members: Sequence[Member]) -> list[Lender]:

@@ -4,7 +4,7 @@ A revision is resolved to its commit once; everything after reads that commit.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,22 @@ FIRST = 1 << 18  # bytes of a weight file that are asked for at first; most head
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository at one commit, with the names of its top-level files."""
+    """A repository at one commit, with the names of its top-level files (a `fuse.repository.Repository`)."""
 
     hub_id: str
     commit: str
     names: frozenset[str]
+
+    @property
+    def etags(self) -> dict[str, str]:
+        """None: the commit tells the bytes, and files come whole."""
+        return {}
+
+    def header(self, name: str, path: Path) -> dict[str, TensorEntry]:
+        return remote_header(self, name, path)
+
+    def fetch(self, entries: Sequence[TensorEntry]) -> None:
+        download(self, sorted({entry.file.name for entry in entries}))
 
 
 def open_repository(hub_id: str, revision: str | None) -> tuple[Path, Repository | None]:

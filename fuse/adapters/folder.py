@@ -1,12 +1,12 @@
 """The folder of an adapter: as PEFT writes it, or as `fuse import llava_lora` does. Headers only."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fuse import strict_json
-from fuse.checkpoint import Checkpoint, locate
+from fuse.checkpoint import Checkpoint, fetch_entries, locate
 from fuse.errors import CheckpointError
 from fuse.families import Basis
 from fuse.grafts.donor import JSON
@@ -49,12 +49,10 @@ def open_folder(name: str, location: str, basis: Basis, *, revision: str | None,
             )  # fmt: skip
     if not here:
         raise CheckpointError(f"holds no {WEIGHTS}", where=folder)
-    if repository is None or (folder / WEIGHTS).exists():
+    if repository is None or (not repository.etags and (folder / WEIGHTS).exists()):
         tensors = read_header(folder / WEIGHTS)
     else:
-        from fuse.hub import remote_header
-
-        tensors = remote_header(repository, WEIGHTS, folder / WEIGHTS)
+        tensors = repository.header(WEIGHTS, folder / WEIGHTS)
     _check(tensors)
     opened = Checkpoint(name, folder, config, tensors, location, commit, repository)
     return Folder(opened, config, {key: key for key in tensors})
@@ -66,12 +64,8 @@ def _check(tensors: dict[str, TensorEntry]) -> None:
             raise CheckpointError(f"tensor {entry.name!r} has dtype {entry.dtype}, not floats", where=entry.file)
 
 
-def fetch_adapter(checkpoint: Checkpoint) -> None:
-    """Bring the weights of a hub adapter to this machine; errors as `fuse.checkpoint.fetch`."""
-    if checkpoint.repository is None:
-        return
-    from fuse.hub import download
-
-    download(checkpoint.repository, [WEIGHTS])
-    if read_header(checkpoint.folder / WEIGHTS) != checkpoint.tensors:
-        raise CheckpointError("the weights on the hub changed while they were read", where=checkpoint.folder)
+def fetch_adapter(checkpoint: Checkpoint, wanted: Collection[TensorEntry] | None = None) -> None:
+    """Bring the weights of an adapter that is elsewhere to this machine; as `fuse.checkpoint.fetch`."""
+    fetch_entries(checkpoint, list(checkpoint.tensors.values()), wanted)
+    if checkpoint.repository is not None and read_header(checkpoint.folder / WEIGHTS) != checkpoint.tensors:
+        raise CheckpointError("the weights changed while they were read", where=checkpoint.folder)

@@ -1,12 +1,13 @@
 """The files of a ConvNeXt tower, as open_clip or timm store it: header, config from shapes, names. Needs no torch."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from fuse.checkpoint import SINGLE, Checkpoint
-from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.checkpoint import SINGLE, Checkpoint, fetch_entries, locate
+from fuse.errors import CheckpointError
+from fuse.repository import Repository
 from fuse.safetensors_header import TensorEntry, read_header
 
 OPEN_CLIP = "open_clip_model.safetensors"
@@ -20,25 +21,17 @@ def open_convnext(name: str, location: str, *, relative_to: Path) -> Checkpoint:
 
     Raises RecipeError when there is no such folder, CheckpointError when it holds neither, MachineError offline.
     """
-    folder = Path(location if Path(location).is_absolute() else relative_to / location)
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{location!r} is not a folder", hint="a tower is the folder that holds its safetensors")
-    if folder.exists() and not location.startswith("hf://"):
-        return Checkpoint(name, folder, {}, _header(folder, None), location)
-    from fuse.hub import open_repository
-
-    folder, repository = open_repository(location.removeprefix("hf://"), None)
-    return Checkpoint(name, folder, {}, _header(folder, repository), location, folder.name, repository)
+    hint = "a tower is the folder that holds its safetensors"
+    folder, repository, commit = locate(location, None, relative_to, hint)
+    return Checkpoint(name, folder, {}, _header(folder, repository), location, commit, repository)
 
 
-def _header(folder: Path, repository: Any) -> dict[str, TensorEntry]:
+def _header(folder: Path, repository: Repository | None) -> dict[str, TensorEntry]:
     for file in FILES:
-        if (folder / file).exists():
+        if (folder / file).exists() and not (repository and repository.etags):
             return read_header(folder / file)
         if repository and file in repository.names:
-            from fuse.hub import remote_header
-
-            return remote_header(repository, file, folder / file)
+            return repository.header(file, folder / file)
     raise CheckpointError(
         f"holds neither {' nor '.join(FILES)}",
         where=folder,
@@ -46,16 +39,14 @@ def _header(folder: Path, repository: Any) -> dict[str, TensorEntry]:
     )
 
 
-def fetch_convnext(checkpoint: Checkpoint) -> None:
-    """Bring the weights of a hub tower to this machine, as fuse.checkpoint.fetch does for members."""
+def fetch_convnext(checkpoint: Checkpoint, wanted: Collection[TensorEntry] | None = None) -> None:
+    """Bring the weights of a tower that is elsewhere to this machine, as fuse.checkpoint.fetch does for members."""
     if checkpoint.repository is None:
         return
-    from fuse.hub import download
-
-    names = [file.name for file in checkpoint.weight_files]
-    download(checkpoint.repository, names)
-    if {k: e for n in names for k, e in read_header(checkpoint.folder / n).items()} != checkpoint.tensors:
-        raise MachineError("the weights on the hub changed while they were read", where=checkpoint.folder)
+    fetch_entries(checkpoint, list(checkpoint.tensors.values()), wanted)
+    files = checkpoint.weight_files
+    if {k: e for file in files for k, e in read_header(file).items()} != checkpoint.tensors:
+        raise CheckpointError("the weights changed while they were read", where=checkpoint.folder)
 
 
 def unwrapped(opened: Checkpoint) -> dict[str, tuple[int, ...]]:

@@ -19,6 +19,7 @@ from fuse.engine.views import Stored
 from fuse.errors import CheckpointError, MachineError
 from fuse.plan import Source
 from fuse.safetensors_header import TensorEntry
+from fuse.stores import sparse
 
 TORCH = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -38,6 +39,7 @@ class Reader:
     def __init__(self) -> None:
         self._maps: dict[Path, mmap.mmap] = {}
         self._handles: dict[Path, int] = {}
+        self._there: dict[Path, list[sparse.Range] | None] = {}
         self._lock = Lock()
         weakref.finalize(self, _close, self._maps, self._handles)
 
@@ -56,7 +58,7 @@ class Reader:
         dtype = TORCH[entry.dtype]
         if entry.nbytes == 0:
             return torch.empty(entry.shape, dtype=dtype)
-        mapped = self._map(entry.file)
+        mapped = self._map(entry)
         self.check(entry)
         count = entry.nbytes // dtype.itemsize
         return torch.frombuffer(mapped, dtype=dtype, count=count, offset=entry.begin).view(entry.shape)
@@ -96,12 +98,14 @@ class Reader:
     def stored(self, source: Source) -> tuple[int, int, memoryview]:
         """An open file, the byte of it where the stored tensor begins, and the tensor's bytes."""
         entry = source.tensor
-        mapped = self._map(entry.file)
+        mapped = self._map(entry)
         return self._handles[entry.file], entry.begin, memoryview(mapped)[entry.begin : entry.end]
 
-    def _map(self, file: Path) -> mmap.mmap:
+    def _map(self, entry: TensorEntry) -> mmap.mmap:
+        file = entry.file
         with self._lock:
             if file not in self._maps:
+                self._there[file] = sparse.present(file)
                 try:
                     self._handles[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
                     self._maps[file] = mmap.mmap(self._handles[file], 0, flags=PRIVATE)
@@ -110,6 +114,7 @@ class Reader:
                     raise kind(f"cannot be read ({error.strerror})", where=file) from None
                 except ValueError:  # an empty file cannot be mapped
                     raise CheckpointError("the file became shorter while it was read", where=file) from None
+            sparse.check_there(file, self._there[file], entry.begin, entry.end)
             return self._maps[file]
 
 

@@ -1,0 +1,209 @@
+"""Members in object stores: small files come first, headers by ranges, and of the weights what a plan reads.
+
+The state of a folder is told by the names, sizes and etags of its files; everything is read from that state or not at
+all.
+"""
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import local
+from typing import Any
+
+from fuse.checkpoint import free_bytes
+from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.hub import SMALL
+from fuse.progress import byte_progress
+from fuse.safetensors_header import TensorEntry, parse_header
+from fuse.small_files import FOLDERS
+from fuse.stores import sparse
+from fuse.stores.address import Address, address_of, connect
+from fuse.stores.cache import folder_of
+from fuse.stores.sentences import sentences
+
+FIRST = 1 << 18  # bytes of a weight file that are asked for at first; most headers fit
+LARGEST_SMALL = 1 << 28  # bytes of a file that is no weights
+TAGS = ("ETag", "etag", "content_md5", "md5Hash", "generation")  # what stores call what changes with the bytes
+
+
+@dataclass(frozen=True)
+class Far:
+    """A file in a store: its size in bytes and what changes when its bytes do."""
+
+    size: int
+    etag: str
+
+
+@dataclass(frozen=True)
+class StoreFolder:
+    """A folder in a store in one state, with the local folder that stands for it (a `fuse.repository.Repository`)."""
+
+    address: Address
+    commit: str
+    files: Mapping[str, Far]
+    folder: Path
+    system: Any = field(repr=False, compare=False)
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(self.files)
+
+    @property
+    def etags(self) -> dict[str, str]:
+        return {name: far.etag for name, far in sorted(self.files.items()) if name.endswith(".safetensors")}
+
+    def header(self, name: str, path: Path) -> dict[str, TensorEntry]:
+        """The header of a weight file, by one or two ranges the first time; `path` is where the file will be."""
+        if name not in self.files:
+            raise CheckpointError("the file is missing", where=path)
+        kept, size = self._kept(name), self.files[name].size
+        start = kept.read_bytes() if kept.is_file() else b""
+
+        def read(begin: int, end: int) -> bytes:
+            nonlocal start
+            if end > len(start):
+                with self._reading(name) as get:
+                    start += get(len(start), min(max(end, FIRST), size))
+            return start[begin:end]
+
+        entries = parse_header(read, size, path)
+        if not kept.is_file():
+            _write(kept, start[: min(entry.begin for entry in entries.values())])
+        return entries
+
+    def fetch(self, entries: Sequence[TensorEntry]) -> None:
+        """Bring at least these tensors, and what makes their files readable, to where the entries say."""
+        wanted: dict[str, list[sparse.Range]] = {}
+        for entry in entries:
+            wanted.setdefault(entry.file.name, []).append((entry.begin, entry.end))
+        needed: dict[str, list[sparse.Range]] = {}
+        for name, ranges in wanted.items():
+            file = self.folder / name
+            there = sparse.prepare(file, self.files[name].size)
+            head = self._kept(name).read_bytes()
+            if sparse.missing(there, [(0, len(head))]):
+                sparse.put(file, 0, head)
+                there = sparse.joined([*there, (0, len(head))])
+            if lacking := sparse.missing(there, ranges):
+                needed[name] = lacking
+        total = sum(end - begin for ranges in needed.values() for begin, end in sparse.pieces(ranges))
+        if total > (free := free_bytes(self.folder)):
+            told = f"{self.address} needs {total:,} bytes here and the disk has {free:,} free"
+            raise MachineError(told, where=self.folder, hint="XDG_CACHE_HOME says where members are kept")
+        with byte_progress(total, shown=bool(total)) as progress:
+            for name, ranges in needed.items():
+                with self._reading(name) as get:
+                    sparse.fill(self.folder / name, ranges, get, progress)
+                sparse.close(self.folder / name, self.files[name].size)
+
+    def read_small(self, names: Sequence[str]) -> None:
+        """Bring whole files that are no weights."""
+
+        def bring(name: str) -> None:
+            path, size = self.folder / name, self.files[name].size
+            if path.is_file() and path.stat().st_size == size:
+                return
+            path.parent.mkdir(exist_ok=True)
+            with self._reading(name) as get:
+                _write(path, get(0, size) if size else b"")
+
+        with ThreadPoolExecutor(sparse.THREADS) as pool:
+            list(pool.map(bring, names))
+
+    def _kept(self, name: str) -> Path:
+        return self.folder / f".{name}.header"
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[Callable[[int, int], bytes]]:
+        """A function that reads a range of a file, from any thread; its state is compared at the beginning and end."""
+        far, path, own = self.files[name], self.address.file(name), local()
+
+        def get(begin: int, end: int) -> bytes:
+            if not hasattr(own, "file"):
+                own.file = self.system.open(path, "rb", block_size=sparse.PIECE, cache_type="none")
+            own.file.seek(begin)
+            return own.file.read(end - begin)
+
+        with sentences(self.address):
+            try:
+                yield get
+            except Exception:
+                if _changed(self.system, path, far):
+                    raise self._stale(name) from None
+                raise
+            if _changed(self.system, path, far):
+                raise self._stale(name)
+
+    def _stale(self, name: str) -> CheckpointError:
+        if name.endswith(".safetensors"):
+            sparse.discard(self.folder / name)
+            self._kept(name).unlink(missing_ok=True)
+        return CheckpointError("the file changed in the store while it was read", where=f"{self.address}/{name}")
+
+
+def open_store(location: str, revision: str | None) -> StoreFolder:
+    """The state of a folder, with its small files here.
+
+    revision: refuse any state but this one, as `fuse plan` and fuse.json tell it (or its first characters).
+    Raises RecipeError where there is no such folder, CheckpointError where it is in another state, MachineError where
+    the store cannot be reached.
+    """
+    address = address_of(location)
+    system = connect(address)
+    with sentences(address):
+        files = {row["name"]: row for row in _listing(system, address)}
+    prefix = f"{address.path}/"
+    named = {path.lstrip("/").removeprefix(prefix): row for path, row in files.items()}
+    found = {name: Far(int(row["size"]), _etag(row)) for name, row in named.items()}
+    small = [name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in SMALL)]
+    if not found:
+        raise RecipeError("there is no such folder in the store", where=address)
+    told = [(n, f.size, f.etag) for n, f in sorted(found.items()) if n in small or n.endswith(".safetensors")]
+    commit = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:40]
+    if revision is not None and not (len(revision) >= 7 and commit.startswith(revision)):
+        problem = f"is in another state than revision {revision}: it is {commit}"
+        raise CheckpointError(problem, where=address, hint="files were replaced since")
+    for name in small:
+        if found[name].size > LARGEST_SMALL:
+            told = f"{found[name].size:,} bytes is more than {LARGEST_SMALL:,} for such a file"
+            raise CheckpointError(told, where=f"{address}/{name}")
+    opened = StoreFolder(address, commit, found, folder_of(address, commit), system)
+    opened.read_small(small)
+    return opened
+
+
+def _listing(system: Any, address: Address) -> Iterator[dict[str, Any]]:
+    """The files of the folder, and of the few folders inside that travel."""
+    for row in system.ls(address.path, detail=True, refresh=True):
+        name = row["name"].rstrip("/").rpartition("/")[2]
+        if row["type"] == "file" and row["name"].strip("/") != address.path:
+            yield row
+        elif row["type"] == "directory" and name in FOLDERS:
+            yield from (inner for inner in system.ls(row["name"], detail=True) if inner["type"] == "file")
+
+
+def _etag(row: Mapping[str, Any]) -> str:
+    """What changes with the bytes: the store's own word, else the hash of all it tells of the file."""
+    own = next((str(row[key]).strip('"') for key in TAGS if row.get(key)), "")
+    return own or hashlib.sha256(str(sorted(row.items(), key=lambda pair: pair[0])).encode()).hexdigest()
+
+
+def _changed(system: Any, path: str, far: Far) -> bool:
+    system.invalidate_cache()
+    try:
+        row = system.info(path)
+    except FileNotFoundError:
+        return True
+    return (int(row["size"]), _etag(row)) != (far.size, far.etag)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A file whole or not at all."""
+    new = path.with_name(f".{path.name}.{id(data):x}.new")
+    new.write_bytes(data)
+    new.replace(path)
