@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
+from fuse.methods.matrix_sides import sides
 from fuse.methods.table import METHODS
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ def row_memory(row: "Row") -> int:
     inputs = len(row.sources) + (row.base is not None)
     elements = prod(row.shape)
     if row.action not in ("copy", "make") and (numbers := METHODS[row.method].numbers):
-        rows = row.shape[0] if len(row.shape) > 1 else elements
-        return WORK * numbers(rows, elements // max(rows, 1), inputs)
+        rows, width = sides(row.shape)
+        beside = elements - rows * width  # of a stack, or of a vector, which is no matrix
+        return WORK * (numbers(rows, width, inputs) + (inputs + 3) * beside)
     if row.action in ("copy", "make") or METHODS[row.method].kind != "whole":
         elements = min(elements, BLOCK)
     tables = sum(prod(s.tensor.shape) for s in row.reads if s.update) if row.host else 0  # with an adapter's change

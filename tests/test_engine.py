@@ -21,7 +21,7 @@ from fuse.engine.device import Memory, devices
 from fuse.engine.heap import keep_freed_memory
 from fuse.engine.room import Room
 from fuse.engine.team import finished, team
-from fuse.engine.views import Gathered, Rows, Stopped, Stored, row_width
+from fuse.engine.views import Gathered, Rows, Stopped, Stored
 from fuse.engine.write import ShardFile, file_sha256
 from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.plan import Row, Source
@@ -237,7 +237,19 @@ def test_gathered_rows(members: dict) -> None:
     assert rows.shape == (3, 4) and torch.equal(rows[1:9], table[numbers][1:])
 
 
-@pytest.mark.parametrize(("shape", "width"), [((7,), 7), ((3, 5), 5), ((3, 5, 2), 10), ((), 1), ((4, 0), 0)])
+@pytest.mark.parametrize(
+    ("shape", "width"),
+    [
+        ((7,), 7),
+        ((3, 5), 5),
+        ((3, 5, 2), 2),
+        ((3, 5, 2, 2), 20),
+        ((3, 5, 2, 2, 2), 40),
+        ((), 1),
+        ((4, 0), 0),
+        ((3, 0, 2), 2),
+    ],
+)
 def test_width_of_rows(shape: tuple[int, ...], width: int) -> None:
     assert row_width(shape) == width
 

@@ -121,6 +121,11 @@ OUTSIDE = {
     "{method: linear, weights: {a: 1, b: -1}}": "linear: the weights sum to zero, so normalize cannot divide by their sum",
     "{method: linear, weights: 0}": "linear: the weights sum to zero, so normalize cannot divide by their sum",
     "{method: slerp, t: 1.5}": "t: should be at most 1, not 1.5",
+    "{method: ties, weights: 0}": "recipe.yaml:3:26: language.weights: is 0 at every tensor, so nothing is merged\n",
+    "{method: dare_ties, weights: {a: [0, 0], b: {'*norm*': 0, '*': 0}}}": "3:31: language.weights: is 0 at every tensor,",
+    "{method: linear, weights: 0, normalize: false}": "3:28: language.weights: is 0 at every tensor, so nothing is merged",
+    "{method: task_arithmetic, weights: 1, lambda: 0}": "3:49: language.lambda: is 0 at every tensor, so nothing is merged",
+    "{method: iso_c, lambda: 0}": "3:27: language.lambda: is 0 at every tensor, so nothing is merged",
 }  # fmt: skip
 
 
@@ -133,3 +138,13 @@ def test_parameters_out_of_bounds_are_refused_by_the_plan(family: Path, tmp_path
     ran = fuse_here("plan", recipe)
     assert ran.code == 2 and ran.err.startswith("fuse: recipe.yaml:3:") and ran.err.count("\n") == 1
     assert OUTSIDE[language] in ran.err
+
+
+def test_a_weight_may_be_zero_somewhere(family: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    for weights in ("{'*norm*': 0, '*': 1}", "[0, 1]", "{a: 0, b: 1}"):
+        recipe.write_text(
+            f"base: {family / 'base'}\nmembers: {{a: {family / 'a'}, b: {family / 'b'}}}\n"
+            f"language: {{method: ties, weights: {weights}}}\n"
+        )
+        assert fuse_here("plan", recipe).code == 0

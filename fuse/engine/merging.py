@@ -9,11 +9,12 @@ from torch import Tensor
 from fuse import methods
 from fuse.engine.device import Stage
 from fuse.engine.finite import check_views
-from fuse.engine.views import Rows, View, row_width
+from fuse.engine.views import Rows, View
 from fuse.errors import CheckpointError
 from fuse.methods.arithmetic import Unmergeable
 from fuse.methods.blocks import Flat
 from fuse.methods.random import key
+from fuse.methods.row_blocks import row_width
 from fuse.plan import Row
 
 

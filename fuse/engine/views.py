@@ -1,6 +1,6 @@
 """Stored tensors as merge methods see them: flat, and only ever a slice at a time."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from threading import Event
 from typing import Protocol
 
@@ -93,8 +93,3 @@ class Rows:
         start, stop, _ = part.indices(self.shape[0])
         width = self.shape[1]
         return self._flat[start * width : stop * width].view(max(stop - start, 0), width)
-
-
-def row_width(shape: Sequence[int]) -> int:
-    """The length of a row: all of a vector, and all but the first dimension of anything else."""
-    return torch.Size(shape[1:] if len(shape) > 1 else shape).numel()

@@ -28,8 +28,7 @@ def arcee_fusion(tensors: Sequence[Tensor], base: Tensor) -> Tensor:
 
     KL: the Kullback-Leibler divergence of the element's row, softmax of x against softmax of the base. An element is
     taken where its importance is at least ``median + 1.5 * (third quartile - first quartile)`` of the whole tensor.
-    tensors: exactly one, of base's shape, any float dtypes. A row is ``x[i]`` (for more than two dimensions mergekit
-    takes the last one); all of a vector.
+    tensors: exactly one, of base's shape, any float dtypes. A row is that of `row_blocks.row_width`.
     Returns that shape in float32 (float64 where an input is float64); divergences are computed in float64.
     A quartile is the element at its place among the sorted ones, or the one below, as in mergekit. They are exact;
     mergekit takes those of a random sample where a tensor has more than a million elements.

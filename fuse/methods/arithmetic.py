@@ -7,15 +7,18 @@ never an input.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fuse import kernels
 from fuse.methods.table import sums_to_zero
+
+# What becomes of thinned task vectors, the base, the weights, lambda and normalize: `summed`, or `ties.elected`.
+Combine: TypeAlias = "Callable[[list[Tensor], Tensor, Sequence[float], float, bool], Tensor]"
 
 
 class Unmergeable(ValueError):
@@ -103,3 +106,10 @@ def moved(base: Tensor, deltas: Iterable[Tensor], factors: Sequence[float]) -> T
 
         return compiled(given, base, factors)
     return weighted_sum(given, factors).add_(base)
+
+
+def summed(
+    deltas: Iterable[Tensor], base: Tensor, weights: Sequence[float], lambda_: float, normalize: bool
+) -> Tensor:  # fmt: skip
+    """The base plus lambda times the weighted sum of task vectors; `fuse.methods.ties.elected` with all that agree."""
+    return moved(base, deltas, coefficients(weights, normalize, lambda_))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fuse.methods.interference import descend, quadratic
 from fuse.methods.matrices import as_matrices, gram
+from fuse.methods.matrix_sides import sides
 from fuse.methods.swudi import LEAST, STARTS, check_start
 
 
@@ -45,7 +46,7 @@ def aswudi(
         raise ValueError(f"rank should be one of {', '.join(RULES)}, not {rank!r}")
     if not 0 < share <= 1:
         raise ValueError(f"share should be greater than 0 and at most 1, not {share}")
-    rows, width = base.flatten(1).shape if base.ndim > 1 else (1, 1)
+    rows, width = sides(base.shape)
 
     def progress(values: Tensor) -> Tensor:
         known = values.clamp(min=LEAST)

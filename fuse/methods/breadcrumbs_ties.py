@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths
-from fuse.methods.blocks import Flat, in_blocks
-from fuse.methods.checks import crumbs_problem
-from fuse.methods.crumbs import Cuts, cuts_of, middles
+from fuse.methods.crumbs import crumbled, measure, over_middles
 from fuse.methods.ties import elected
+
+__all__ = ["apply", "breadcrumbs_ties", "measure"]
 
 
 def breadcrumbs_ties(
@@ -29,33 +28,7 @@ def breadcrumbs_ties(
 
     Raises ValueError for unequal shapes or lengths, and for density and gamma that do not fit into the whole.
     """
-    check_lengths(tensors, weights=weights, density=density, gamma=gamma)
-    if problem := crumbs_problem(density, gamma):
-        raise ValueError(problem)
-    return in_blocks(
-        measure, apply, tensors, base,
-        weights=weights, density=density, gamma=gamma, lambda_=lambda_, normalize=normalize,
-    )  # fmt: skip
+    return crumbled(apply, tensors, base, weights, density, gamma, lambda_=lambda_, normalize=normalize)
 
 
-def measure(
-    tensors: Sequence[Flat], base: Flat, *, density: Sequence[float], gamma: Sequence[float], **_: object
-) -> tuple[Cuts, ...]:
-    """Where each member's task vector is cut."""
-    return cuts_of(tensors, base, density, gamma)
-
-
-def apply(
-    tensors: Sequence[Tensor],
-    base: Tensor,
-    facts: Sequence[Cuts],
-    *,
-    weights: Sequence[float],
-    offset: int = 0,
-    lambda_: float = 1.0,
-    normalize: bool = False,
-    **_: object,
-) -> Tensor:
-    """`breadcrumbs_ties` of one block of flat tensors, given what `measure` found in the whole."""
-    deltas = middles(tensors, base, facts, offset)
-    return elected(deltas, base, weights, lambda_, normalize)
+apply = over_middles(elected)

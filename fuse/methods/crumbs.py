@@ -1,19 +1,53 @@
 """Keep the middle magnitudes of a task vector (Model Breadcrumbs, arXiv 2312.06795)."""
 
-from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fuse import kernels
-from fuse.methods.arithmetic import working_dtype
-from fuse.methods.blocks import Flat, blocks
+from fuse.methods.arithmetic import Combine, check_lengths, working_dtype
+from fuse.methods.blocks import Flat, blocks, in_blocks
+from fuse.methods.checks import crumbs_problem
 from fuse.methods.ties import HISTOGRAM_BLOCK
 from fuse.methods.trim import Cut, Delta, edge, find_cuts, kept_count, trim, trimmed
 
 # Where the smallest and where the largest are cut; None where nothing is.
 Cuts: TypeAlias = tuple[Cut | None, Cut | None]
+
+
+def crumbled(
+    apply: Callable[..., Tensor], tensors: Sequence[Tensor], base: Tensor, weights: Sequence[float],
+    density: Sequence[float], gamma: Sequence[float], **more: Any,
+) -> Tensor:  # fmt: skip
+    """`measure`, then `apply` block by block, over whole tensors.
+
+    Raises ValueError for unequal shapes or lengths, and for density and gamma that do not fit into the whole.
+    """
+    check_lengths(tensors, weights=weights, density=density, gamma=gamma)
+    if problem := crumbs_problem(density, gamma):
+        raise ValueError(problem)
+    return in_blocks(measure, apply, tensors, base, weights=weights, density=density, gamma=gamma, **more)
+
+
+def measure(
+    tensors: Sequence[Flat], base: Flat, *, density: Sequence[float], gamma: Sequence[float], **_: object
+) -> tuple[Cuts, ...]:
+    """Where each member's task vector is cut."""
+    return cuts_of(tensors, base, density, gamma)
+
+
+def over_middles(merge: Combine) -> Callable[..., Tensor]:
+    """The `apply` of a method that merges what is left of the task vectors, given what `measure` found."""
+
+    def apply(
+        tensors: Sequence[Tensor], base: Tensor, facts: Sequence[Cuts], *, weights: Sequence[float], offset: int = 0,
+        lambda_: float = 1.0, normalize: bool = False, **_: object,
+    ) -> Tensor:  # fmt: skip
+        return merge(middles(tensors, base, facts, offset), base, weights, lambda_, normalize)
+
+    return apply
 
 
 def cuts_of(tensors: Sequence[Flat], base: Flat, density: Sequence[float], gamma: Sequence[float]) -> tuple[Cuts, ...]:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, coefficients, moved, working_dtype
-from fuse.methods.drop import drop_at_random
+from fuse.methods.arithmetic import summed
+from fuse.methods.drop import thinned_at_random
 
 
 def dare_linear(
@@ -31,10 +31,5 @@ def dare_linear(
 
     Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
     """
-    check_lengths(tensors, weights=weights, density=density, keys=keys)
-    dtype = working_dtype([*tensors, base])
-    thinned = (
-        drop_at_random(tensor, base, dtype, density=share, rescale=rescale, key=key, offset=offset)
-        for tensor, share, key in zip(tensors, density, keys, strict=True)
-    )
-    return moved(base, thinned, coefficients(weights, normalize, lambda_))
+    thinned = thinned_at_random(tensors, base, weights, density, keys, offset, rescale)
+    return summed(thinned, base, weights, lambda_, normalize)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, working_dtype
-from fuse.methods.drop import drop_at_random
+from fuse.methods.drop import thinned_at_random
 from fuse.methods.ties import elected
 
 
@@ -33,10 +32,5 @@ def dare_ties(
 
     Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
     """
-    check_lengths(tensors, weights=weights, density=density, keys=keys)
-    dtype = working_dtype([*tensors, base])
-    thinned = [
-        drop_at_random(tensor, base, dtype, density=share, rescale=rescale, key=key, offset=offset)
-        for tensor, share, key in zip(tensors, density, keys, strict=True)
-    ]
+    thinned = thinned_at_random(tensors, base, weights, density, keys, offset, rescale)
     return elected(thinned, base, weights, lambda_, normalize)

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fuse.methods.arithmetic import check_lengths, coefficients, difference, moved, working_dtype
-from fuse.methods.checks import keep_range_problem
-from fuse.methods.ranks import drop_by_rank
+from fuse.methods.arithmetic import summed
+from fuse.methods.ranks import thinned_by_rank
 
 
 def della_linear(
@@ -25,8 +24,8 @@ def della_linear(
     """`task_arithmetic` over task vectors thinned at random, small magnitudes of a row more than large ones.
 
     An element stays with a probability that rises with the rank of its magnitude in its row, from ``density - epsilon``
-    to ``density + epsilon``, and is divided by it (see `ranks`). A row is ``x[i]`` (for more than two dimensions
-    mergekit ranks along the second one), and all of a vector.
+    to ``density + epsilon``, and is divided by it (see `ranks`). A row is that of `row_blocks.row_width` (in a stack of
+    matrices mergekit ranks along the columns).
     tensors, base: one shape, any float dtypes. weights, density, epsilon, keys: one a tensor, keys from `random.key`.
     offset: the index, in the whole tensor, of the first element given, which begins a row.
     Returns that shape in float32 (float64 where an input is float64).
@@ -34,12 +33,5 @@ def della_linear(
 
     Raises ValueError for unequal shapes or lengths, and for probabilities outside 0 (exclusive) to 1.
     """
-    check_lengths(tensors, weights=weights, density=density, epsilon=epsilon, keys=keys)
-    if problem := keep_range_problem(density, epsilon):
-        raise ValueError(problem)
-    dtype = working_dtype([*tensors, base])
-    thinned = (
-        drop_by_rank(difference(tensor, base, dtype), share, half, rescale, key, offset)
-        for tensor, share, half, key in zip(tensors, density, epsilon, keys, strict=True)
-    )
-    return moved(base, thinned, coefficients(weights, normalize, lambda_))
+    thinned = thinned_by_rank(tensors, base, weights, density, epsilon, keys, offset, rescale)
+    return summed(thinned, base, weights, lambda_, normalize)

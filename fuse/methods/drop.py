@@ -1,11 +1,13 @@
 """Drop elements of a task vector at random and scale up the rest (DARE, arXiv 2311.03099, section 3.2)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from fuse import kernels
 from fuse.methods import random
-from fuse.methods.arithmetic import difference
+from fuse.methods.arithmetic import check_lengths, difference, working_dtype
 
 
 def drop(delta: Tensor, keep: Tensor, density: float, rescale: bool) -> Tensor:
@@ -17,6 +19,22 @@ def drop(delta: Tensor, keep: Tensor, density: float, rescale: bool) -> Tensor:
     """
     delta.mul_(keep)
     return delta.mul_(1 / density) if rescale else delta
+
+
+def thinned_at_random(
+    tensors: Sequence[Tensor], base: Tensor, weights: Sequence[float], density: Sequence[float], keys: Sequence[int],
+    offset: int, rescale: bool,
+) -> list[Tensor]:  # fmt: skip
+    """`drop_at_random` of each task vector ``x - base``.
+
+    Raises ValueError for unequal shapes or lengths, or a density outside 0 (exclusive) to 1.
+    """
+    check_lengths(tensors, weights=weights, density=density, keys=keys)
+    dtype = working_dtype([*tensors, base])
+    return [
+        drop_at_random(tensor, base, dtype, density=share, rescale=rescale, key=key, offset=offset)
+        for tensor, share, key in zip(tensors, density, keys, strict=True)
+    ]
 
 
 def drop_at_random(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fuse import interruption
 from fuse.methods.matrices import row_blocks, times
 
 # Rows that Adam moves at a time: they do not depend on each other.
@@ -89,6 +90,7 @@ def adam(start: Tensor, loss: Quadratic, *, rate: float, steps: int) -> Tensor:
 def _adam(slope: Tensor, curvature: Tensor, rate: float, steps: int) -> Tensor:
     moved, first, second = (torch.zeros_like(slope) for _ in range(3))
     for step in range(1, steps + 1):
+        interruption.check()
         gradient = (moved @ curvature).add_(slope)
         first.mul_(BETA_1).add_(gradient * (1 - BETA_1))
         second.mul_(BETA_2).add_(gradient.square_().mul_(1 - BETA_2))

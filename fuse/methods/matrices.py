@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from fuse import interruption
 from fuse.methods.arithmetic import check_lengths, task_vector, working_dtype
+from fuse.methods.matrix_sides import sides
 
 # Numbers of a block of rows that is computed in float64.
 BLOCK = 1 << 20
@@ -15,8 +17,9 @@ Rule = Callable[[Sequence[Tensor]], Tensor]
 def as_matrices(tensors: Sequence[Tensor], base: Tensor, rule: Rule, lambda_: float, vectors: str = "mean") -> Tensor:
     """``base + lambda * rule(deltas)``, the task vectors as matrices ``(rows, width)``.
 
-    A tensor of more dimensions than two, such as a convolution's kernel, is ``(first dimension, the rest)``. Tensors
-    of one dimension or none are no matrices: their task vectors are averaged, or added up with vectors "sum".
+    A tensor of three dimensions is a stack of matrices, such as the experts of a layer: the rule sees one by one. One
+    of more, such as a convolution's kernel, is ``(first dimension, the rest)``. Tensors of one dimension or none are
+    no matrices: their task vectors are averaged, or added up with vectors "sum".
     Numbers that are not finite go by the rule too, because an eigendecomposition would refuse them: the task vectors
     are then added up, so that each stays in its place.
     rule: finite matrices in the working dtype -> one matrix of that shape, of any float dtype.
@@ -33,7 +36,9 @@ def as_matrices(tensors: Sequence[Tensor], base: Tensor, rule: Rule, lambda_: fl
         if vectors == "mean":
             merged.div_(len(deltas))
     elif all(bool(delta.isfinite().all()) for delta in deltas):
-        merged = rule([delta.flatten(1) for delta in deltas]).to(dtype).view(start.shape)
+        stacks = [delta.view(-1, *sides(delta.shape)) for delta in deltas]
+        parts = [rule(matrices).to(dtype) for matrices in zip(*stacks, strict=True)]
+        merged = (parts[0] if len(parts) == 1 else torch.stack(parts)).view(start.shape)
     else:
         merged = total(deltas)
     return merged.mul_(lambda_).add_(start)
@@ -70,6 +75,8 @@ def times(matrix: Tensor, right: Tensor, dtype: torch.dtype = torch.float64) -> 
 
 
 def row_blocks(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Blocks of rows of matrices with one number of rows, as views."""
+    """Blocks of rows of matrices with one number of rows, as views. Each is a place where a signal ends the work."""
     step = max(BLOCK // matrices[0].shape[1], 1)
-    return zip(*(matrix.split(step) for matrix in matrices), strict=True)
+    for blocks in zip(*(matrix.split(step) for matrix in matrices), strict=True):
+        interruption.check()
+        yield blocks

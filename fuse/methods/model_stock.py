@@ -18,8 +18,8 @@ def model_stock(tensors: Sequence[Tensor], base: Tensor, *, filter_wise: bool = 
     """``t * mean(x) + (1 - t) * base`` with ``t = n * c / (1 + (n - 1) * c)``, the merging ratio of the paper.
 
     c: the mean cosine between the task vectors ``x - base`` of the n members, two at a time.
-    tensors: two or more. tensors, base: one shape, any float dtypes. filter_wise: each row ``x[i]`` has a ratio of its
-    own (for more than two dimensions mergekit takes the vectors of the last one); otherwise the tensor has one.
+    tensors: two or more. tensors, base: one shape, any float dtypes. filter_wise: each row
+    (`row_blocks.row_width`) has a ratio of its own; otherwise the tensor has one.
     Returns that shape in float32 (float64 where an input is float64); cosines are computed in float64.
     A zero task vector has cosine 0, and t is below 0 where the members point apart, both as in mergekit. Where the
     directions cancel altogether, t would be infinite and is 0: our choice.

@@ -32,8 +32,8 @@ def nuslerp(
     tensors: exactly two of one shape, any float dtypes. weights: one number a tensor.
     flatten: the angle is that of the whole tensors. Otherwise each vector has an angle of its own: the rows
     ``x[i]`` or, with row_wise, the columns ``x[:, j]`` (what mergekit does under that name, though its guide says the
-    reverse). A tensor of more dimensions has rows ``x[i]`` of all the others, where mergekit takes its last dimension;
-    what has one row only is one vector.
+    reverse). `row_blocks.row_width` says what the rows of other shapes are, and columns go through all of these; what
+    has one row only is one vector.
     Returns that shape in float32 (float64 where an input is float64); angles are computed in float64.
     Where the vectors are parallel or opposite, or one is zero or not finite, it is the straight line
     ``(1 - t) * x0 + t * x1``. For a zero vector that is our choice: mergekit takes a right angle there.

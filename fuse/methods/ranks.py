@@ -1,20 +1,42 @@
 """Keep elements of a task vector at random, large ones of each row rather than small (DELLA, arXiv 2406.11617)."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from fuse import kernels
 from fuse.methods import random
+from fuse.methods.arithmetic import check_lengths, difference, working_dtype
+from fuse.methods.checks import keep_range_problem
 from fuse.methods.row_blocks import as_rows
 from fuse.methods.trim import magnitude_bits
 
 COLUMN_BITS = 32
 
 
+def thinned_by_rank(
+    tensors: Sequence[Tensor], base: Tensor, weights: Sequence[float], density: Sequence[float],
+    epsilon: Sequence[float], keys: Sequence[int], offset: int, rescale: bool,
+) -> list[Tensor]:  # fmt: skip
+    """`drop_by_rank` of each task vector ``x - base``.
+
+    Raises ValueError for unequal shapes or lengths, and for probabilities outside 0 (exclusive) to 1.
+    """
+    check_lengths(tensors, weights=weights, density=density, epsilon=epsilon, keys=keys)
+    if problem := keep_range_problem(density, epsilon):
+        raise ValueError(problem)
+    dtype = working_dtype([*tensors, base])
+    return [
+        drop_by_rank(difference(tensor, base, dtype), share, half, rescale, key, offset)
+        for tensor, share, half, key in zip(tensors, density, epsilon, keys, strict=True)
+    ]
+
+
 def drop_by_rank(delta: Tensor, density: float, epsilon: float, rescale: bool, key: int, offset: int) -> Tensor:
     """Set elements of a task vector to zero at random, in place; the rank of one in its row says how likely.
 
-    delta: contiguous, float32 or float64; a row is ``delta[i]``, and all of a vector.
+    delta: contiguous, float32 or float64; a row is that of `row_width`.
     The smallest magnitude of a row stays with probability ``density - epsilon``, the largest with
     ``density + epsilon``, those between evenly spaced (the paper's MAGPRUNE); in a row of one it is density.
     rescale divides what stays by its probability, so that the mean stays, as in the paper; mergekit restores the L1

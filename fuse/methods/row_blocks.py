@@ -15,10 +15,20 @@ from fuse.methods.blocks import BLOCK
 SUM = 1 << 15
 
 
+def row_width(shape: Sequence[int]) -> int:
+    """The length of a row: all of a vector, ``x[i]`` of a matrix, ``x[i, j]`` of three dimensions, ``x[i]`` of more.
+
+    Three are a stack of matrices, such as the experts of a layer, and have the rows that the matrices have one by one.
+    More are the kernels of a convolution, one for each channel that comes out; mergekit takes the last dimension there.
+    """
+    return math.prod({0: (), 1: shape, 3: shape[2:]}.get(len(shape), shape[1:]))
+
+
 def as_rows(tensor: Tensor) -> Tensor:
-    """The tensor as ``(rows, width)``: a row is all of a vector, and all but the first dimension of anything else."""
-    rows = tensor.shape[0] if tensor.ndim > 1 else 1
-    return tensor.reshape(rows, math.prod(tensor.shape[1:] if tensor.ndim > 1 else tensor.shape))
+    """The tensor as ``(rows, width)``."""
+    width = row_width(tensor.shape)
+    rows = math.prod(tensor.shape[: 2 if tensor.ndim == 3 else 1]) if tensor.ndim > 1 else 1
+    return tensor.reshape(rows, width)
 
 
 def row_step(width: int, size: int | None = None) -> int:

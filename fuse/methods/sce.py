@@ -10,7 +10,7 @@ from torch import Tensor
 from fuse.methods.arithmetic import check_lengths, fresh, task_vector, working_dtype
 from fuse.methods.blocks import Flat, blocks, in_blocks
 from fuse.methods.gram import BLOCK, exact_sum
-from fuse.methods.ties import HISTOGRAM_BLOCK
+from fuse.methods.ties import HISTOGRAM_BLOCK, agreed, signs
 from fuse.methods.trim import Cut, find_cut, magnitude_bits, trim
 
 
@@ -62,17 +62,10 @@ def apply(
     del select_topk
     start = base.to(working_dtype([*tensors, base]))
     deltas = _selected(tensors, start, facts.cut, offset)
-    sign = deltas[0].clone()
-    for delta in deltas[1:]:
-        sign.add_(delta)
-    torch.ge(sign, 0, out=sign).mul_(2).sub_(1)
-    merged, share = torch.zeros_like(sign), torch.zeros_like(sign)
+    sign = signs(deltas)
     for delta, weight in zip(deltas, facts.weights, strict=True):
-        agreed = delta.mul_(sign).clamp_min_(0)
-        merged.add_(agreed * weight)
-        share.add_(agreed.sign_().mul_(weight))
-    merged.mul_(sign)
-    return merged.div_(share.add_(torch.eq(share, 0, out=sign))).add_(start)
+        delta.mul_(weight)
+    return agreed(deltas, sign, facts.weights, normalize=True).add_(start)
 
 
 def _selected(tensors: Sequence[Tensor], start: Tensor, cut: Cut | None, offset: int) -> list[Tensor]:

@@ -95,10 +95,19 @@ def elected(
         return agreement.elected(deltas, base, weights, lambda_, normalize)
     for delta, weight in zip(deltas, weights, strict=True):
         delta.mul_(weight)
-    sign = deltas[0].clone()
+    return agreed(deltas, signs(deltas), weights, normalize).mul_(lambda_).add_(base)
+
+
+def signs(deltas: Sequence[Tensor]) -> Tensor:
+    """1 where the sum is zero or more, else -1."""
+    total = deltas[0].clone()
     for delta in deltas[1:]:
-        sign.add_(delta)
-    torch.ge(sign, 0, out=sign).mul_(2).sub_(1)  # 1 or -1; comparisons into bool are several times slower on a CPU
+        total.add_(delta)
+    return torch.ge(total, 0, out=total).mul_(2).sub_(1)  # comparisons into bool are several times slower on a CPU
+
+
+def agreed(deltas: Sequence[Tensor], sign: Tensor, weights: Sequence[float], normalize: bool) -> Tensor:
+    """The sum of the weighted task vectors that have the sign, by element. Overwrites both."""
     merged, share = torch.zeros_like(sign), torch.zeros_like(sign)
     for delta, weight in zip(deltas, weights, strict=True):
         along = delta.mul_(sign).clamp_min_(0)
@@ -108,4 +117,4 @@ def elected(
     merged.mul_(sign)
     if normalize:
         merged.div_(share.add_(torch.eq(share, 0, out=sign)))
-    return merged.mul_(lambda_).add_(base)
+    return merged

@@ -91,8 +91,9 @@ def test_a_block_of_rows_is_that_of_the_whole(draw, seed, step, per):
     torch.testing.assert_close(whole.double(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_rows_are_all_but_the_first_dimension():
-    shapes = {(): (1, 1), (5,): (1, 5), (2, 3): (2, 3), (2, 3, 4): (2, 12), (0,): (1, 0), (3, 0, 2): (3, 0)}
+def test_rows_are_those_of_matrices_and_channels_of_convolutions():
+    shapes = {(): (1, 1), (5,): (1, 5), (2, 3): (2, 3), (2, 3, 4): (6, 4), (2, 3, 4, 5): (2, 60), (0,): (1, 0)}
+    shapes |= {(3, 0, 2): (0, 2), (3, 2, 0): (6, 0)}
     for shape, rows in shapes.items():
         assert as_rows(torch.zeros(shape)).shape == rows
     assert (row_step(10, 35), row_step(100, 35), row_step(0, 35)) == (3, 1, 35)

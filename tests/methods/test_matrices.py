@@ -1,11 +1,15 @@
 """What the matrix methods share: which tensors are matrices, and what is no number."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
 
+from fuse import interruption
 from fuse.methods import load, matrices
 from fuse.methods.matrices import as_matrices, gram, times, total
+from fuse.methods.matrix_sides import sides
 
 NAMES = ["tsv", "iso_c", "wudi", "optmerge", "swudi", "aswudi"]
 MEANS = [name for name in NAMES if name != "iso_c"]
@@ -21,6 +25,47 @@ def test_task_matrices_are_flattened_merged_and_added(draw, close):
         base, a, b = draw(1, 3, shape, torch.bfloat16)
         wanted = base.double() + 0.5 * 2 * (a.double() + b.double() - 2 * base.double())
         close(as_matrices([a, b], base, double, 0.5), wanted.numpy())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stack_is_merged_matrix_by_matrix(draw, name):
+    base, a, b = draw(8, 3, (3, 4, 6))
+    alone = [load(name)([a[i], b[i]], base[i], lambda_=0.5) for i in range(3)]
+    assert torch.equal(load(name)([a, b], base, lambda_=0.5), torch.stack(alone))
+    kernels = [tensor.view(3, 4, 6, 1) for tensor in (a, b, base)]
+    flat = [tensor.view(3, 24) for tensor in (a, b, base)]
+    assert torch.equal(load(name)(kernels[:2], kernels[2]).view(3, 24), load(name)(flat[:2], flat[2]))
+
+
+def test_sides():
+    shapes = {
+        (): (1, 1),
+        (5,): (1, 1),
+        (2, 3): (2, 3),
+        (7, 2, 3): (2, 3),
+        (7, 2, 3, 4): (7, 24),
+        (7, 1, 2, 3, 4): (7, 24),
+    }
+    assert {shape: sides(shape) for shape in shapes} == shapes
+
+
+@pytest.mark.parametrize("name", ["wudi", "optmerge", "swudi"])
+def test_a_signal_ends_the_work_inside_a_tensor(draw, monkeypatch, name):
+    base, a = draw(9, 2)
+    monkeypatch.setattr(interruption, "_asked", [signal.SIGTERM])
+    with pytest.raises(SystemExit, match="143"):
+        load(name)([a, base], base)
+
+
+def test_a_signal_ends_adam_between_two_steps(draw, monkeypatch):
+    base, a = draw(9, 2)
+    seen = []
+    monkeypatch.setattr(interruption, "check", lambda: seen.append(1))
+    for steps in (0, 5):
+        load("wudi")([a], base, steps=steps)
+        seen.append(0)
+    first = seen.index(0)
+    assert len(seen) - first - 2 == first + 5
 
 
 @pytest.mark.parametrize("name", NAMES)

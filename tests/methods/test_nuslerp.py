@@ -64,12 +64,22 @@ def test_mergekit(draw, mode, shape, with_base):
 
 def test_mergekit_with_more_dimensions(draw):
     pair = draw(3, 2, (4, 3, 5), torch.float64)
-    for mode in MODES[:2] + MODES[3:]:
-        parameters = {"weight": [1.0, 2.0], **{f"nuslerp_{name}": value for name, value in mode.items()}}
+    for flatten in (True, False):
+        parameters = {"weight": [1.0, 2.0], "nuslerp_flatten": flatten}
         theirs = merge_tensors(pair, "nuslerp", parameters=parameters, dtype=torch.float64)
-        torch.testing.assert_close(nuslerp(pair, weights=[1, 2], **mode), theirs)
-    rows = nuslerp([tensor.view(4, 15) for tensor in pair], weights=[1, 2], flatten=False)
-    assert torch.equal(nuslerp(pair, weights=[1, 2], flatten=False), rows.view(4, 3, 5))
+        torch.testing.assert_close(nuslerp(pair, weights=[1, 2], flatten=flatten), theirs)
+    for row_wise in (True, False):
+        mode = {"weights": [1, 2], "flatten": False, "row_wise": row_wise}
+        assert torch.equal(nuslerp(pair, **mode).view(12, 5), nuslerp([one.view(12, 5) for one in pair], **mode))
+        kernels = [one.view(4, 3, 5, 1) for one in pair]
+        assert torch.equal(nuslerp(kernels, **mode).view(4, 15), nuslerp([one.view(4, 15) for one in pair], **mode))
+
+
+def test_a_stack_has_the_rows_of_its_matrices(draw):
+    pair = draw(4, 2, (4, 3, 5))
+    mode = {"weights": [1, 2], "flatten": False}
+    alone = [nuslerp([pair[0][i], pair[1][i]], **mode) for i in range(4)]
+    assert torch.equal(nuslerp(pair, **mode), torch.stack(alone))
 
 
 @given(seeds, st.floats(0, 1))

@@ -2,6 +2,7 @@ import dataclasses
 import inspect
 import subprocess
 import sys
+from math import prod
 from pathlib import Path
 
 import mergekit.merge_methods
@@ -9,8 +10,11 @@ import pytest
 import torch
 
 from fuse.errors import RecipeError
+from fuse.memory import row_memory
 from fuse.methods import METHODS, REQUIRED, Param, load
 from fuse.methods.table import sums_to_zero
+from fuse.plan import Row, Source
+from fuse.safetensors_header import TensorEntry
 
 SOME = {"weights": [1, 2], "density": 0.5}
 GOOD = {
@@ -151,6 +155,16 @@ def test_only_names_of_the_table_are_loaded(name):
     with pytest.raises(RecipeError, match="unknown merge method") as caught:
         load(name)
     assert caught.value.hint == "did you mean ties?" if name == "tie" else caught.value.hint
+
+
+def test_memory_of_a_stack_is_that_of_its_tensors_and_of_one_matrix():
+    def memory(shape):
+        entry = TensorEntry(Path("file"), "x", "F32", shape, 0, 4 * prod(shape))
+        sources = tuple(Source(member, entry) for member in "ab")
+        return row_memory(Row("x", "merge", "x", "language", shape, "F32", sources, method="wudi", parameters={}))
+
+    one, stack, flat = memory((64, 96)), memory((50, 64, 96)), memory((50, 64 * 96))
+    assert one + 4 * 49 * 64 * 96 * 4 < stack < one + 4 * 50 * 64 * 96 * 8 < flat
 
 
 def test_memory_of_methods_that_see_matrices():
