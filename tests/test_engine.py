@@ -24,6 +24,7 @@ from fuse.engine.team import finished, team
 from fuse.engine.views import Gathered, Rows, Stopped, Stored
 from fuse.engine.write import ShardFile, file_sha256
 from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.methods.row_blocks import row_width
 from fuse.plan import Row, Source
 from fuse.safetensors_header import read_header
 
