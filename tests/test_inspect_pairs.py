@@ -149,6 +149,32 @@ def test_a_member_that_is_refused_scores_nothing(given: Path) -> None:
         assert pair["verdict"].startswith(f"{pair['a']} and {pair['b']} do not fit (tokens is 0.00: {why})")
 
 
+def test_a_member_whose_encoder_cannot_be_inspected_leaves_the_others_their_images(given: Path, tmp_path: Path) -> None:
+    fused_members.tiny_vlm.build("mllama").save_pretrained(tmp_path / "cross")
+    found = document(given, "near", str(tmp_path / "cross"), "like")
+    why = (
+        "its encoder (mllama) cannot be inspected: it reads images through cross-attention, so there are no visual "
+        "tokens to concatenate"
+    )
+    assert found["images"] == N and {name: one["unseen"] for name, one in found["members"].items()} == {
+        "near": None, "cross": why, "like": None,
+    }  # fmt: skip
+    best, *rest = found["pairs"]
+    assert (best["a"], best["b"], best["missing"]) == ("near", "like", []) and best["score"] > 0
+    for pair in rest:
+        assert {"space", "new"} <= set(pair["missing"])
+        assert pair["parts"]["space"] == pair["parts"]["new"] == {"value": None, "why": f"cross: {why}"}
+    ran = inspect(given, "near", str(tmp_path / "cross"))
+    assert (ran.code, ran.err) == (0, "") and f"cross did not look at images: {why}." in ran.out.splitlines()
+
+
+def test_images_are_asked_for_before_anything_is_measured(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fuse.align.pairs.rank.measure", None)
+    (given / "empty").mkdir(exist_ok=True)
+    ran = inspect(given, "near", "like", images="empty")
+    assert (ran.code, ran.out) == (2, "") and ran.err.startswith(f"fuse: {given}/empty: holds no images (")
+
+
 def test_the_table(given: Path) -> None:
     ran = inspect(given, "near", "like", "blind")
     assert (ran.code, ran.err) == (0, "")

@@ -63,11 +63,16 @@ def compare(locations: Sequence[str], folder: Path, options: Options | None = No
     that cannot be read (unless they are skipped) and layers that are not there; CheckpointError for members that do not
     load. What cannot be measured of a pair is told in its part of the document, and the rest goes on.
     """
-    options = options or Options()
-    files = image_files(folder)
+    image_files(folder)  # before anything is loaded
     encoders = [encoder for location in locations for encoder in open_encoders(location)]
     if len(encoders) < 2:
         raise RecipeError("one encoder has none to be compared with", where=locations[0], hint="name two members")
+    return compare_encoders(encoders, folder, options or Options())
+
+
+def compare_encoders(encoders: Sequence[Encoder], folder: Path, options: Options) -> Compared:
+    """As `compare`, of two or more encoders that are open."""
+    files = image_files(folder)
     branches = {encoder.name for encoder in encoders if encoder.name.endswith(f"/{encoder.branch['name']}")}
     names = labels([encoder.name for encoder in encoders], branches)
     for encoder in encoders:

@@ -1,7 +1,7 @@
 """`fuse inspect pairs`: every pair of members, measured as the other kinds measure, and put in order by one score."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,31 +9,20 @@ from typing import Any
 from fuse.align.deltas.measure import bytes_of, measure
 from fuse.align.deltas.plan import delta_plan
 from fuse.align.deltas.verdicts import weights_of
-from fuse.align.encoders.compare import Options, compare
+from fuse.align.encoders.compare import Options
 from fuse.align.pairs import compatibility
-from fuse.align.pairs.compatibility import FITS, LITTLE, NEW, Part
-from fuse.align.tokens.folder import Speaker, names_of, open_speaker
+from fuse.align.pairs.compatibility import FITS, LITTLE, Part
+from fuse.align.pairs.eyes import Seen, look, parts_seen
+from fuse.align.pairs.members import One, open_all
 from fuse.align.tokens.rows import align
-from fuse.anatomy import Member, open_member
-from fuse.errors import CheckpointError, FuseError, RecipeError
-from fuse.names import mistake_in
+from fuse.anatomy import open_member
+from fuse.errors import FuseError
 from fuse.plan import Plan
 from fuse.progress import byte_progress
 from fuse.recipe import Recipe
 from fuse.recipe_yaml import LoadedRecipe
 
 VERSION = 1
-NO_IMAGES = "no --images were given"
-
-
-@dataclass(frozen=True)
-class One:
-    """A member by the name it is told by. named: its name in recipes."""
-
-    name: str
-    named: str
-    member: Member
-    speaker: Speaker | None
 
 
 def rank(
@@ -50,50 +39,28 @@ def rank(
     measuring them raises.
     """
     options = options or Options()
-    members = _open(locations)
+    members = open_all(locations)
     plan, refused = _plan(members, base)
+    seen = look(members, images, options)
     deltas: dict[str, Any] | None = None
     if plan is not None:
         with byte_progress(bytes_of(plan), shown=options.shown) as progress:
             deltas = measure(plan, top=1, progress=progress)
-    seeing = [one for one in members if one.member.sees]
-    features: dict[str, Any] | None = None
-    if images is not None and len(seeing) > 1:
-        features = compare([str(one.member.folder) for one in seeing], images, options).document
-    pairs = [_pair(a, b, refused, deltas, features, [one.name for one in seeing]) for a, b in combinations(members, 2)]
+    pairs = [_pair(a, b, refused, deltas, seen) for a, b in combinations(members, 2)]
     pairs.sort(key=lambda pair: (-1.0 if pair["score"] is None else pair["score"], pair["fit"] or 0.0), reverse=True)
     return {
-        "inspect": "pairs", "version": VERSION, "base": base, "images": features["images"] if features else None,
-        "skipped": features["skipped"] if features else [],
+        "inspect": "pairs", "version": VERSION, "base": base,
+        "images": seen.document["images"] if seen.document else None,
+        "skipped": seen.document["skipped"] if seen.document else [],
         "members": {
-            one.name: {"folder": str(one.member.folder), "sees": one.member.sees, "refused": refused.get(one.name)}
+            one.name: {
+                "folder": str(one.member.folder), "sees": one.member.sees, "refused": refused.get(one.name),
+                "unseen": seen.unseen.get(one.name),
+            }
             for one in members
         },
         "thresholds": {"fits": FITS, "little": LITTLE}, "pairs": pairs,
     }  # fmt: skip
-
-
-def _open(locations: Sequence[str]) -> list[One]:
-    where = [str(Path(one).resolve()) if Path(one).exists() else one for one in locations]
-    if len(where) < 2:
-        raise RecipeError("pairs are of two members or more", hint="fuse inspect pairs A B --base BASE")
-    twice = next((given for number, given in enumerate(locations) if where[number] in where[:number]), None)
-    if twice is not None:
-        raise RecipeError(f"{twice!r} is given twice")
-    found = []
-    for number, (name, given) in enumerate(zip(names_of(where), where, strict=True)):
-        named = f"member{number + 1}" if mistake_in(name) else name
-        member = open_member(named, given, revision=None, relative_to=Path())
-        found.append(One(name, named, member, _speaker(name, given)))
-    return found
-
-
-def _speaker(name: str, location: str) -> Speaker | None:
-    """None where fuse reads no tokenizer there."""
-    try:
-        return open_speaker(name, location)
-    except CheckpointError:
-        return None
 
 
 def _plan(members: Sequence[One], base: str) -> tuple[Plan | None, dict[str, str]]:
@@ -125,11 +92,10 @@ def _recipe(members: Sequence[One], base: str) -> LoadedRecipe:
 
 
 def _pair(
-    a: One, b: One, refused: Mapping[str, str], deltas: dict[str, Any] | None, features: dict[str, Any] | None,
-    seeing: Sequence[str],
+    a: One, b: One, refused: Mapping[str, str], deltas: dict[str, Any] | None, seen: Seen
 ) -> dict[str, Any]:  # fmt: skip
     geometry, weights, cosine = _geometry(a, b, refused, deltas)
-    parts = {"tokens": _tokens(a, b, refused), **geometry, **_features(a, b, features, seeing)}
+    parts = {"tokens": _tokens(a, b, refused), **geometry, **parts_seen(a, b, seen)}
     found = compatibility.score(parts, (a.name, b.name), cosine)
     return {
         "a": a.name, "b": b.name, "score": found.score, "fit": found.fit, "weakest": found.weakest,
@@ -167,21 +133,3 @@ def _geometry(
     both = {**own, "product": [[whole["product"][i][j] for j in at] for i in at]}
     weights = weights_of(both, [a.name, b.name]) if any(own["norm"]) else None
     return parts, weights, whole["cosine"][at[0]][at[1]]
-
-
-def _features(a: One, b: One, features: dict[str, Any] | None, seeing: Sequence[str]) -> dict[str, Part]:
-    """space and new."""
-    blind = [one.name for one in (a, b) if one.name not in seeing]
-    if blind or features is None:
-        why = f"{' and '.join(blind)} {'sees' if len(blind) == 1 else 'see'} nothing" if blind else NO_IMAGES
-        return dict.fromkeys(("space", NEW), Part(None, why))
-    told = list(features["members"])
-    names = {told[seeing.index(one.name)] for one in (a, b)}
-    pair = next(pair for pair in features["pairs"] if {pair["a"], pair["b"]} == names)
-    place: Mapping[str, Any] = pair["projector"] or {"values": {}, "unmeasured": {}}
-    why = place["unmeasured"].get("cosine_of_means", "has no projector")
-    encoder = pair["encoder"]
-    return {
-        "space": compatibility.space(place["values"].get("cosine_of_means"), place.get("embeddings_cosine"), why),
-        NEW: compatibility.new(encoder["values"].get("cka"), encoder["unmeasured"].get("cka", "")),
-    }

@@ -35,10 +35,13 @@ def to_rich(document: Mapping[str, Any]) -> Any:
 
 
 def lines(document: Mapping[str, Any]) -> Iterator[str]:
-    """Which images were looked at, and the verdict on each pair, in the same order."""
+    """Which images were looked at, who could not, and the verdict on each pair, in the same order."""
     if document["images"] is not None:
         skipped = [f"{one['file']} ({one['why']})" for one in document["skipped"]]
         yield printable(f"{document['images']:,} images{'; skipped: ' if skipped else ''}{', '.join(skipped)}.")
+    for name, member in document["members"].items():
+        if member["unseen"]:
+            yield printable(f"{name} did not look at images: {member['unseen']}.")
     for pair in document["pairs"]:
         yield printable(f"{pair['verdict']}.")
 
