@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-from fuse import __version__
 from fuse.report import html
 from tests import report_documents
 
@@ -36,11 +35,11 @@ def headings(text: str) -> set[str]:
 
 
 def test_the_present_code_draws_it() -> None:
-    """Its version, and the title, columns and captions that a page of two other encoders without projectors has."""
+    """The title, columns and captions that a page of two other encoders without projectors has."""
     document = report_documents.encoders()
     members = {name: {**member, "projector": None} for name, member in document["members"].items()}
     pairs = [{**pair, "projector": None} for pair in document["pairs"]]
     page = html.page_of({**document, "members": members, "pairs": pairs, "skipped": []})
     present = headings(html.render(page, [f"{number}.png" for number in range(len(page.charts))]))
     assert len(present) > 10 and present <= headings(PAGE)
-    assert f"Made by {html.GENERATOR} {__version__}." in PAGE
+    assert re.search(rf"Made by {html.GENERATOR} \d[\w.]*\.<", PAGE)
