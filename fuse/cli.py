@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from fuse import __version__, process
-from fuse.errors import FuseError, printable
+from fuse.errors import FuseError, one_line
 from fuse.interruption import listen
 from fuse.suggest import did_you_mean
 
@@ -20,6 +20,7 @@ VERBS = {
     "inspect": "Tell before a merge whether parts fit together.",
     "merge": "Run a recipe into a folder that transformers loads.",
     "verify": "Check that a folder is whole, and still what it was.",
+    "commit": "Put together what the workers of a merge wrote.",
     "import": "Turn an official checkpoint into parts that recipes name.",
     "ask": "Ask a model folder a question.",
     "search": "Search a recipe's coefficients and options, without training.",
@@ -63,7 +64,7 @@ def main() -> NoReturn:
     try:
         cli.main(standalone_mode=False)
     except FuseError as error:
-        _say(str(error))
+        click.echo(f"fuse: {error}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         _say(error.format_message())
@@ -114,4 +115,4 @@ def _left(stop: BaseException) -> str:
 
 
 def _say(text: str) -> None:
-    click.echo(f"fuse: {printable(text)}", err=True)
+    click.echo(f"fuse: {one_line(text)}", err=True)

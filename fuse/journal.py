@@ -34,18 +34,22 @@ class Journal:
 
     head: what is being made, {} where that was not written yet, None where the file is no journal. shards: the finished
     files by name. complete: the inode of the finished output, once it was checked: it tells it from what it replaced.
-    sync: whether the disk has every line at once.
+    hashes: sha256 of inputs by path. sync: whether the disk has every line at once. shared: others may hold it so too;
+    nothing is written to it then.
     Raises RecipeError where another process holds it, OSError where the disk fails.
     """
 
-    def __init__(self, folder: Path, target: Path, *, sync: bool = True) -> None:
+    def __init__(
+        self, folder: Path, target: Path, name: str = JOURNAL, *, sync: bool = True, shared: bool = False
+    ) -> None:  # fmt: skip
         self._lock, self._sync = Lock(), sync
-        self._handle = _locked(folder / JOURNAL, target)
+        self._handle = _locked(folder / name, target, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         self.head: Mapping[str, Any] | None = {}
         self.shards: dict[str, Shard] = {}
+        self.hashes: dict[str, str] = {}
         self.complete: int | None = None
         try:
-            self._read(folder / JOURNAL)
+            self._read(folder / name)
         except BaseException:
             self.close()
             raise
@@ -62,6 +66,11 @@ class Journal:
         self._write({"shard": asdict(shard)})
         self.shards[shard.name] = shard
 
+    def add_hash(self, path: str, sha256: str) -> None:
+        """Of an input."""
+        self._write({"input": [path, sha256]})
+        self.hashes[path] = sha256
+
     def lose(self, name: str) -> None:
         """A file that is not as `add` said is to be written again."""
         self._write({"lost": name})
@@ -74,7 +83,7 @@ class Journal:
     def forget(self) -> None:
         """Empty it."""
         os.ftruncate(self._handle, 0)
-        self.head, self.shards, self.complete = {}, {}, None
+        self.head, self.shards, self.hashes, self.complete = {}, {}, {}, None
 
     def close(self) -> None:
         if self._handle >= 0:
@@ -94,7 +103,7 @@ class Journal:
         try:
             for line in text[:whole].splitlines():
                 self._take(parse_object(line, where=path))
-        except (CheckpointError, LookupError, TypeError):
+        except (CheckpointError, LookupError, TypeError, ValueError):
             self.head = None
             return
         if whole < len(text):
@@ -107,6 +116,9 @@ class Journal:
             elif key == "shard":
                 shard = Shard(**value)
                 self.shards[shard.name] = shard
+            elif key == "input":
+                path, digest = value
+                self.hashes[path] = digest
             elif key == "lost":
                 self.shards.pop(value)
             elif key == "complete":
@@ -115,16 +127,17 @@ class Journal:
                 raise LookupError(key)
 
 
-def _locked(path: Path, target: Path) -> int:
-    """A handle on the journal that no other process holds locked."""
+def _locked(path: Path, target: Path, lock: int) -> int:
+    """A handle on the journal that no other process holds locked, or only with shared locks as this one."""
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, lock | fcntl.LOCK_NB)
         except BlockingIOError:
             pid, host = _holder(handle)
             os.close(handle)
-            raise RecipeError(f"another fuse is writing it (process {pid} on {host})", where=target) from None
+            who = f" (process {pid} on {host})" if pid != "?" else ""
+            raise RecipeError(f"another fuse is writing it{who}", where=target) from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 os.close(handle)

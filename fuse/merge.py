@@ -14,8 +14,9 @@ from fuse.fused import Fits
 from fuse.inputs import Inputs, bring, check_unchanged, hashed_beside
 from fuse.journal import Shard
 from fuse.output import SMALL_FILES, check_target, check_written
-from fuse.partial import Partial, partial_folder, settle
+from fuse.partial import Partial, partial_folder
 from fuse.plan import Plan
+from fuse.unfinished import settle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,16 +52,9 @@ def merge(
     ready(plan, target, force=force)
     from fuse.engine.execute import cores, execute
     from fuse.engine.team import team
-    from fuse.engine.write import file_sha256
 
     interruption.check()
     stop, inputs = Event(), bring(plan)
-
-    def matches(path: Path, shard: Shard) -> bool:
-        if not shard.sha256:
-            return shard.synced and not hashed
-        return file_sha256(path, stop) == shard.sha256
-
     with (
         partial_folder(
             target, makes(plan, inputs, device), files=len(plan.shards), size=plan.bytes_written + SMALL_FILES,
@@ -69,7 +63,7 @@ def merge(
         team(cores(), stop) as pool,
         hashed_beside([f for of in inputs.values() for f in of if hashed], pool, stop) as hashes,
     ):  # fmt: skip
-        partial.keep(matches)
+        partial.keep(lambda path, shard: is_whole(path, shard, stop, hashed=hashed))
         progress(sum(plan.rows[i].nbytes for name, own in plan.shards if name in partial.kept for i in own))
         execute(
             plan.rows, [shard for shard in copied(plan) if shard[0] not in partial.kept], partial.folder, progress,
@@ -109,6 +103,15 @@ def complete(
 def copied(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
     """The files whose tensors are computed from stored ones alone."""
     return [shard for shard in plan.shards if plan.rows[shard[1][0]].action != "make"]
+
+
+def is_whole(path: Path, shard: Shard, stop: Event, *, hashed: bool) -> bool:
+    """Whether a file of an earlier run can be kept. hashed: whether its sha256 is wanted."""
+    from fuse.engine.write import file_sha256
+
+    if not path.is_file() or path.stat().st_size != shard.bytes:
+        return False
+    return file_sha256(path, stop) == shard.sha256 if shard.sha256 else shard.synced and not hashed
 
 
 def makes(plan: Plan, inputs: Inputs, device: str) -> dict[str, Any]:

@@ -7,9 +7,9 @@ from fuse import families, strict_json
 from fuse.checkpoint import free_bytes, read_tensors
 from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.fused import BRANCHES, GRAFTS, LANGUAGE
-from fuse.partial import home_of
 from fuse.plan import Plan
 from fuse.safetensors_header import TensorEntry
+from fuse.unfinished import home_of
 
 SMALL_FILES = 64 << 20  # room for tokenizer, configs and card
 

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from fuse import partial, rename
+from fuse import unfinished as leftovers
 from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.journal import JOURNAL, Journal, Shard
-from fuse.partial import Partial, home_of, new_folder, partial_folder, settle
+from fuse.partial import Partial, new_folder, partial_folder
+from fuse.unfinished import home_of, settle
 
 MAKES = {"what": "merge", "plan": "abc", "device": "cpu", "inputs": {"/m/a": [1, 2, 3]}}
 BUSY = """
@@ -125,8 +127,8 @@ def test_an_unfinished_output_of_something_else_is_named_and_kept(
 
 def test_another_version_s_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unfinished(tmp_path / "out", "one")
-    was = partial.__version__
-    monkeypatch.setattr(partial, "__version__", "9.9")
+    was = leftovers.__version__
+    monkeypatch.setattr(leftovers, "__version__", "9.9")
     with pytest.raises(RecipeError, match=f"holds what fuse {was} left unfinished"):
         unfinished(tmp_path / "out")
 
@@ -368,7 +370,7 @@ def test_an_interruption_after_the_end_says_so(tmp_path: Path, monkeypatch: pyte
 
     with pytest.raises(KeyboardInterrupt) as caught, new_folder(target, force=True) as folder:
         (folder / "new").touch()
-        monkeypatch.setattr(partial.shutil, "rmtree", remove)
+        monkeypatch.setattr(leftovers.shutil, "rmtree", remove)
     assert caught.value.__notes__ == [f"{target} is whole"]
     assert names(target) == ["new"] and names(tmp_path) == ["out"]
 

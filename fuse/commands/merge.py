@@ -1,10 +1,18 @@
 """`fuse merge`: a recipe in, a folder out."""
 
+import json
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from fuse.sizes import counted, size_text
+
+if TYPE_CHECKING:
+    from fuse.merge import Merged
+    from fuse.plan import Plan
 
 
 @click.command("merge")
@@ -16,52 +24,64 @@ import click
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda (all GPUs) or cuda:N.")
 @click.option("--no-hash", is_flag=True, help="No sha256 of inputs and output in fuse.json.")
 @click.option("--no-sync", is_flag=True, help="Do not wait until the disk has the output.")
+@click.option("--worker", help="Write one share of several, such as 0/4 or auto (torchrun, Slurm); then fuse commit.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document about the result on stdout.")
 def command(
     recipe: Path, out: Path, force: bool, restart: bool, threads: int | None, device: str, no_hash: bool, no_sync: bool,
-    quiet: bool, as_json: bool,
+    quiet: bool, as_json: bool, worker: str | None,
 ) -> None:  # fmt: skip
     """Run RECIPE into the folder OUT.
 
     OUT appears whole, or not at all with one sentence that says why. A run that was interrupted or killed is gone on
     with by the same command.
     """
-    import json
-
-    from fuse.card import OTHERS, r2_text
     from fuse.merge import merge, ready
     from fuse.planner import make_plan
     from fuse.progress import byte_progress
     from fuse.recipe_yaml import load_recipe
-    from fuse.sizes import counted, size_text
+    from fuse.workers import share_bytes, work, worker_of
 
+    which = worker_of(worker) if worker else None
+    if which and restart:
+        raise click.UsageError("--restart is for a merge without --worker")
     plan = make_plan(load_recipe(recipe))
-    ready(plan, out, force=force)
+    if which is None:
+        ready(plan, out, force=force)
     began = time.monotonic()
-    with byte_progress(plan.bytes_written, shown=not quiet) as progress:
-        merged = merge(
-            plan, out, force=force, progress=progress, threads=threads, device=device, hashed=not no_hash,
-            sync=not no_sync, restart=restart,
-        )  # fmt: skip
+    options = {"threads": threads, "device": device, "hashed": not no_hash, "sync": not no_sync}
+    total = plan.bytes_written if which is None else share_bytes(plan, which)
+    with byte_progress(total, shown=not quiet) as progress:
+        if which is not None:
+            files = work(plan, out, which, force=force, progress=progress, **options)
+            told = f"worker {which.number}/{which.count}: {counted(files, 'file')} of {out} written"
+            click.echo(json.dumps({"worker": which.number, "of": which.count, "files": files}) if as_json else told)
+            return
+        merged = merge(plan, out, force=force, progress=progress, restart=restart, **options)
+    tell(plan, out, merged, began, as_json=as_json)
+
+
+def tell(plan: "Plan", out: Path, merged: "Merged", began: float, *, as_json: bool) -> None:
+    """What was done, on stdout. began: as time.monotonic says it."""
+    from fuse.card import OTHERS, r2_text
+
     seconds = time.monotonic() - began
     count = Counter(row.action for row in plan.rows)
     if as_json:
         click.echo(json.dumps({
             "folder": str(out), "merged": count["merge"], "copied": count["copy"], "folded": count["fold"],
             "made": count["make"], "dropped": len(plan.drops), "bytes": plan.bytes_written,
-            "seconds": round(seconds, 3), "plan": plan.digest(),
-            "resumed": merged.resumed,
+            "seconds": round(seconds, 3), "plan": plan.digest(), "resumed": merged.resumed,
             "bridges": {name: {fit.name: fit.r2 for fit in own} for name, own in merged.fits.items()},
         }, indent=1))  # fmt: skip
-    else:
-        others = "".join(f"{count[key]} {word}, " for key, word in OTHERS.items() if count[key])
-        earlier = f" ({merged.resumed} of {len(plan.shards)} files from an earlier run)" if merged.resumed else ""
-        click.echo(
-            f"{out}: {counted(count['merge'], 'tensor')} merged, {count['copy']} copied, {others}"
-            f"{len(plan.drops)} left out; {size_text(plan.bytes_written)} in {seconds:.1f} s{earlier}"
-        )
-        crossed = (*plan.fused.branches, *plan.fused.grafts) if plan.fused else ()
-        folded = {one.name for one in crossed if one.bridge and one.bridge.folded}
-        for name, own in merged.fits.items():
-            click.echo(f"bridge of {name}: {counted(len(own), 'map')}{', folded' * (name in folded)}, {r2_text(own)}")
+        return
+    others = "".join(f"{count[key]} {word}, " for key, word in OTHERS.items() if count[key])
+    earlier = f" ({merged.resumed} of {len(plan.shards)} files from an earlier run)" if merged.resumed else ""
+    click.echo(
+        f"{out}: {counted(count['merge'], 'tensor')} merged, {count['copy']} copied, {others}"
+        f"{len(plan.drops)} left out; {size_text(plan.bytes_written)} in {seconds:.1f} s{earlier}"
+    )
+    crossed = (*plan.fused.branches, *plan.fused.grafts) if plan.fused else ()
+    folded = {one.name for one in crossed if one.bridge and one.bridge.folded}
+    for name, own in merged.fits.items():
+        click.echo(f"bridge of {name}: {counted(len(own), 'map')}{', folded' * (name in folded)}, {r2_text(own)}")

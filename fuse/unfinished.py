@@ -1,0 +1,123 @@
+"""What an unfinished output left beside its target: gone on with, completed, refused or thrown away."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from fuse import __version__
+from fuse.errors import RecipeError
+from fuse.journal import JOURNAL, Journal
+
+FOLDER, OLD = "folder", "old"
+WORKERS = re.compile(r"worker-(\d+)-of-(\d+)\.jsonl")  # their journals
+ONCE = {"what": "import"}
+# what differs -> what an unfinished output is, in words
+OTHERS: Mapping[str, Callable[[Any], str]] = {
+    "what": lambda one: f"an unfinished {one}",
+    "fuse": lambda one: f"what fuse {one} left unfinished",
+    "plan": lambda _: "an unfinished merge of another recipe",
+    "device": lambda one: f"an unfinished merge on another device ({one})",
+    "inputs": lambda _: "an unfinished merge of members that changed since",
+}
+
+
+def home_of(target: Path) -> Path:
+    """The folder that holds an unfinished output."""
+    return target.parent / f".{target.name}.partial"
+
+
+def settle(target: Path) -> None:
+    """Complete what a killed run left half done between its last check and its end.
+
+    Raises RecipeError where another process is writing the target.
+    """
+    home = home_of(target)
+    if home.is_symlink() or not (home / JOURNAL).is_file():
+        return
+    with closing(Journal(home, target)) as journal:
+        if (home / OLD).exists() and not target.exists():
+            (home / OLD).rename(target)
+        if moved(home, journal):
+            remove(home)
+
+
+def enter(home: Path) -> bool:
+    """Make the folder, where there is none; whether there was none."""
+    try:
+        home.mkdir()
+        return True
+    except FileExistsError:
+        status = home.lstat()
+        ours = home.is_dir() and not home.is_symlink() and status.st_uid == os.geteuid()
+        names = {path.name for path in home.iterdir() if not WORKERS.fullmatch(path.name)} if ours else set()
+        if not ours or names - {JOURNAL, FOLDER, OLD}:
+            raise RecipeError("is in the way and fuse did not make it", where=home, hint="remove it yourself") from None
+        return False
+
+
+def take_over(home: Path, journal: Journal, makes: Mapping[str, Any], *, restart: bool) -> None:
+    """Go on with an earlier run's journal, or begin a new one where there is none, or only one that is to go."""
+    before = journal.head
+    if restart or moved(home, journal) or (before is not None and not journal.shards):
+        shutil.rmtree(home / FOLDER, ignore_errors=True)
+        journal.forget()
+        return
+    check_same(home, journal, makes)
+
+
+def check_same(home: Path, journal: Journal, makes: Mapping[str, Any]) -> None:
+    """RecipeError for a journal of something else; one that is empty is of nothing yet."""
+    before = journal.head
+    if before == {}:
+        return
+    if before is None:
+        what = "a journal that cannot be read"
+    elif (key := next((key for key in OTHERS if before.get(key) != makes.get(key)), None)) is not None:
+        what = OTHERS[key](before.get(key))
+    else:
+        return
+    hint = "--restart throws it away" if makes["what"] != ONCE["what"] else "remove it, or choose another folder"
+    raise RecipeError(f"holds {what}", where=home, hint=hint)
+
+
+def refuse_workers(home: Path, *, restart: bool) -> None:
+    """What workers wrote is completed by `commit` or thrown away, never mixed with a run of one process."""
+    found = [path for path in home.iterdir() if WORKERS.fullmatch(path.name)]
+    if found and not restart:
+        hint = "fuse commit completes it, --restart throws it away"
+        raise RecipeError("holds what workers wrote", where=home, hint=hint)
+    for path in found:
+        path.unlink()
+
+
+def normal(makes: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the bytes of an output, as a journal gives it back."""
+    return json.loads(json.dumps({"fuse": __version__, **makes}))
+
+
+def moved(home: Path, journal: Journal) -> bool:
+    """Whether the finished output has left: what is called `folder` now, if anything, is what it replaced."""
+    try:
+        return journal.complete is not None and (home / FOLDER).stat().st_ino != journal.complete
+    except FileNotFoundError:
+        return True
+
+
+def remove(home: Path) -> None:
+    """An interrupted removal is completed; the journal, which is the lock, goes last."""
+    try:
+        for name in (FOLDER, OLD):
+            shutil.rmtree(home / name, ignore_errors=True)
+    finally:
+        for name in (FOLDER, OLD):
+            shutil.rmtree(home / name, ignore_errors=True)
+        with suppress(OSError):
+            for path in home.glob("worker-*.jsonl"):
+                path.unlink()
+            (home / JOURNAL).unlink(missing_ok=True)
+            home.rmdir()

@@ -1,0 +1,197 @@
+"""One plan written by many machines that share a disk: each writes some of the files, one puts the folder together.
+
+Worker i of n writes every n-th file into the same `.NAME.partial` and keeps a journal of its own there; while it works
+it shares the lock of the main journal, which `commit` takes for itself.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from fuse.errors import FuseError, MachineError, RecipeError
+from fuse.inputs import bring, check_unchanged, hashed_beside
+from fuse.journal import Journal, Shard
+from fuse.merge import Merged, complete, constants, copied, is_whole, makes
+from fuse.output import SMALL_FILES, check_target
+from fuse.partial import partial_folder
+from fuse.plan import Plan
+from fuse.unfinished import FOLDER, WORKERS, check_same, enter, home_of, normal, settle
+
+# who numbers the workers: number, count, and what the first is called
+NUMBERED = (
+    ("RANK", "WORLD_SIZE", ""),
+    ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
+    ("SLURM_PROCID", "SLURM_NTASKS", ""),
+)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """number: from 0 to count - 1."""
+
+    number: int
+    count: int
+
+    @property
+    def journal(self) -> str:
+        return f"worker-{self.number:04d}-of-{self.count:04d}.jsonl"
+
+    def share(self, things: list[Any]) -> list[Any]:
+        """Every count-th thing."""
+        return things[self.number :: self.count]
+
+
+def worker_of(text: str, environment: Mapping[str, str] = os.environ) -> Worker:
+    """The worker that "3/16" says, counted from 0, or that "auto" finds: torchrun's or Slurm's numbers.
+
+    Raises RecipeError for anything else.
+    """
+    if text == "auto":
+        for number, count, least in NUMBERED:
+            found = [environment.get(key, "") for key in (number, count)]
+            if all(value.isdigit() for value in found):
+                first = environment.get(least, "0")
+                text = f"{int(found[0]) - int(first if first.isdigit() else 0)}/{found[1]}"
+                break
+        else:
+            told = ", ".join(f"{number} and {count}" for number, count, _ in NUMBERED)
+            raise RecipeError("nothing numbers this worker", where="--worker auto", hint=f"set {told}, or say 0/4")
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if not match or int(match[1]) >= int(match[2]):
+        raise RecipeError(f"{text!r} is not a worker such as 0/4, the first of four", where="--worker")
+    return Worker(int(match[1]), int(match[2]))
+
+
+def share_bytes(plan: Plan, worker: Worker) -> int:
+    """The bytes of the tensors that a worker writes."""
+    return sum(plan.rows[i].nbytes for _, numbers in worker.share(copied(plan)) for i in numbers)
+
+
+def work(
+    plan: Plan, target: Path, worker: Worker, *, force: bool = False, progress: Callable[[int], None] = lambda _: None,
+    threads: int | None = None, device: str = "cpu", hashed: bool = True, sync: bool = True,
+) -> int:  # fmt: skip
+    """Write the worker's share of the plan's files, but for those that an earlier run of it wrote; how many it has.
+
+    Raises as `fuse.merge.merge` does; RecipeError also where other work on the same output is in the way.
+    """
+    check_target(plan, target, force=force)
+    from fuse.engine.execute import cores, execute
+    from fuse.engine.team import team
+
+    stop, inputs, home = Event(), bring(plan), home_of(target)
+    share = worker.share(copied(plan))
+    files = worker.share(sorted({file for of in inputs.values() for file in of}))
+    enter(home)
+    _team(home, worker.count)
+    (home / FOLDER).mkdir(exist_ok=True)
+    with (
+        closing(Journal(home, target, sync=sync, shared=True)),
+        closing(Journal(home, target, worker.journal, sync=sync)) as journal,
+        _telling(home, journal, len(share)),
+    ):
+        making = normal(makes(plan, inputs, device))
+        check_same(home, journal, making)
+        journal.begin(making)
+        for name, shard in list(journal.shards.items()):
+            if not is_whole(home / FOLDER / name, shard, stop, hashed=hashed):
+                journal.lose(name)
+        left = [one for one in share if one[0] not in journal.shards]
+        for name, _ in left:
+            (home / FOLDER / name).unlink(missing_ok=True)
+        progress(sum(plan.rows[i].nbytes for name, own in share if name in journal.shards for i in own))
+        unread = [file for file in files if hashed and str(file.resolve()) not in journal.hashes]
+        with team(cores(), stop) as pool, hashed_beside(unread, pool, stop) as hashes:
+            execute(
+                plan.rows, left, home / FOLDER, progress, constants(plan), threads=threads, device=device,
+                hashed=hashed, sync=sync, stop=stop, written=lambda *one: journal.add(Shard(*one, synced=sync)),
+            )  # fmt: skip
+            for file, job in hashes.items():
+                journal.add_hash(str(file.resolve()), job.result())
+        check_unchanged(inputs)
+        journal.finish(0)
+    return len(share)
+
+
+@contextmanager
+def _telling(home: Path, journal: Journal, files: int) -> Iterator[None]:
+    """Failures in words, with what is kept: everything, since others may be at work beside."""
+
+    def told() -> str:
+        return f"{len(journal.shards)} of its {files} files are kept in {home}: the same command goes on from there"
+
+    try:
+        yield
+    except FuseError:
+        raise
+    except OSError as error:
+        raise MachineError(f"{error.strerror or error}; {told()}", where=error.filename or home) from None
+    except BaseException as stop:
+        stop.add_note(told())
+        raise
+
+
+def commit(
+    plan: Plan, target: Path, *, force: bool = False, progress: Callable[[int], None] = lambda _: None,
+    device: str = "cpu", sync: bool = True,
+) -> Merged:  # fmt: skip
+    """Put together what all workers wrote: `target` appears whole, or not at all.
+
+    Raises RecipeError, with everything kept, where a worker has not finished; else as `fuse.merge.merge` does.
+    """
+    settle(target)
+    check_target(plan, target, force=force)
+    inputs = bring(plan)
+    making = makes(plan, inputs, device)
+    shards, hashes = _gathered(plan, target, making)
+    hashed = all(shard.sha256 for shard in shards.values())
+    with partial_folder(
+        target, making, files=len(plan.shards), size=plan.bytes_written + SMALL_FILES, force=force, sync=sync,
+        adopted=shards,
+    ) as partial:  # fmt: skip
+        partial.keep(lambda *_: True)
+        progress(sum(plan.rows[i].nbytes for _, own in copied(plan) for i in own))
+        found = {file: hashes.get(str(file.resolve()), "") for of in inputs.values() for file in of}
+        fits = complete(plan, partial, inputs, found, progress, hashed=hashed)
+    return Merged(fits)
+
+
+def _gathered(plan: Plan, target: Path, making: Mapping[str, Any]) -> tuple[dict[str, Shard], dict[str, str]]:
+    """The files that workers wrote, and the sha256 of inputs by path. RecipeError where there is less than all."""
+    home = home_of(target)
+    names = sorted(path.name for path in home.glob("worker-*.jsonl")) if home.is_dir() else []
+    if not names:
+        raise RecipeError(
+            "no worker has written anything of it", where=target, hint="fuse merge RECIPE OUT --worker 0/4"
+        )
+    count = _team(home)
+    shards: dict[str, Shard] = {}
+    hashes: dict[str, str] = {}
+    for name in names:
+        with closing(Journal(home, target, name)) as journal:
+            check_same(home, journal, normal(making))
+            shards |= journal.shards
+            hashes |= journal.hashes
+    for number, (name, _) in enumerate(copied(plan)):
+        if name not in shards:
+            told = f"worker {number % count}/{count} has not written {name} yet"
+            raise RecipeError(told, where=home, hint="run it, or run it again: it goes on where it was")
+        size = (home / FOLDER / name).stat().st_size if (home / FOLDER / name).is_file() else 0
+        if size != shards[name].bytes:
+            told = f"{name} is not as worker {number % count}/{count} wrote it"
+            raise RecipeError(told, where=home, hint="run it again")
+    return shards, hashes
+
+
+def _team(home: Path, *more: int) -> int:
+    """How many workers share the work. RecipeError where they do not agree."""
+    counts = {int(found[2]) for path in home.iterdir() if (found := WORKERS.fullmatch(path.name))} | set(more)
+    if len(counts) > 1:
+        told = " and ".join(map(str, sorted(counts)))
+        raise RecipeError(f"holds the work of teams of {told}", where=home, hint="fuse merge --restart begins anew")
+    return counts.pop()

@@ -1,0 +1,123 @@
+"""fuse.workers: one plan written by several processes, put together by `fuse commit`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from fuse.errors import RecipeError
+from fuse.workers import Worker, worker_of
+from tests.cli import fuse_here
+from tests.members import perturbed, save_member
+
+RECIPE = "members: {a: a, b: b}\nlanguage: {method: linear, weights: 1}\noutput: {shard_size: 30KB}\n"
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("workers")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, vocab_size=64
+    )
+    model = LlamaForCausalLM(config)
+    save_member(model, root / "a")
+    save_member(perturbed(model, 1), root / "b")
+    return root
+
+
+@pytest.fixture
+def recipe(family: Path, tmp_path: Path) -> Path:
+    for name in "ab":
+        (tmp_path / name).symlink_to(family / name)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path / "recipe.yaml"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_workers_write_what_one_process_writes(recipe: Path, tmp_path: Path) -> None:
+    assert fuse_here("merge", recipe, tmp_path / "one").code == 0
+    started = [
+        subprocess.Popen([sys.executable, "-m", "fuse", "merge", recipe, tmp_path / "out", "--worker", f"{i}/3"])
+        for i in range(3)
+    ]
+    assert [process.wait(timeout=120) for process in started] == [0, 0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.partial", "a", "b", "one", "recipe.yaml"]
+    ran = fuse_here("commit", recipe, tmp_path / "out", "--json")
+    assert (ran.code, json.loads(ran.out)["resumed"]) == (0, 0)
+    assert contents(tmp_path / "out") == contents(tmp_path / "one") and not (tmp_path / ".out.partial").exists()
+    hashes = json.loads((tmp_path / "out" / "fuse.json").read_text())
+    assert all(hashes["sha256"].values()) and all(hashes["members"]["a"]["sha256"].values())
+
+
+def test_a_worker_goes_on_where_it_was(recipe: Path, tmp_path: Path) -> None:
+    out, home = tmp_path / "out", tmp_path / ".out.partial"
+    assert fuse_here("merge", recipe, out, "--worker", "0/2").out == f"worker 0/2: 3 files of {out} written\n"
+    first, second, _ = sorted((home / "folder").iterdir())
+    whole, inode = first.read_bytes(), second.stat().st_ino
+    first.write_bytes(whole[:-1] + b"?")
+    assert fuse_here("merge", recipe, out, "--worker", "0/2", "--json").out == '{"worker": 0, "of": 2, "files": 3}\n'
+    assert first.read_bytes() == whole and second.stat().st_ino == inode
+
+
+def test_what_is_not_finished_is_not_put_together(recipe: Path, tmp_path: Path) -> None:
+    out, home = tmp_path / "out", tmp_path / ".out.partial"
+    said = f"fuse: {out}: no worker has written anything of it (fuse merge RECIPE OUT --worker 0/4)\n"
+    assert fuse_here("commit", recipe, out).err == said
+    assert fuse_here("merge", recipe, out, "--worker", "1/2").code == 0
+    name = "model-00001-of-00005.safetensors"
+    said = f"fuse: {home}: worker 0/2 has not written {name} yet (run it, or run it again: it goes on where it was)\n"
+    assert (ran := fuse_here("commit", recipe, out)).err == said and ran.code == 2
+    assert fuse_here("merge", recipe, out, "--worker", "0/2").code == 0
+    (home / "folder" / name).write_bytes(b"short")
+    ran = fuse_here("commit", recipe, out)
+    assert ran.err == f"fuse: {home}: {name} is not as worker 0/2 wrote it (run it again)\n"
+    assert not out.exists() and len(list((home / "folder").iterdir())) == 5
+
+
+def test_work_of_others_is_not_mixed(recipe: Path, tmp_path: Path) -> None:
+    out, home = tmp_path / "out", tmp_path / ".out.partial"
+    assert fuse_here("merge", recipe, out, "--worker", "1/2").code == 0
+    said = f"fuse: {home}: holds the work of teams of 2 and 3 (fuse merge --restart begins anew)\n"
+    assert fuse_here("merge", recipe, out, "--worker", "0/3").err == said
+    said = f"fuse: {home}: holds what workers wrote (fuse commit completes it, --restart throws it away)\n"
+    assert fuse_here("merge", recipe, out).err == said
+    recipe.write_text(RECIPE.replace("weights: 1", "weights: {a: 1, b: 2}"))
+    said = f"fuse: {home}: holds an unfinished merge of another recipe (--restart throws it away)\n"
+    assert fuse_here("merge", recipe, out, "--worker", "1/2").err == said
+    assert fuse_here("commit", recipe, out).err == said
+    assert fuse_here("merge", recipe, out, "--restart").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out", "recipe.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "number", "count"),
+    [
+        ({"RANK": "2", "WORLD_SIZE": "4"}, 2, 4),
+        ({"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_ARRAY_TASK_MIN": "1"}, 4, 8),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, 0, 2),
+    ],
+)
+def test_who_numbers_workers(environment: dict[str, str], number: int, count: int) -> None:
+    assert worker_of("auto", environment) == Worker(number, count) == worker_of(f"{number}/{count}", {})
+
+
+@pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "a/b", "1/2/3", "", "0/0"])
+def test_no_worker(text: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        worker_of(text, {})
+    assert str(caught.value) == f"--worker: {text!r} is not a worker such as 0/4, the first of four"
+
+
+def test_nobody_numbers_workers() -> None:
+    with pytest.raises(RecipeError) as caught:
+        worker_of("auto", {"RANK": "1"})
+    pairs = "RANK and WORLD_SIZE, SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT, SLURM_PROCID and SLURM_NTASKS"
+    assert str(caught.value) == f"--worker auto: nothing numbers this worker (set {pairs}, or say 0/4)"
