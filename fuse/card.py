@@ -10,6 +10,7 @@ from fuse.fused import Fit, Fits, Fused, FusedBranch
 from fuse.fused_view import CODE, NORMS, bridge_text, folded_text, graft_text
 from fuse.plan import Plan
 from fuse.sizes import counted
+from fuse.stores.address import is_store
 from fuse.visual_tokens import encoder_name
 
 OTHER = "other"
@@ -26,7 +27,8 @@ def model_card(plan: Plan, fits: Fits | None = None) -> str:
     sees = bool(plan.fused.branches) if plan.fused else plan.host.sees
     licences = {licence for m in plan.members for licence in m.licence.split(" + ")}
     opened = [c for m in plan.members for c in (m.checkpoint, m.adapter.checkpoint if m.adapter else None) if c]
-    hub_ids = list(dict.fromkeys(c.origin.removeprefix("hf://") for c in opened if c.revision))
+    from_hub = [c.origin.removeprefix("hf://") for c in opened if c.revision and not is_store(c.origin)]
+    hub_ids = list(dict.fromkeys(from_hub))
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-text-to-text" if sees else "text-generation",

@@ -11,6 +11,7 @@ from fuse.checkpoint import fetch
 from fuse.errors import CheckpointError
 from fuse.plan import Plan
 from fuse.safetensors_header import Stamp, stamp
+from fuse.stores.needed import wanted_of
 
 Inputs: TypeAlias = Mapping[str, Mapping[Path, Stamp]]  # by what they belong to
 
@@ -20,10 +21,11 @@ def bring(plan: Plan) -> Inputs:
 
     Raises MachineError when it cannot be reached, CheckpointError for a file that differs from the plan.
     """
+    wanted = wanted_of(plan)
     for member in plan.members:
-        fetch(member.checkpoint)
+        fetch(member.checkpoint, wanted)
     for lender in plan.lenders:
-        lender.fetch()
+        lender.fetch(wanted)
     bridged = {name: bridge.host.checkpoint for name, bridge in plan.bridges.items()}
     for checkpoint in bridged.values():
         fetch(checkpoint)

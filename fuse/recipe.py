@@ -21,8 +21,8 @@ class Towers(Strict):
     vision_tower_aux: str | None = Field(None, min_length=1, max_length=4096, description="Folder or hub id.")
 
 
-PATH = "Folder, relative to the recipe, or hub id org/name."
-REVISION = "Hub commit, tag or branch."
+PATH = "Folder, relative to the recipe, hub id org/name, or s3://bucket/folder."
+REVISION = "Hub commit, tag or branch; of an object store the state that `fuse plan` tells."
 
 
 def _path_alone(value: Any) -> Any:

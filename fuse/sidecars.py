@@ -7,11 +7,12 @@ from typing import Any
 import fuse
 from fuse import strict_json
 from fuse.adapters.adapter import Adapter
-from fuse.checkpoint import INDEX
+from fuse.checkpoint import INDEX, Checkpoint
 from fuse.fused import Fits
 from fuse.new_tokens import extended_decoder, extended_tokenizer
 from fuse.plan import Plan
 from fuse.small_files import COPIED, FOLDERS, change_keys, copy_small, set_dtype, without_code, write_json
+from fuse.stores.needed import etags_of
 
 PROVENANCE = "fuse.json"
 
@@ -141,8 +142,14 @@ def _adapter_json(adapter: Adapter, sources: Mapping[str, Mapping[str, str]]) ->
     checkpoint = adapter.checkpoint
     return {
         "origin": checkpoint.origin, "revision": checkpoint.revision, "peft_type": adapter.kind,
-        "sha256": dict(sources[adapter.name]),
+        "sha256": dict(sources[adapter.name]), **_etags(checkpoint),
     }  # fmt: skip
+
+
+def _etags(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Of a member in a store, what that said of its files: of those that were read in part sha256 is not known."""
+    etags = etags_of(checkpoint)
+    return {"etag": etags} if etags else {}
 
 
 def provenance(
@@ -160,6 +167,7 @@ def provenance(
                 "revision": m.checkpoint.revision,
                 "licence": m.licence,
                 "sha256": dict(sources[m.name]),
+                **_etags(m.checkpoint),
                 **({"adapter": _adapter_json(m.adapter, sources)} if m.adapter else {}),
             }
             for m in plan.members

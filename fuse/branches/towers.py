@@ -16,6 +16,7 @@ from fuse.branches.llava_config import CLASS_TOWER, PLAIN_TOWER
 from fuse.branches.tower_check import check_tower
 from fuse.checkpoint import Checkpoint, open_checkpoint
 from fuse.errors import CheckpointError, FuseError
+from fuse.stores.address import is_store
 
 MAIN, AUXILIARY = "vision_tower", "vision_tower_aux"
 # MGM's configs name folders of its authors' machines; their README says which hub ids belong there.
@@ -76,6 +77,9 @@ def tower_checkpoint(member: Member, name: str, override: str | None, *, relativ
         return Tower(config, None, {}, {})
     if not isinstance(location, str) or not location:
         raise CheckpointError(f"mm_{name} is missing", where=member.folder / "config.json", hint=_hint(name))
+    if not override and is_store(location):
+        told = f"mm_{name} is {location!r}, and only a recipe may name an object store"
+        raise CheckpointError(told, where=member.folder / "config.json", hint=_hint(name))
     here = override or (relative_to / location).is_dir()
     place = location if here else KNOWN.get(PurePosixPath(location).name, location)
     try:

@@ -77,13 +77,15 @@ class StoreFolder:
         return entries
 
     def fetch(self, entries: Sequence[TensorEntry]) -> None:
-        """Bring at least these tensors, and what makes their files readable, to where the entries say."""
+        """Bring at least these tensors to where their entries say, and the header of every file that was opened."""
         wanted: dict[str, list[sparse.Range]] = {}
         for entry in entries:
             wanted.setdefault(entry.file.name, []).append((entry.begin, entry.end))
         needed: dict[str, list[sparse.Range]] = {}
-        for name, ranges in wanted.items():
-            file = self.folder / name
+        for name in self.etags:
+            if not self._kept(name).is_file():
+                continue
+            file, ranges = self.folder / name, wanted.get(name, [])
             there = sparse.prepare(file, self.files[name].size)
             head = self._kept(name).read_bytes()
             if sparse.missing(there, [(0, len(head))]):
@@ -159,7 +161,7 @@ def open_store(location: str, revision: str | None) -> StoreFolder:
         files = {row["name"]: row for row in _listing(system, address)}
     prefix = f"{address.path}/"
     named = {path.lstrip("/").removeprefix(prefix): row for path, row in files.items()}
-    found = {name: Far(int(row["size"]), _etag(row)) for name, row in named.items()}
+    found = {name: far_of(row) for name, row in named.items()}
     small = [name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in SMALL)]
     if not found:
         raise RecipeError("there is no such folder in the store", where=address)
@@ -187,10 +189,11 @@ def _listing(system: Any, address: Address) -> Iterator[dict[str, Any]]:
             yield from (inner for inner in system.ls(row["name"], detail=True) if inner["type"] == "file")
 
 
-def _etag(row: Mapping[str, Any]) -> str:
-    """What changes with the bytes: the store's own word, else the hash of all it tells of the file."""
+def far_of(row: Mapping[str, Any]) -> Far:
+    """A file as fsspec tells it. Where the store has no etag, the hash of all that it tells of the file is one."""
     own = next((str(row[key]).strip('"') for key in TAGS if row.get(key)), "")
-    return own or hashlib.sha256(str(sorted(row.items(), key=lambda pair: pair[0])).encode()).hexdigest()
+    told = str(sorted(row.items(), key=lambda pair: pair[0])).encode()
+    return Far(int(row["size"]), own or hashlib.sha256(told).hexdigest())
 
 
 def _changed(system: Any, path: str, far: Far) -> bool:
@@ -199,7 +202,7 @@ def _changed(system: Any, path: str, far: Far) -> bool:
         row = system.info(path)
     except FileNotFoundError:
         return True
-    return (int(row["size"]), _etag(row)) != (far.size, far.etag)
+    return far_of(row) != far
 
 
 def _write(path: Path, data: bytes) -> None:

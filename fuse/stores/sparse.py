@@ -17,6 +17,7 @@ from fuse.errors import CheckpointError, MachineError
 PIECE = 1 << 24  # bytes of one request
 GAP = 1 << 20  # bytes that are fetched rather than asked around
 THREADS = 8
+UNCHANGED = (0, 0)  # times of a file that fills up: what is there of it does not change
 LINE = re.compile(r"^(\d+) (\d+);$", re.MULTILINE)  # one that a killed run left half written is none
 
 Range: TypeAlias = tuple[int, int]  # [begin, end)
@@ -82,6 +83,7 @@ def prepare(file: Path, size: int) -> list[Range]:
         try:
             if os.fstat(handle).st_size != size:
                 os.ftruncate(handle, size)
+            os.utime(handle, ns=UNCHANGED)
         finally:
             os.close(handle)
     ranges = present(file)
@@ -124,6 +126,7 @@ def put(file: Path, begin: int, data: bytes) -> None:
             while view:
                 written = os.pwrite(handle, view, place)
                 view, place = view[written:], place + written
+            os.utime(handle, ns=UNCHANGED)
             os.fdatasync(handle)
         finally:
             os.close(handle)
