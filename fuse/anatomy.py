@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fuse import families
 from fuse.checkpoint import Checkpoint, open_checkpoint
 from fuse.errors import CheckpointError
+from fuse.families.eyes import check_encoder
 from fuse.families.family import Basis, Family, Part, Place, TextFamily
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
 from fuse.small_files import TEMPLATES, TOKENIZER
@@ -130,8 +131,9 @@ def _check_eyes(member: Member, where: str) -> None:
     config, family = member.checkpoint.config, member.family
     if not (family.native and member.sees):
         return
-    if family.vision and member.parts["encoder"] and not isinstance(config.get(family.vision), Mapping):
-        raise CheckpointError(f"config.json: {family.vision} is missing", where=where)
+    if family.vision and member.parts["encoder"]:
+        shapes = {name: entry.shape for name, entry in member.parts["encoder"].items()}
+        check_encoder(config, family.vision, shapes, where)
     rows = member.language[member.text.embedding].shape[0]
     for key in ("image_token_id", "image_token_index"):
         value = config.get(key)

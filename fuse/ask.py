@@ -7,10 +7,14 @@ from typing import Any
 
 from fuse import families, strict_json, torchvision_shim
 from fuse.branches.library_names import check_names
-from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.chat import written
+from fuse.checkpoint import check_config
+from fuse.errors import CheckpointError, FuseError, MachineError, RecipeError, in_a_line
 from fuse.fusable import REFUSED
 from fuse.grafts.asking import Options, phrased, slots_behind
+from fuse.handed import check_small
 from fuse.images import open_image
+from fuse.vocabulary import read_template
 
 LEARNED = frozenset({"gpt2", "opt"})  # types of language models whose positions are rows of a table
 INNER_SPEAKER = frozenset({"blip-2", "instructblip"})  # their `generate` is that of the language model inside
@@ -68,8 +72,10 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
             processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         tokenizer = processor.tokenizer if processor else transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False)  # fmt: skip
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"transformers cannot load it: {str(error).splitlines()[0]}", where=folder) from None
+    except (FuseError, MemoryError):
+        raise
+    except Exception as error:  # of any kind, where a file is not as the library expects it
+        raise CheckpointError(f"transformers cannot load it: {in_a_line(error)}", where=folder) from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(what) or ()):
             raise CheckpointError(f"{what.replace('_', ' ')}: {len(found)}, the first is {found[0]}", where=folder)
@@ -90,7 +96,10 @@ def check_folder(folder: Path, *, images: Sequence[Path] = ()) -> tuple[dict[str
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise RecipeError("this is an adapter, which changes a model and is none", where=folder,
                           hint="a recipe with the member {base: MODEL, adapter: FOLDER} makes the model")  # fmt: skip
-    config = strict_json.read_object(folder / "config.json")
+    config = strict_json.read_object(folder / "config.json", max_bytes=16 << 20)
+    check_config({k: v for k, v in config.items() if k != "quantization_config"}, folder / "config.json")
+    check_small(folder)
+    read_template(folder)
     sees = config.get("model_type") == "fuse" or _native_sees(config, folder)
     eyes = config.get("branches") if config.get("model_type") == "fuse" else _has_processor(folder)
     if images and not (sees and eyes):
@@ -171,7 +180,7 @@ def ask_many(answerer: Answerer, questions: list[str], *, max_tokens: int = 128,
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     answers: list[str] = []
     for start in range(0, len(questions), batch):
-        prompts = [_prompt(tokenizer, question) for question in questions[start : start + batch]]
+        prompts = [_prompt(answerer, question) for question in questions[start : start + batch]]
         special = not getattr(tokenizer, "chat_template", None)
         inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=special)
         inputs = {key: inputs[key].to(answerer.model.device) for key in ("input_ids", "attention_mask")}
@@ -184,11 +193,10 @@ def ask_many(answerer: Answerer, questions: list[str], *, max_tokens: int = 128,
     return answers
 
 
-def _prompt(tokenizer: Any, question: str) -> str:
-    if not getattr(tokenizer, "chat_template", None):
+def _prompt(answerer: Answerer, question: str) -> str:
+    if not getattr(answerer.tokenizer, "chat_template", None):
         return question
-    turns = [{"role": "user", "content": question}]
-    return tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return _written(answerer.tokenizer, [{"role": "user", "content": question}], answerer.folder, asked=True)
 
 
 def speaker_of(model: Any) -> Any:
@@ -203,15 +211,23 @@ def pad_of(tokenizer: Any) -> int | None:
 
 
 def inputs_of(answerer: Answerer, question: str, images: tuple[Path, ...]) -> Any:
-    """What the model takes for a question about images: the folder's own template, then its own processor."""
+    """What the model takes for a question about images: the folder's own template, then its own processor.
+
+    Raises RecipeError where the processor refuses it.
+    """
     if images and answerer.processor is None:
         raise _blind(answerer.folder)
     opened = [open_image(path) for path in images]
     prompt = prompt_of(answerer, question, len(opened))
     extra = {"add_special_tokens": False} if has_template(answerer) else {}
-    if answerer.processor:
-        return answerer.processor(images=opened or None, text=[prompt], return_tensors="pt", **extra)
-    return answerer.tokenizer([prompt], return_tensors="pt", **extra)
+    try:
+        if answerer.processor:
+            return answerer.processor(images=opened or None, text=[prompt], return_tensors="pt", **extra)
+        return answerer.tokenizer([prompt], return_tensors="pt", **extra)
+    except (FuseError, MemoryError):
+        raise
+    except Exception as error:  # of any kind: of a class of transformers, about what it was given or its own files
+        raise RecipeError(f"its processor refuses it: {in_a_line(error)}", where=answerer.folder) from None
 
 
 def has_template(answerer: Answerer) -> bool:
@@ -232,5 +248,12 @@ def prompt_of(answerer: Answerer, question: str, images: int, answer: str | None
         said = [[{"type": "text", "text": text}] for text in said]
         said[0] = [*({"type": "image"} for _ in range(images)), *said[0]]
     turns = [{"role": role, "content": content} for role, content in zip(("user", "assistant"), said, strict=False)]
-    speaker = answerer.processor or answerer.tokenizer
-    return speaker.apply_chat_template(turns, add_generation_prompt=answer is None, tokenize=False)
+    return _written(answerer.processor or answerer.tokenizer, turns, answerer.folder, asked=answer is None)
+
+
+def _written(speaker: Any, turns: list[dict[str, Any]], folder: Path, *, asked: bool) -> str:
+    """A conversation as the folder's template writes it; asked: an answer comes next."""
+    room = 4 * len(str(turns))
+    return written(
+        lambda: speaker.apply_chat_template(turns, add_generation_prompt=asked, tokenize=False), where=folder, room=room
+    )

@@ -4,20 +4,23 @@ The command line prints a `FuseError` as one sentence without a traceback and ex
 """
 
 import unicodedata
+from collections.abc import Sequence
 
+UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's control, direction, surrogate, line and paragraph marks
 
 class FuseError(Exception):
     """Something the user can mend; exit code 2 unless a subclass says otherwise.
 
     problem: one sentence with the offending value. where: file, file:line:column or tensor. hint: what would work.
+    more: further sentences, a line each. Names are a stranger's: nothing in a sentence begins another line.
     """
 
     exit_code = 2
 
-    def __init__(self, problem: str, *, where: object = "", hint: str = "") -> None:
+    def __init__(self, problem: str, *, where: object = "", hint: str = "", more: Sequence[str] = ()) -> None:
         self.problem, self.where, self.hint = problem, str(where), hint
         text = f"{self.where}: {problem}" if self.where else problem
-        super().__init__(printable(f"{text} ({hint})" if hint else text))
+        super().__init__("\n".join(one_line(line) for line in (f"{text} ({hint})" if hint else text, *more)))
 
 
 class RecipeError(FuseError):
@@ -39,6 +42,17 @@ class MachineError(FuseError):
 def printable(text: str) -> str:
     """The text with control and direction characters escaped, so that a name cannot drive a terminal."""
     return "".join(
-        c.encode("unicode_escape").decode() if c != "\n" and unicodedata.category(c) in {"Cc", "Cf", "Cs"} else c
+        c.encode("unicode_escape").decode() if c != "\n" and unicodedata.category(c) in UNSEEN else c
         for c in text
     )
+
+
+def in_a_line(error: BaseException) -> str:
+    """What another library's exception says, in one line of at most 200 letters; its type where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def one_line(text: str) -> str:
+    """As `printable`, with line breaks escaped too."""
+    return printable(text.replace("\n", "\\n"))

@@ -1,6 +1,8 @@
 """Which token a row of the embedding table belongs to, read from the tokenizer's files with the standard library."""
 
 import hashlib
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,9 @@ from typing import Any
 
 from fuse import strict_json
 from fuse.errors import CheckpointError
+
+MAX_ID = 1 << 31  # beyond which no library counts tokens
+MAX_TEMPLATE = 1 << 20  # the longest in use have about 30,000 letters
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,12 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
         data = strict_json.read_bytes(fast)
         if data not in _parsed:  # members of a family mostly share the file
             _parsed[data] = _tokens(*_parse_fast(data, fast), fast)
-        return Vocabulary(*_parsed[data], _read_template(folder), fast.name)
+        return Vocabulary(*_parsed[data], read_template(folder), fast.name)
     for name, read in (("vocab.json", strict_json.read_object), ("tokenizer.model", _read_pieces),
                        ("spiece.model", _read_pieces), ("sentencepiece.bpe.model", _read_pieces)):  # fmt: skip
         if (folder / name).exists():
             tokens = _tokens(read(folder / name), _read_added(folder), folder / name)
-            return Vocabulary(*tokens, _read_template(folder), name)
+            return Vocabulary(*tokens, read_template(folder), name)
     return None
 
 
@@ -61,7 +66,7 @@ def _tokens(
     ids: dict[str, Any] = {**vocab, **added}
     by_id: dict[int, str] = {}
     for token, row in ids.items():
-        if type(row) is not int or row < 0:
+        if type(row) is not int or not 0 <= row < MAX_ID:
             raise CheckpointError(f"token {token!r} has id {row!r}", where=where)
         if by_id.setdefault(row, token) != token:
             raise CheckpointError(f"tokens {by_id[row]!r} and {token!r} share id {row}", where=where)
@@ -85,17 +90,29 @@ def _parse_fast(data: bytes, path: Path) -> tuple[dict[str, int], dict[str, int]
 
 def _read_added(folder: Path) -> dict[str, int]:
     added: dict[str, int] = {}
-    if (folder / "tokenizer_config.json").exists():
-        decoder = strict_json.read_object(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
-        added |= {row["content"]: int(i) for i, row in decoder.items() if isinstance(row, dict) and "content" in row}
+    file = folder / "tokenizer_config.json"
+    if file.exists():
+        decoder = strict_json.read_object(file).get("added_tokens_decoder") or {}
+        if not isinstance(decoder, dict):
+            raise CheckpointError("added_tokens_decoder is not a table of {id: {content}}", where=file)
+        for row, token in decoder.items():
+            content = token.get("content") if isinstance(token, dict) else None
+            if not isinstance(content, str) or not re.fullmatch(r"[0-9]{1,9}", row):
+                told = f"added_tokens_decoder has {row[:20]!r}: {reprlib.repr(token)}, not a number and its {{content}}"
+                raise CheckpointError(told, where=file)
+            added[content] = int(row)
     if (folder / "added_tokens.json").exists():
         added |= strict_json.read_object(folder / "added_tokens.json")
     return added
 
 
-def _read_template(folder: Path) -> str:
+def read_template(folder: Path) -> str:
+    """The text of the folder's chat template, "" where there is none.
+
+    Raises CheckpointError where it is no text, or longer than 1 MiB.
+    """
     if (folder / "chat_template.jinja").exists():
-        data = strict_json.read_bytes(folder / "chat_template.jinja", max_bytes=1 << 20)
+        data = strict_json.read_bytes(folder / "chat_template.jinja", max_bytes=MAX_TEMPLATE)
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -104,10 +121,17 @@ def _read_template(folder: Path) -> str:
         if (folder / name).exists():
             template = strict_json.read_object(folder / name).get("chat_template")
             if isinstance(template, list):  # several named templates; the one called default is used
-                named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+                named = {str(t.get("name")): t.get("template") for t in template if isinstance(t, dict)}
                 template = named.get("default")
-            if isinstance(template, str):
-                return template
+            if template is None or template == "":
+                continue
+            if not isinstance(template, str):
+                told = f"chat_template is {reprlib.repr(template)}, not text"
+                raise CheckpointError(told, where=folder / name)
+            if len(template) > MAX_TEMPLATE:
+                told = f"chat_template has {len(template):,} letters, more than the {MAX_TEMPLATE:,} that fuse reads"
+                raise CheckpointError(told, where=folder / name)
+            return template
     return ""
 
 

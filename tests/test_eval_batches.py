@@ -106,7 +106,7 @@ def test_what_a_processor_refuses_is_said_with_the_line() -> None:
     with pytest.raises(RecipeError) as error:
         list(prepare(folder, [question]))
     assert str(error.value) == (
-        f"data.jsonl:7: the processor of {folder.folder} refuses it: "
+        f"data.jsonl:7: {folder.folder}: its processor refuses it: "
         "`images` are expected as arguments to a `PaliGemmaProcessor` instance."
     )
 

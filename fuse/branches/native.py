@@ -14,7 +14,7 @@ from fuse.branches.branch import Inputs, Seen
 from fuse.branches.class_attention import class_attention
 from fuse.branches.library_names import check_names
 from fuse.branches.native_table import NATIVE
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, in_a_line
 
 _LANGUAGE = ("language_model", "text_model")
 
@@ -22,17 +22,23 @@ _LANGUAGE = ("language_model", "text_model")
 def build(config: Mapping[str, Any], attention: str | None) -> PreTrainedModel:
     """The base model of the member's class without its language model; works under torch.device("meta").
 
-    config: the member's config.json. Raises CheckpointError for a class that has no row.
+    config: the member's config.json. Raises CheckpointError for a class that has no row, and where transformers does
+    not build it.
     """
     model_type = config.get("model_type")
     if model_type not in NATIVE:
         raise CheckpointError(f"config.json: no native branch for model_type {model_type!r}")
     check_names(config)
     asked = None if attention == "sdpa" else attention  # transformers' default: every part takes it where it can
-    full = CONFIG_MAPPING[model_type].from_dict(_without_language(config))
-    model = AutoModel.from_config(
-        full, attn_implementation=asked, dtype=torch.get_default_dtype(), trust_remote_code=False
-    )
+    try:
+        full = CONFIG_MAPPING[model_type].from_dict(_without_language(config))
+        model = AutoModel.from_config(
+            full, attn_implementation=asked, dtype=torch.get_default_dtype(), trust_remote_code=False
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # of any kind: the class takes the numbers as they stand
+        raise CheckpointError(f"transformers builds no {model_type} of its config: {in_a_line(error)}") from None
     for name in _LANGUAGE:
         if hasattr(model, name):
             delattr(model, name)

@@ -118,9 +118,6 @@ def _row(answerer: Answerer, question: Question) -> Row:
         row = dict(inputs_of(answerer, question.text, question.images))
     except FuseError as error:
         raise type(error)(f"{answerer.folder}: {error.problem}", where=question.where, hint=error.hint) from None
-    except (ValueError, IndexError, StopIteration) as error:
-        told = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RecipeError(f"the processor of {answerer.folder} refuses it: {told}", where=question.where) from None
     row.pop("labels", None)
     if row["input_ids"].shape[1] == 0:
         raise RecipeError(f"the question has no tokens for {answerer.folder}", where=question.where)

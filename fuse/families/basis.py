@@ -82,6 +82,12 @@ def basis_of(config: Mapping[str, Any], family: Family, where: str) -> Basis:
             )
         return found
 
+    def word(field: str) -> str:
+        found = defaults.get(key_of(field)) if value(field) is None else value(field)
+        if found is not None and not isinstance(found, str):
+            raise CheckpointError(f"config.json: {key_of(field)} is {short(found)}, not a word", where=where)
+        return str(found)
+
     def symbol(name: str) -> int:
         key, _, other = text.symbols[name].partition("|")
         return number(key, number(other) if other else None, MAX_LAYERS if name in text.depth else MAX_SIZE)
@@ -96,16 +102,25 @@ def basis_of(config: Mapping[str, Any], family: Family, where: str) -> Basis:
         kv_heads=number("kv_heads", heads), head_dim=number("head_dim", hidden // heads),
         intermediate_size=number("intermediate_size", 4 * hidden), vocab_size=number("vocab_size"),
         norm_eps=None if eps is None else finite(key_of("norm_eps"), eps, where),
-        rope_theta=theta, rope_scaling=scaling, activation=str(value("activation")),
-        tied=_tied(config, inner, family, defaults),
+        rope_theta=theta, rope_scaling=scaling, activation=word("activation"),
+        tied=_tied(config, inner, family, defaults, where),
         sizes={name: symbol(name) for name in text.symbols},
     )  # fmt: skip
 
 
-def _tied(config: Mapping[str, Any], inner: Mapping[str, Any], family: Family, defaults: Mapping[str, Any]) -> bool:
+def _tied(
+    config: Mapping[str, Any], inner: Mapping[str, Any], family: Family, defaults: Mapping[str, Any], where: str
+) -> bool:
     """Language models read their own `tie_word_embeddings`; a multimodal class the outer one, or as `ties` says."""
-    own = bool(inner.get("tie_word_embeddings", defaults.get("tie_word_embeddings", False)))
+    own = _switch(inner, bool(defaults.get("tie_word_embeddings", False)), where)
     if inner is config:
         return own
-    outer = bool(config.get("tie_word_embeddings", family.tied))
+    outer = _switch(config, family.tied, where)
     return {"outer": outer, "text": own, "either": outer or own, "never": False}[family.ties]
+
+
+def _switch(config: Mapping[str, Any], default: bool, where: str) -> bool:
+    found = config.get("tie_word_embeddings", default)
+    if found is not None and not isinstance(found, bool):
+        raise CheckpointError(f"config.json: tie_word_embeddings is {short(found)}, not true or false", where=where)
+    return bool(found)

@@ -1,9 +1,11 @@
 """A fused folder loads: asked of transformers itself, without reading a weight."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fuse import torchvision_shim
-from fuse.errors import CheckpointError, RecipeError
+from fuse.errors import CheckpointError, FuseError, RecipeError, in_a_line
 
 
 def check_loads(folder: Path) -> None:
@@ -20,9 +22,11 @@ def check_loads(folder: Path) -> None:
     before = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model, report = FusedForConditionalGeneration.from_pretrained(
-            folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
-        )
+        with _in_a_sentence(folder):
+            model, report = FusedForConditionalGeneration.from_pretrained(
+                folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+            )  # fmt: skip
     finally:
         if before:
             logging.enable_progress_bar()
@@ -45,11 +49,26 @@ def _check_eyes(folder: Path) -> None:
 
     from fuse.model.processor import FusedProcessor
 
-    processor = FusedProcessor.from_pretrained(folder)
+    with _in_a_sentence(folder):
+        processor = FusedProcessor.from_pretrained(folder)
     if not processor.fused.branches:
         return
     try:
-        processor(images=[Image.new("RGB", (320, 240))], text=[processor.image_token])
+        with _in_a_sentence(folder):
+            processor(images=[Image.new("RGB", (320, 240))], text=[processor.image_token])
     except RecipeError as error:  # a short context or a small budget: other images may fit
         if "context" not in error.problem and "max_tokens" not in error.problem:
             raise CheckpointError(error.problem, where=folder, hint=error.hint) from None
+
+
+@contextmanager
+def _in_a_sentence(folder: Path) -> Iterator[None]:
+    """What transformers makes of the members' configs and small files, which it takes as they stand."""
+    try:
+        yield
+    except FuseError:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            raise
+        raise CheckpointError(f"transformers does not load it: {in_a_line(error)}", where=folder) from None
