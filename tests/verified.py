@@ -8,7 +8,7 @@ from threading import Event
 from typing import Any
 
 from fuse.safetensors_header import TensorEntry, read_header
-from fuse.verify.digests import ends_of, file_digest, small_files
+from fuse.digests import ends_of, file_digest, small_files
 from tests.cli import Ran, fuse_here
 
 
@@ -72,3 +72,7 @@ def verify(folder: Path, *options: object) -> Ran:
 def outcomes(ran: Ran) -> dict[str, str]:
     """check -> outcome of a run with --json."""
     return {row["check"]: row["outcome"] for row in json.loads(ran.out)["checks"]}
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())

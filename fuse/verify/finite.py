@@ -19,7 +19,7 @@ from fuse.torch_threads import one_thread
 from fuse.verify.headers import Weights
 from fuse.verify.outcome import Outcome
 
-PIECE = 1 << 24  # bytes that a thread holds at a time
+PIECE = 1 << 23  # bytes that a thread holds at a time
 
 
 def check_finite(weights: Weights, threads: int, progress: Callable[[int], None]) -> Outcome:

@@ -8,7 +8,7 @@ from fuse.engine.team import finished, team
 from fuse.errors import CheckpointError, MachineError
 from fuse.safetensors_header import TensorEntry
 from fuse.sizes import counted, size_text
-from fuse.verify.digests import MARK, RECORD, Digest, ends_of, file_digest, in_order
+from fuse.digests import MARK, RECORD, Digest, ends_of, file_digest, in_order
 from fuse.verify.headers import Weights
 from fuse.verify.outcome import Outcome, skipped
 from fuse.verify.record import Record

@@ -11,7 +11,7 @@ from fuse.checkpoint import INDEX, LEGACY
 from fuse.errors import CheckpointError
 from fuse.sizes import counted
 from fuse.small_files import CODE_KEYS
-from fuse.verify.digests import CARD, RECORD, file_sha256
+from fuse.digests import CARD, RECORD, file_sha256
 from fuse.verify.outcome import Outcome
 from fuse.verify.record import Record
 

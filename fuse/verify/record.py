@@ -8,7 +8,7 @@ from typing import Any
 
 from fuse import strict_json
 from fuse.errors import CheckpointError
-from fuse.verify.digests import MARK, RECORD
+from fuse.digests import MARK, RECORD
 
 HEX = re.compile(r"[0-9a-f]{64}|")
 MARKS = re.compile(rf"(?:[0-9a-f]{{{MARK}}})*")
@@ -19,7 +19,7 @@ MAX_BYTES = 64 << 20
 class Record:
     """The tables of fuse.json, each by file: empty where it has none.
 
-    sha256: of the files of weights, "" where they were not hashed. marks: as `fuse.verify.digests.file_digest` makes
+    sha256: of the files of weights, "" where they were not hashed. marks: as `fuse.digests.file_digest` makes
     them. files: sha256 of the small files. code: sha256 of the Python files that belong to the folder. told: all of it.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 from fuse.engine.team import finished, team
 from fuse.errors import CheckpointError, MachineError
 from fuse.sizes import counted
-from fuse.verify.digests import RECORD, file_digest
+from fuse.digests import RECORD, file_digest
 from fuse.verify.outcome import Outcome, skipped
 from fuse.verify.record import Record
 
