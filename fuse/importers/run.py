@@ -60,7 +60,7 @@ def import_file(
     chosen = _options(kind, getattr(importer, "OPTIONS", {}), options or {})
     _check_target(out, [source, *([host] if host else [])], force)
     member = open_host(host) if host else None
-    opened = open_source(source, row.files)
+    opened = open_source(source, row.files, room=out.parent)
     looks = kinds_of(opened.state)
     if looks and kind not in looks:
         raise CheckpointError(f"is no {kind} file: it holds the tensors of {looks[0]}", where=source,
