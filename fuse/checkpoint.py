@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuse import strict_json
+from fuse.code_keys import mistake_in
 from fuse.errors import CheckpointError, RecipeError
+from fuse.folder_links import check_links, inside
 from fuse.safetensors_header import TensorEntry, read_header
 from fuse.stores.address import is_store
 
@@ -86,6 +88,7 @@ def locate(location: str, revision: str | None, relative_to: Path, hint: str) ->
         raise RecipeError(f"{location!r} is not a folder", hint=hint)
     if revision is not None:
         raise RecipeError(f"{location!r} is a local folder and has no revision", hint="leave `revision` out")
+    check_links(path)
     return path, None, ""
 
 
@@ -149,7 +152,7 @@ def read_tensors(folder: Path, repository: "Repository | None" = None) -> dict[s
 
 def _header(folder: Path, name: str, repository: "Repository | None") -> dict[str, TensorEntry]:
     if repository is None or (not repository.etags and (folder / name).exists()):
-        return read_header(_inside(folder, name))
+        return read_header(inside(folder, folder / name))
     return repository.header(name, folder / name)
 
 
@@ -162,15 +165,6 @@ def _weight_map(index: Path) -> dict[str, str]:
         if not plain:
             raise CheckpointError(f"shard name {shard!r} of tensor {name!r} is not a plain file name", where=index)
     return weight_map
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """The file, after checking that no link leads out of the folder (the hub cache's own blobs are inside)."""
-    path, home = folder / name, folder.resolve()
-    real = path.resolve()
-    if real.parent not in {home, home.parent.parent / "blobs"}:
-        raise CheckpointError(f"is a link out of the folder, to {real}", where=path)
-    return path
 
 
 def _no_weights(folder: Path, away: frozenset[str]) -> CheckpointError:
@@ -196,10 +190,8 @@ def check_config(config: Mapping[str, Any], where: object) -> None:
             continue
         for key, item in value.items():
             at = f"{path}.{key}" if path else key
-            if key == "trust_remote_code" and item:
-                raise CheckpointError(f"{at} asks to run code from the folder; fuse never does", where=where)
-            if key.endswith("_internal") or (key.startswith("_attn_implementation") and "/" in str(item)):
-                raise CheckpointError(f"{at}: {item!r} names code to fetch; fuse never does", where=where)
+            if mistake := mistake_in(key, item):
+                raise CheckpointError(f"{at}{mistake}", where=where)
             if key in {"quantization_config", "compression_config"} and item:
                 method = item.get("quant_method", "?") if isinstance(item, dict) else item
                 raise CheckpointError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse import strict_json
+from fuse.code_keys import without_code
 
 # Copied as they are; nothing else travels, so no code does.
 COPIED = (
@@ -18,24 +19,17 @@ COPIED = (
 TEMPLATES = ("chat_template.jinja", "chat_template.json")
 TOKENIZER = frozenset(COPIED) - {name for name in COPIED if "processor" in name or name.startswith("generation")}
 FOLDERS = ("qformer_tokenizer",)  # InstructBLIP's second tokenizer
-CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines"}
+VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json")  # whose keys are tokens
 
 
 def copy_small(source: Path, target: Path) -> None:
     """Copy a file; a JSON file that names code is written again without it."""
-    if source.suffix == ".json" and source.name != "tokenizer.json":
+    if source.suffix == ".json" and source.name not in VOCABULARIES:
         value = strict_json.read_object(source)
         if (clean := without_code(value)) != value:
             write_json(target, clean)
             return
     shutil.copyfile(source, target)
-
-
-def without_code(value: Any) -> Any:
-    """The JSON value without keys that make a loader run code from the folder."""
-    if isinstance(value, dict):
-        return {k: without_code(v) for k, v in value.items() if k not in CODE_KEYS}
-    return [without_code(v) for v in value] if isinstance(value, list) else value
 
 
 def set_dtype(config: dict[str, Any], dtype: str) -> None:
@@ -56,4 +50,9 @@ def change_keys(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """As `write_json` writes it."""
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -8,10 +8,10 @@ from typing import Any
 
 from fuse import strict_json
 from fuse.checkpoint import INDEX, LEGACY
+from fuse.code_keys import CODE_KEYS
+from fuse.digests import CARD, RECORD, file_sha256
 from fuse.errors import CheckpointError
 from fuse.sizes import counted
-from fuse.small_files import CODE_KEYS
-from fuse.digests import CARD, RECORD, file_sha256
 from fuse.verify.outcome import Outcome
 from fuse.verify.record import Record
 
