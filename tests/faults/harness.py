@@ -38,8 +38,9 @@ class Ran:
     @property
     def sentence(self) -> str:
         """What it said, without its "fuse: "; AssertionError where it said more or less than one sentence."""
-        assert self.err.startswith("fuse: ") and self.err.count("\n") == 1, self.err[-2000:]
-        return self.err.removeprefix("fuse: ").rstrip("\n")
+        said = self.err.removeprefix("\n") if self.code == 130 else self.err  # a terminal has ^C in the line
+        assert said.startswith("fuse: ") and said.count("\n") == 1, self.err[-2000:]
+        return said.removeprefix("fuse: ").rstrip("\n")
 
 
 def command(
@@ -129,6 +130,12 @@ def _zygote() -> subprocess.Popen[str]:
         [sys.executable, "-m", "tests.attacks.zygote"], cwd=ROOT, env=env, text=True, stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )  # fmt: skip
+
+
+def forked_size() -> int:
+    """Bytes of address space that a forked command begins with."""
+    status = Path(f"/proc/{_zygote().pid}/status").read_text()
+    return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmSize"))
 
 
 def stop() -> None:

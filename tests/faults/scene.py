@@ -1,7 +1,7 @@
 """Members and a recipe to merge under faults, the output it should give, and an older one that it may replace."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.faults.harness import command, digests
@@ -37,6 +37,13 @@ class Scene:
             shutil.copytree(self.folder.parent / "old" / "out", root / "out")
         return root
 
+    def copy(self, name: str) -> "Scene":
+        """The same with members of its own, to be damaged."""
+        members = self.folder.parent / name / "members"
+        shutil.rmtree(members.parent, ignore_errors=True)
+        shutil.copytree(self.folder, members)
+        return replace(self, folder=members)
+
 
 def make_scene(folder: Path, *, hidden: int = 32, layers: int = 2, size: str = "40KB") -> Scene:
     """Three Llamas of one base; with the figures given three shards of 80 kB in all, in float32."""
@@ -56,10 +63,14 @@ def make_scene(folder: Path, *, hidden: int = 32, layers: int = 2, size: str = "
         save_member(perturbed(model, seed) if seed else model, members / name)
     (members / "recipe.yaml").write_text(RECIPE.format(weights=0.5, size=size))
     (members / "old.yaml").write_text(RECIPE.format(weights=0.25, size=size))
-    outputs = {}
     for name, recipe in (("whole", "recipe.yaml"), ("old", "old.yaml")):
         (folder / name).mkdir()
         ran = command(["merge", members / recipe, "out", "--quiet"], folder / name)
         assert (ran.code, ran.err) == (0, ""), ran
-        outputs[name] = digests(folder / name / "out")
-    return Scene(members, outputs["whole"], outputs["old"], digests(members))
+    return open_scene(folder)
+
+
+def open_scene(folder: Path) -> Scene:
+    """A scene that was made."""
+    members = folder / "members"
+    return Scene(members, digests(folder / "whole" / "out"), digests(folder / "old" / "out"), digests(members))

@@ -1,7 +1,7 @@
 """Which faults are tried, as rows: each takes the calls of an unbroken merge and gives faults for `trial`."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Faults = Callable[[Sequence[str]], Iterator[str]]
 # calls for which a full disk, a quota or a broken disk is told; removing needs no room
@@ -50,6 +50,14 @@ def moments(count: int, seconds: float, seed: int = 0) -> list[float]:
     """So many seconds after the first change at which to kill, spread over the time that a merge takes."""
     drawn = random.Random(seed)
     return [drawn.uniform(0, seconds) for _ in range(count)]
+
+
+def telling(steps: Sequence[str], faults: Iterable[str]) -> list[str]:
+    """Of one fault for each call, those at the ends of runs of the same call, which differ in what is there."""
+    names = ["", *steps, ""]
+    ends = [k for k in range(len(steps)) if not names[k] == names[k + 1] == names[k + 2]]
+    listed = list(faults)
+    return [listed[k] for k in ends if k < len(listed)]
 
 
 def _count(steps: Sequence[str], call: str) -> int:

@@ -1,7 +1,8 @@
 """One merge with one fault, what it left, and the same command once more: nothing may be lost, or half there."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,9 @@ def trial(
 
 
 def _look(found: Trial, scene: Scene, root: Path, force: bool, before: Mapping[str, Any]) -> None:
-    """What the fault left."""
+    """What the fault left, and whether the command said so."""
     found.demand("Traceback" not in found.ran.err, TRACEBACK, found.ran.err[-1500:])
+    found.demand(found.ran.code != 1, TRACEBACK, f"exit 1: {found.ran.err[-1500:]}")
     names = {path.name for path in root.iterdir()}
     found.demand(names <= {OUT, PARTIAL}, OTHER, f"{sorted(names)} beside the output")
     target = _target(scene, root)
@@ -55,14 +57,34 @@ def _look(found: Trial, scene: Scene, root: Path, force: bool, before: Mapping[s
         target in {"absent", "whole"} or (force and target == "old"), PARTIAL_OUTPUT, f"the target is {target}"
     )
     found.left = target + ", partial" * (PARTIAL in names)
+    found.kept = len(_kept(root))
+    _listen(found, target, PARTIAL in names)
     found.demand(digests(scene.folder) == scene.inputs, LOST, "an input is not what it was")
+
+
+def _listen(found: Trial, target: str, partial: bool) -> None:
+    """A command that was not killed says one sentence, and in it what is left."""
+    if found.ran.code == 0:
+        found.demand(target == "whole", PARTIAL_OUTPUT, f"exit 0, and the target is {target}")
+    if found.ran.code <= 0:
+        return
+    try:
+        said = found.ran.sentence
+    except AssertionError as error:
+        found.demand(False, OTHER, f"not one sentence: {error}")
+        return
+    if kept := re.search(r"(\d+) of \d+ files? (is|are) kept in ", said):
+        found.demand(partial and int(kept[1]) == found.kept, OTHER, f"{said}, but {found.kept} are")
+    elif "is whole" in said:
+        found.demand(target == "whole", PARTIAL_OUTPUT, f"{said}, but the target is {target}")
+    else:
+        found.demand(not partial and target != "whole", OTHER, f"{said}, but there is: {found.left}")
 
 
 def _again(found: Trial, scene: Scene, root: Path, force: bool, *, fresh: bool) -> None:
     """The same command must finish the output, and keep the files that were finished."""
     done = _target(scene, root) == "whole"
-    kept = {name: place for name, place in _places(root / PARTIAL / "folder").items() if name in journalled(root)}
-    found.kept = len(kept)
+    kept = _kept(root)
     found.again = again = command(scene.words(force), root, fresh=fresh)
     found.demand("Traceback" not in again.err, TRACEBACK, again.err[-1500:])
     refused = done and not force and again.code == 2 and "already exists" in again.err
@@ -77,6 +99,12 @@ def _again(found: Trial, scene: Scene, root: Path, force: bool, *, fresh: bool) 
             found.demand(now.get(name) == place, OTHER, f"again: {name} was finished and was written once more")
         told = json.loads(again.out)["resumed"] if again.code == 0 else -1
         found.demand(told >= len(kept), OTHER, f"again: says that {told} files were there, {len(kept)} were")
+
+
+def _kept(root: Path) -> dict[str, list[int]]:
+    """The finished files of an unfinished output, as the journal names them."""
+    named = journalled(root)
+    return {name: place for name, place in _places(root / PARTIAL / "folder").items() if name in named}
 
 
 def journalled(root: Path) -> set[str]:
@@ -105,3 +133,13 @@ def _places(folder: Path) -> dict[str, list[int]]:
     if not folder.is_dir():
         return {}
     return {path.name: [path.stat().st_ino, path.stat().st_mtime_ns] for path in folder.iterdir() if path.is_file()}
+
+
+def sweep(scene: Scene, name: str, faults: Iterable[str], *, force: bool = False, **how: Any) -> list[Trial]:
+    """A trial for each fault, each in a fresh folder."""
+    return [trial(scene, scene.root(name, force=force), fault, force=force, **how) for fault in faults]
+
+
+def broken(trials: Iterable[Trial]) -> list[str]:
+    """What went wrong, a line for each promise that was not kept."""
+    return [f"{one.fault}: {kind}: {words}" for one in trials for kind, words in one.wrong]

@@ -18,6 +18,7 @@ FUSE_TEST_FAULT  ACTION:CALL:K[:ARGUMENT], several with spaces between; CALL is 
 # It runs beneath pathlib.
 # ruff: noqa: PTH109, PTH115, PTH116, PTH118
 import builtins
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -182,7 +183,18 @@ def _rewrite(file: str) -> None:
     _real["rename"](file + ".other", file)
 
 
+def _fill(file: str) -> None:
+    """The disk is full."""
+    handle = _real["open"](file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for size in (1 << 20, 1 << 12, 1):
+        with contextlib.suppress(OSError):
+            while _real["write"](handle, b"\0" * size):
+                pass
+    os.close(handle)
+
+
 CHANGES = {
+    "fill": _fill,
     "flip": _flip,
     "rewrite": _rewrite,
     "truncate": lambda file: _real["truncate"](file, 1000),
