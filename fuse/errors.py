@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's control, direction, surrogate, line and paragraph marks
 
+
 class FuseError(Exception):
     """Something the user can mend; exit code 2 unless a subclass says otherwise.
 
@@ -42,8 +43,7 @@ class MachineError(FuseError):
 def printable(text: str) -> str:
     """The text with control and direction characters escaped, so that a name cannot drive a terminal."""
     return "".join(
-        c.encode("unicode_escape").decode() if c != "\n" and unicodedata.category(c) in UNSEEN else c
-        for c in text
+        c.encode("unicode_escape").decode() if c != "\n" and unicodedata.category(c) in UNSEEN else c for c in text
     )
 
 

@@ -1,34 +1,37 @@
 """YAML to recipe, strictly; every error has file, line and column.
 
-Parses to nodes and builds plain values itself, so that tags, anchors, aliases, merge keys, duplicate keys and NaN are
-refused where they stand and nothing is ever constructed by name.
+Parses to nodes and builds plain values itself, so that directives, tags, anchors, aliases, merge keys, duplicate keys
+and NaN are refused where they stand and nothing is ever constructed by name. What is too deep or too much is refused
+while it is read, before anything is built of it.
 """
 
 import math
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, DocumentStartEvent
+from ruamel.yaml.events import (
+    AliasEvent,
+    CollectionEndEvent,
+    CollectionStartEvent,
+    DocumentStartEvent,
+    ScalarEvent,
+)
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from fuse.errors import RecipeError
 from fuse.recipe import Recipe
-from fuse.suggest import did_you_mean
+from fuse.recipe_mistakes import Path_, dotted, sentence, where_of
 
 MAX_BYTES = 1 << 20
 MOST_MISTAKES = 8  # that are listed
 MAX_DEPTH = 32
-# pydantic's kinds of errors -> our words
-WORDS = {"model_type": "should be a table", "dict_type": "should be a table", "list_type": "should be a list",
-         "bool_type": "should be true or false"}  # fmt: skip
-ENTRIES = {"too_short": "should have {min_length} or more entries, and has {actual_length}",
-           "too_long": "has more than {max_length:,} entries"}  # fmt: skip
-Path_ = tuple[str | int, ...]
+MAX_VALUES = 20_000  # keys and values; a second's work
+DIRECTIVE = re.compile(r"(?:[ \t]*(?:#.*)?\n)*%")  # before anything else: it changes what `yes` or `010` mean
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class LoadedRecipe:
 
     def error(self, path: Path_, problem: str, hint: str = "") -> RecipeError:
         """An error at a place of the recipe, such as ("language", "weights", "mgm")."""
-        return RecipeError(f"{_dotted(path)}: {problem}", where=_where(self.file, self.positions, path), hint=hint)
+        return RecipeError(f"{dotted(path)}: {problem}", where=where_of(self.file, self.positions, path), hint=hint)
 
 
 def load_recipe(file: Path) -> LoadedRecipe:
@@ -61,7 +64,7 @@ def parse_recipe(file: Path, text: str) -> LoadedRecipe:
     if isinstance(data, dict) and "merge_method" in data:
         raise RecipeError(
             "this is a mergekit recipe",
-            where=_where(file, positions, ("merge_method",)),
+            where=where_of(file, positions, ("merge_method",)),
             hint="write it with members and language; README.md shows the same merge in both",
         )
     if (
@@ -75,10 +78,10 @@ def parse_recipe(file: Path, text: str) -> LoadedRecipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [_sentence(file, positions, data, dict(item)) for item in error.errors()]
+        lines = [sentence(file, positions, data, dict(item)) for item in error.errors()]
         lines = list(dict.fromkeys(lines))
         more = [f"and {len(lines) - MOST_MISTAKES} more"] if len(lines) > MOST_MISTAKES else []
-        raise RecipeError("\n".join([*lines[:MOST_MISTAKES], *more])) from None
+        raise RecipeError(lines[0], more=[*lines[1:MOST_MISTAKES], *more]) from None
     return LoadedRecipe(recipe, file, text, positions)
 
 
@@ -108,18 +111,27 @@ def _parse(file: Path, text: str, positions: dict[Path_, tuple[int, int]]) -> An
         raise RecipeError(f"not YAML: {error.problem or error.context}", where=at) from None
     except YAMLError as error:
         raise RecipeError(f"not YAML: {str(error).splitlines()[0]}", where=file.name) from None
-    except RecursionError:
-        raise RecipeError("nested too deeply", where=file.name) from None
+    except (ValueError, OverflowError):  # of chr
+        raise RecipeError("not YAML: an escape is beyond Unicode", where=file.name) from None
     if node is None:
         raise RecipeError("the recipe is empty", where=file.name, hint="it needs members and language")
     return _value(file, node, (), positions)
 
 
 def _check_events(file: Path, text: str) -> None:
-    documents = 0
+    if before := DIRECTIVE.match(text):
+        where = f"{file.name}:{before[0].count(chr(10)) + 1}:1"
+        raise RecipeError("directives are not allowed in a recipe", where=where)
+    documents = depth = values = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         documents += isinstance(event, DocumentStartEvent)
+        values += isinstance(event, ScalarEvent | CollectionStartEvent)
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         at = f"{file.name}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+        if depth > MAX_DEPTH:
+            raise RecipeError("nested too deeply", where=at)
+        if values > MAX_VALUES:
+            raise RecipeError(f"more than {MAX_VALUES:,} keys and values", where=at)
         if documents > 1:
             raise RecipeError("a recipe is one document", where=at)
         if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
@@ -131,8 +143,6 @@ def _check_events(file: Path, text: str) -> None:
 def _value(file: Path, node: Node, path: Path_, positions: dict[Path_, tuple[int, int]]) -> Any:
     at = f"{file.name}:{node.start_mark.line + 1}:{node.start_mark.column + 1}"
     positions.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
-    if len(path) > MAX_DEPTH:
-        raise RecipeError("nested too deeply", where=at)
     if isinstance(node, SequenceNode):
         return [_value(file, child, (*path, i), positions) for i, child in enumerate(node.value)]
     if isinstance(node, MappingNode):
@@ -142,13 +152,20 @@ def _value(file: Path, node: Node, path: Path_, positions: dict[Path_, tuple[int
             at = f"{file.name}:{where[0]}:{where[1]}"
             if not isinstance(key, ScalarNode) or key.value == "<<":
                 raise RecipeError("a key is a plain word", where=at)
+            _check_text(key.value, at)
             if key.value in table:
-                raise RecipeError(f"{_dotted((*path, key.value))}: the key stands twice", where=at)
+                raise RecipeError(f"{dotted((*path, key.value))}: the key stands twice", where=at)
             positions[(*path, key.value)] = where
             table[key.value] = _value(file, child, (*path, key.value), positions)
         return table
     assert isinstance(node, ScalarNode)
+    _check_text(node.value, at)
     return _scalar(node, at)
+
+
+def _check_text(text: str, at: str) -> None:
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RecipeError("holds half of a surrogate pair, which is no text", where=at)
 
 
 def _scalar(node: ScalarNode, at: str) -> Any:
@@ -176,69 +193,3 @@ def _plain(node: ScalarNode, at: str) -> Any:
             raise RecipeError(f"{text} is not a finite number", where=at)
         return value
     return text
-
-
-def _where(file: Path, positions: dict[Path_, tuple[int, int]], path: Path_) -> str:
-    while path not in positions:
-        path = path[:-1]
-    line, column = positions[path]
-    return f"{file.name}:{line}:{column}"
-
-
-def _dotted(path: Path_) -> str:
-    return ".".join(str(p) for p in path) or "recipe"
-
-
-def _sentence(file: Path, positions: dict[Path_, tuple[int, int]], data: Any, error: dict[str, Any]) -> str:
-    path = _actual_path(data, error)
-    problem, known = error["msg"], _fields(path)
-    if error["type"] == "extra_forbidden":
-        problem = f"unknown key ({did_you_mean(path[-1], known)})"
-    elif error["type"] == "missing":
-        problem = "is missing"
-    elif error["type"] in ENTRIES:
-        problem = ENTRIES[error["type"]].format(**error["ctx"])
-    elif "Input should be" in problem:
-        told = WORDS.get(error["type"]) or problem.replace("Input should", "should")
-        problem = f"{told}, not {_short(error['input'])}"
-    return f"{_where(file, positions, path)}: {_dotted(path)}: {problem}"
-
-
-def _actual_path(data: Any, error: dict[str, Any]) -> Path_:
-    """The keys of the recipe on the way to the error; pydantic adds the names of union members and aliases."""
-    path: list[str | int] = []
-    steps = list(error["loc"])
-    if key := (error.get("ctx") or {}).get("key"):
-        steps.extend([key] if isinstance(key, str) else key)
-    for i, step in enumerate(steps):
-        inside = (isinstance(data, dict) and step in data) or (
-            isinstance(data, list) and isinstance(step, int) and step < len(data)
-        )
-        if inside:
-            path.append(step)
-            data = data[step]
-        elif i == len(steps) - 1 and error["type"] in {"missing", "parameter"}:
-            path.append(step)
-    return tuple(path)
-
-
-def _fields(path: Path_) -> list[str]:
-    """The keys that the schema knows where `path` ends."""
-    model: type[BaseModel] = Recipe
-    for step in path[:-1]:
-        field = next((f for n, f in model.model_fields.items() if step in {n, f.alias}), None)
-        found = next(_models(field.annotation), None) if field else None
-        model = found or model
-    return [f.alias or n for n, f in model.model_fields.items()]
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models(inner)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

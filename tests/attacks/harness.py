@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MOST_SECONDS, MOST_BYTES = 5.0, 1 << 30
-WALL = 30.0  # a case that waits for something that never comes is killed after so long
+WALL = 90.0  # a case that waits for something that never comes is killed after so long
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Ran:
 class Attack:
     """A row of a table: what `make` puts into an empty folder, the words behind `fuse`, and the one right answer.
 
-    sentence: the whole line on stderr without its "fuse: ", with the case's folder as ".".
+    sentence: the whole line on stderr without its "fuse: ", with the case's folder as "."; of a recipe with several
+    mistakes each is a line.
     """
 
     name: str
@@ -85,7 +86,6 @@ def refused(ran: Ran, code: int, sentence: str, folder: Path, before: list[str])
     """
     told = ran.err.replace(f"{folder}/", "./").replace(str(folder), ".")
     assert told == f"fuse: {sentence}\n", f"exit {ran.code}, said:\n{told[-3000:]}\n{ran.out[-500:]}"
-    assert told.count("\n") == 1 and "Traceback" not in told
     assert (ran.code, ran.out) == (code, "")
     within(ran)
     assert listing(folder) == before, "something was left behind, or taken away"

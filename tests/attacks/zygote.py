@@ -22,7 +22,8 @@ huggingface_hub fuse.cli fuse.merge fuse.planner fuse.plan_view fuse.card fuse.s
 fuse.engine.execute fuse.progress fuse.visual_tokens fuse.ask fuse.commands.merge fuse.commands.plan
 fuse.commands.inspect fuse.commands.ask fuse.commands.import_ fuse.commands.eval fuse.commands.search
 """
-MOST_DATA = 6 << 30  # a bomb that bursts takes no more of the machine than this
+# a bomb that bursts takes no more of the machine than this
+LIMITS = {"DATA": 6 << 30, "CPU": 10}
 
 
 def main() -> None:
@@ -76,8 +77,7 @@ def _child(argv: list[str], cwd: str, env: dict[str, str], limits: dict[str, int
         null = os.open(os.devnull, os.O_RDONLY)
         for to, handle in enumerate((null, out, err)):
             os.dup2(handle, to)
-        resource.setrlimit(resource.RLIMIT_DATA, (MOST_DATA, MOST_DATA))
-        for name, value in limits.items():
+        for name, value in {**LIMITS, **limits}.items():
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
         os.chdir(cwd)
         os.environ.clear()

@@ -1,0 +1,87 @@
+"""What the schema finds wrong with a recipe, as a sentence with file, line and column."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from fuse.recipe import Recipe
+from fuse.suggest import did_you_mean
+
+# pydantic's kinds of errors -> our words
+WORDS = {"model_type": "should be a table", "dict_type": "should be a table", "list_type": "should be a list",
+         "bool_type": "should be true or false"}  # fmt: skip
+ENTRIES = {"too_short": "should have {min_length} or more entries, and has {actual_length}",
+           "too_long": "has more than {max_length:,} entries", "string_too_short": "is empty",
+           "string_too_long": "has more than {max_length:,} characters"}  # fmt: skip
+Path_ = tuple[str | int, ...]
+
+
+def where_of(file: Path, positions: dict[Path_, tuple[int, int]], path: Path_) -> str:
+    """`recipe.yaml:3:5` of a place in the recipe, or of what it would stand in."""
+    while path not in positions:
+        path = path[:-1]
+    line, column = positions[path]
+    return f"{file.name}:{line}:{column}"
+
+
+def dotted(path: Path_) -> str:
+    """`language.weights.a`: a place in the recipe by its keys."""
+    return ".".join("''" if p == "" else str(p) for p in path) or "recipe"
+
+
+def sentence(file: Path, positions: dict[Path_, tuple[int, int]], data: Any, error: dict[str, Any]) -> str:
+    """One of pydantic's errors, as `file:line:column: key: what is wrong`. data: what was read from the recipe."""
+    path = _actual_path(data, error)
+    problem, known = error["msg"], _fields(path)
+    if error["type"] == "extra_forbidden":
+        problem = f"unknown key ({did_you_mean(path[-1], known)})"
+    elif error["type"] == "missing":
+        problem = "is missing"
+    elif error["type"] in ENTRIES:
+        problem = ENTRIES[error["type"]].format(**error["ctx"])
+    elif "Input should be" in problem:
+        told = WORDS.get(error["type"]) or problem.replace("Input should", "should")
+        problem = f"{told}, not {_short(error['input'])}"
+    return f"{where_of(file, positions, path)}: {dotted(path)}: {problem}"
+
+
+def _actual_path(data: Any, error: dict[str, Any]) -> Path_:
+    """The keys of the recipe on the way to the error; pydantic adds the names of union members and aliases."""
+    path: list[str | int] = []
+    steps = list(error["loc"])
+    if key := (error.get("ctx") or {}).get("key"):
+        steps.extend([key] if isinstance(key, str) else key)
+    for i, step in enumerate(steps):
+        inside = (isinstance(data, dict) and step in data) or (
+            isinstance(data, list) and isinstance(step, int) and step < len(data)
+        )
+        if inside:
+            path.append(step)
+            data = data[step]
+        elif i == len(steps) - 1 and error["type"] in {"missing", "parameter"}:
+            path.append(step)
+    return tuple(path)
+
+
+def _fields(path: Path_) -> list[str]:
+    """The keys that the schema knows where `path` ends."""
+    model: type[BaseModel] = Recipe
+    for step in path[:-1]:
+        field = next((f for n, f in model.model_fields.items() if step in {n, f.alias}), None)
+        found = next(_models(field.annotation), None) if field else None
+        model = found or model
+    return [f.alias or n for n, f in model.model_fields.items()]
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
