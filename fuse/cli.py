@@ -73,8 +73,8 @@ def main() -> NoReturn:
         _say(f"interrupted; {_left(stop) or 'nothing was written'}")
         sys.exit(130)
     except SystemExit as stop:
-        if left := _left(stop):
-            _say(f"interrupted; {left}")
+        if stop.code == 143:
+            _say(f"interrupted; {_left(stop) or 'nothing was written'}")
         raise
     except OSError as error:
         if isinstance(error, BrokenPipeError):
@@ -100,8 +100,8 @@ def run() -> NoReturn:
         code = stop.code
     atexit._run_exitfuncs()
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # none where the shell closed it
+            stream.flush()
     except BrokenPipeError:
         pass
     except OSError:

@@ -24,7 +24,7 @@ def main(folder: Path) -> int:
     if mounted.returncode:
         return 77
     trials = []
-    for place in ("mkdir:2", "write:1", "open:2", "open:3", "open:4", "open:5", "open:6", "open:9", "write:6"):
+    for place in ("mkdir:2", "write:1", "open:2", "open:3", "open:4", "open:5", "open:6", "open:9"):
         shutil.rmtree(disk / "root", ignore_errors=True)
         (disk / "full").unlink(missing_ok=True)
         (disk / "root").mkdir()
