@@ -88,7 +88,7 @@ class Method:
     first element in the tensor. `seed` makes the keys and is not passed to the function.
     transparent: a measured method whose result is not finite where an input is not, so that nobody has to look at the
     inputs first; elementwise methods always are.
-    nonzero_sum: with `normalize`, weights that sum to zero are an error.
+    nonzero_sum: with `normalize`, weights that sum to zero are an error; with a base they may all be zero.
     check: what is wrong with the function's arguments taken together, as a sentence.
     numbers: how many float32 numbers a "whole" method keeps in memory at most, from the tensor's rows and width as a
     matrix and the number of inputs; where left out, those of the inputs and of three more tensors.
@@ -126,7 +126,9 @@ class Method:
         if self.nonzero_sum:
             filled = self.arguments(values, inputs)
             weights = filled["weights"]
-            if filled["normalize"] and isinstance(weights, Sequence) and sums_to_zero(weights):
+            assert isinstance(weights, Sequence)
+            divided = filled["normalize"] and (any(weights) or self.base != "required")
+            if divided and sums_to_zero(weights):
                 return f"{self.name}: the weights sum to zero, so normalize cannot divide by their sum"
         if self.check and (text := self.check(self.arguments(values, inputs))):
             return f"{self.name}: {text}"

@@ -35,6 +35,7 @@ SPARSE: Final[Mapping[str, Method]] = {
         kind="elementwise",
         random=True,
         by_row=True,
+        nonzero_sum=True,
         check=lambda given: keep_range_problem(given["density"], given["epsilon"]),
     ),
     "della_linear": Method(
@@ -46,6 +47,7 @@ SPARSE: Final[Mapping[str, Method]] = {
         kind="elementwise",
         random=True,
         by_row=True,
+        nonzero_sum=True,
         check=lambda given: keep_range_problem(given["density"], given["epsilon"]),
     ),
     "breadcrumbs": Method(
@@ -56,6 +58,7 @@ SPARSE: Final[Mapping[str, Method]] = {
         params={**CRUMBS, "normalize": Param(BY_SUM, False, bool)},
         kind="measured",
         transparent=True,
+        nonzero_sum=True,
         check=lambda given: crumbs_problem(given["density"], given["gamma"]),
     ),
     "breadcrumbs_ties": Method(
@@ -66,6 +69,7 @@ SPARSE: Final[Mapping[str, Method]] = {
         params={**CRUMBS, "normalize": Param(BY_AGREED, False, bool)},
         kind="measured",
         transparent=True,
+        nonzero_sum=True,
         check=lambda given: crumbs_problem(given["density"], given["gamma"]),
     ),
     "sce": Method(

@@ -40,6 +40,7 @@ VECTORS: Final[Mapping[str, Method]] = {
         inputs=(1, None),
         params={"weights": WEIGHTS, "lambda": LAMBDA, "normalize": Param(BY_SUM, False, bool)},
         kind="elementwise",
+        nonzero_sum=True,
     ),
     "ties": Method(
         name="ties",
@@ -54,6 +55,7 @@ VECTORS: Final[Mapping[str, Method]] = {
         },
         kind="measured",
         transparent=True,
+        nonzero_sum=True,
     ),
     "dare_linear": Method(
         name="dare_linear",
@@ -63,6 +65,7 @@ VECTORS: Final[Mapping[str, Method]] = {
         params={**DARE, "normalize": Param(BY_SUM, False, bool)},
         kind="elementwise",
         random=True,
+        nonzero_sum=True,
     ),
     "dare_ties": Method(
         name="dare_ties",
@@ -72,5 +75,6 @@ VECTORS: Final[Mapping[str, Method]] = {
         params={**DARE, "normalize": Param(BY_AGREED, False, bool)},
         kind="elementwise",
         random=True,
+        nonzero_sum=True,
     ),
 }

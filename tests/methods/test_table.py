@@ -128,7 +128,14 @@ def test_arguments_fill_in_and_rename():
         ("optmerge", {"variant": 1}, 2, "optmerge: variant should be lora, full or modality, not 1"),
         ("wudi", {"steps": -1}, 2, "wudi: steps should be at least 0, not -1"),
         ("linear", {"weights": [1, -1], "normalize": False}, 2, None),
-        ("task_arithmetic", {"weights": [1, -1], "normalize": True}, 2, None),
+        ("task_arithmetic", {"weights": [1, -1], "normalize": False}, 2, None),
+        (
+            "task_arithmetic",
+            {"weights": [1, -1], "normalize": True},
+            2,
+            "task_arithmetic: the weights sum to zero, so normalize cannot divide by their sum",
+        ),
+        ("task_arithmetic", {"weights": 0, "normalize": True}, 2, None),
         ("dare_linear", {"weights": [0.5, 1], "density": 0.1, "seed": 12, "lambda": -1}, 2, None),
     ],
 )
