@@ -40,18 +40,14 @@ def language(members: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = f"members: {{a: {members}/llama-0, b: {members}/llama-1}}\n" + (
         "language: {method: linear, weights: {a: 0.5, b: 0.5}}\noutput: {shard_size: 35KB}\n"
     )
-    out = verified.merged(tmp_path_factory.mktemp("language"), recipe)
-    verified.hashed(out)
-    return out
+    return verified.merged(tmp_path_factory.mktemp("language"), recipe)
 
 
 @pytest.fixture(scope="module")
 def fused(members: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fused model with one branch."""
     recipe = f"members: {{a: {members}/llava}}\nlanguage: {{method: linear, weights: {{a: 1}}}}\nvision: [a]\n"
-    out = verified.merged(tmp_path_factory.mktemp("fused"), recipe + "output: {model: fuse}\n")
-    verified.hashed(out)
-    return out
+    return verified.merged(tmp_path_factory.mktemp("fused"), recipe + "output: {model: fuse}\n")
 
 
 def copy(folder: Path, tmp_path: Path) -> Path:
@@ -87,6 +83,16 @@ def test_a_whole_fused_model(fused: Path) -> None:
     told = {row["check"]: row["told"] for row in json.loads(ran.out)["checks"]}
     assert told["config"] == "a fused model on llama with 1 branch, every tensor in its place"
     assert told["answers"].startswith("finite logits for a question about a picture, ")
+
+
+def test_the_record_is_made_anew_from_the_files(language: Path, fused: Path, tmp_path: Path) -> None:
+    """What merge writes while it writes is what reading gives."""
+    for number, folder in enumerate((language, fused)):
+        again = shutil.copytree(folder, tmp_path / str(number))
+        verified.hashed(again)
+        told, found = (json.loads((where / "fuse.json").read_text()) for where in (folder, again))
+        assert {key: told[key] for key in ("sha256", "marks", "files")} == {key: found[key] for key in
+                                                                           ("sha256", "marks", "files")}  # fmt: skip
 
 
 def test_files_only_and_quiet(language: Path) -> None:

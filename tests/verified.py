@@ -13,7 +13,7 @@ from tests.cli import Ran, fuse_here
 
 
 def merged(folder: Path, recipe: str, *more: object) -> Path:
-    """The folder `out` that the recipe makes, with hashes of every file and every tensor in fuse.json."""
+    """The folder `out` that the recipe makes."""
     (folder / "recipe.yaml").write_text(recipe)
     ran = fuse_here("merge", folder / "recipe.yaml", folder / "out", *more)
     assert ran.code == 0, ran.err

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 
+from fuse.digests import MARK, RECORD, Digest, ends_of, file_digest, in_order
 from fuse.engine.team import finished, team
 from fuse.errors import CheckpointError, MachineError
 from fuse.safetensors_header import TensorEntry
 from fuse.sizes import counted, size_text
-from fuse.digests import MARK, RECORD, Digest, ends_of, file_digest, in_order
 from fuse.verify.headers import Weights
 from fuse.verify.outcome import Outcome, skipped
 from fuse.verify.record import Record

@@ -8,7 +8,7 @@ import torch
 
 from fuse import families, torchvision_shim
 from fuse.ask import WRITE_IMAGES, Answerer, check_folder, load, pad_of, speaker_of
-from fuse.errors import CheckpointError, FuseError, MachineError
+from fuse.errors import CheckpointError, FuseError, MachineError, in_a_line
 from fuse.small_files import TOKENIZER
 from fuse.verify.outcome import Outcome, skipped
 
@@ -119,17 +119,19 @@ def _guarded(folder: Path, problem: str, act: Callable[[], T]) -> T:
     """What `act` gives; any failure of a library on the folder is one sentence."""
     try:
         return act()
-    except CheckpointError as error:
-        raise error if error.where else CheckpointError(error.problem, where=folder, hint=error.hint) from None
     except MachineError:
         raise
     except FuseError as error:
-        raise CheckpointError(error.problem, where=folder, hint=error.hint) from None
+        if any(text in error.problem for text in NO_MEMORY):
+            raise _no_memory(folder) from None
+        raise CheckpointError(error.problem, where=error.where or folder, hint=error.hint) from None
     except MemoryError:
-        raise MachineError("there is not enough memory to load it", where=folder, hint="--no-load") from None
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
+        raise _no_memory(folder) from None
+    except Exception as error:  # of any kind, where a file is not as the library expects it
         if any(text in str(error) for text in NO_MEMORY):
-            raise MachineError("there is not enough memory to load it", where=folder, hint="--no-load") from None
-        told = f"{type(error).__name__}: {lines[0]}"[:200]
-        raise CheckpointError(f"{problem} ({told})", where=folder) from None
+            raise _no_memory(folder) from None
+        raise CheckpointError(f"{problem}: {in_a_line(error)}", where=folder) from None
+
+
+def _no_memory(folder: Path) -> MachineError:
+    return MachineError("there is not enough memory to load it", where=folder, hint="--no-load looks at the files only")

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fuse import strict_json
-from fuse.errors import CheckpointError
 from fuse.digests import MARK, RECORD
+from fuse.errors import CheckpointError
 
 HEX = re.compile(r"[0-9a-f]{64}|")
 MARKS = re.compile(rf"(?:[0-9a-f]{{{MARK}}})*")

@@ -6,10 +6,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from fuse.digests import RECORD, file_digest
 from fuse.engine.team import finished, team
 from fuse.errors import CheckpointError, MachineError
 from fuse.sizes import counted
-from fuse.digests import RECORD, file_digest
 from fuse.verify.outcome import Outcome, skipped
 from fuse.verify.record import Record
 
