@@ -8,6 +8,7 @@ from threading import Event
 from typing import TypeAlias
 
 from fuse.checkpoint import fetch
+from fuse.digests import Digest, file_digest
 from fuse.errors import CheckpointError
 from fuse.plan import Plan
 from fuse.safetensors_header import Stamp, stamp
@@ -48,16 +49,15 @@ def check_unchanged(inputs: Inputs) -> None:
 
 
 @contextmanager
-def hashed_beside(files: list[Path], pool: Executor, stop: Event) -> Iterator[Mapping[Path, "Future[str]"]]:
+def hashed_beside(files: list[Path], pool: Executor, stop: Event) -> Iterator[Mapping[Path, "Future[Digest]"]]:
     """The sha256 of each file, computed by the pool while the block works.
 
     A file that cannot be read ends the block's work through `stop`, and is what it is said to have failed for.
     """
     from fuse.engine.team import error_of
     from fuse.engine.views import Stopped
-    from fuse.engine.write import file_sha256
 
-    jobs = {file: pool.submit(file_sha256, file, stop) for file in files}
+    jobs = {file: pool.submit(file_digest, file, (), stop) for file in files}
     for job in jobs.values():
         job.add_done_callback(lambda done: stop.set() if error_of(done) else None)
     try:

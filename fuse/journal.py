@@ -21,11 +21,13 @@ LONGEST = 1 << 26  # bytes
 
 @dataclass(frozen=True)
 class Shard:
-    """A finished weight file. sha256: "" where it was not hashed. synced: whether the disk had it before the line."""
+    """A finished weight file. sha256, marks: as a Digest has them, "" where it was not hashed. synced: whether the disk
+    had it before the line."""
 
     name: str
     bytes: int
     sha256: str
+    marks: str
     synced: bool
 
 

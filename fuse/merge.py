@@ -3,12 +3,13 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from fuse import interruption
+from fuse.digests import UNHASHED, Digest, file_digest
 from fuse.errors import CheckpointError
 from fuse.fused import Fits
 from fuse.inputs import Inputs, bring, check_unchanged, hashed_beside
@@ -16,6 +17,7 @@ from fuse.journal import Shard
 from fuse.output import SMALL_FILES, check_target, check_written
 from fuse.partial import Partial, partial_folder
 from fuse.plan import Plan
+from fuse.stores.needed import partial_files
 from fuse.unfinished import settle
 
 if TYPE_CHECKING:
@@ -54,23 +56,23 @@ def merge(
     from fuse.engine.team import team
 
     interruption.check()
-    stop, inputs = Event(), bring(plan)
+    stop, inputs, unknown = Event(), bring(plan), partial_files(plan)
     with (
         partial_folder(
             target, makes(plan, inputs, device), files=len(plan.shards), size=plan.bytes_written + SMALL_FILES,
             force=force, sync=sync, restart=restart,
         ) as partial,
         team(cores(), stop) as pool,
-        hashed_beside([f for of in inputs.values() for f in of if hashed], pool, stop) as hashes,
+        hashed_beside([f for of in inputs.values() for f in of if hashed and f not in unknown], pool, stop) as hashes,
     ):  # fmt: skip
         partial.keep(lambda path, shard: is_whole(path, shard, stop, hashed=hashed))
         progress(sum(plan.rows[i].nbytes for name, own in plan.shards if name in partial.kept for i in own))
         execute(
             plan.rows, [shard for shard in copied(plan) if shard[0] not in partial.kept], partial.folder, progress,
             constants(plan), threads=threads, device=device, hashed=hashed, sync=sync, stop=stop,
-            written=lambda *shard: partial.journal.add(Shard(*shard, synced=sync)),
+            written=lambda name, size, digest: partial.journal.add(Shard(name, size, *astuple(digest), synced=sync)),
         )  # fmt: skip
-        found = {file: job.result() for file, job in hashes.items()}
+        found = {file: job.result().sha256 for file, job in hashes.items()}
         fits = complete(plan, partial, inputs, found, progress, hashed=hashed)
     return Merged(fits, len(partial.kept))
 
@@ -82,7 +84,8 @@ def complete(
     """What follows once every tensor that is not made from others is written: those, the small files, and the check."""
     from fuse.sidecars import write_sidecars
 
-    digests = {name: shard.sha256 if hashed else "" for name, shard in partial.journal.shards.items()}
+    shards = partial.journal.shards
+    digests = {name: Digest(one.sha256, one.marks) if hashed else UNHASHED for name, one in shards.items()}
     fits: Fits = {}
     if len(copied(plan)) < len(plan.shards):
         from fuse.grafts.make import make
@@ -90,7 +93,9 @@ def complete(
         more, fits = make(plan, partial.folder, progress)
         digests |= more
     check_unchanged(inputs)
-    sources = {name: {file.name: hashes.get(file, "") for file in of} for name, of in inputs.items()}
+    here_in_part = partial_files(plan)
+    known = {file: sha256 for file, sha256 in hashes.items() if file not in here_in_part}
+    sources = {name: {file.name: known.get(file, "") for file in of} for name, of in inputs.items()}
     write_sidecars(plan, partial.folder, {name: digests[name] for name, _ in plan.shards}, sources, fits)
     try:
         check_written(plan, partial.folder)
@@ -107,11 +112,9 @@ def copied(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
 
 def is_whole(path: Path, shard: Shard, stop: Event, *, hashed: bool) -> bool:
     """Whether a file of an earlier run can be kept. hashed: whether its sha256 is wanted."""
-    from fuse.engine.write import file_sha256
-
     if not path.is_file() or path.stat().st_size != shard.bytes:
         return False
-    return file_sha256(path, stop) == shard.sha256 if shard.sha256 else shard.synced and not hashed
+    return file_digest(path, (), stop).sha256 == shard.sha256 if shard.sha256 else shard.synced and not hashed
 
 
 def makes(plan: Plan, inputs: Inputs, device: str) -> dict[str, Any]:

@@ -115,6 +115,8 @@ def _opened(home: Path, target: Path, *, sync: bool) -> Journal:
     try:
         settle(target)
         made = enter(home)
+        if made and sync:
+            _sync(target.parent)
         return Journal(home, target, sync=sync)
     except OSError as error:
         if made:

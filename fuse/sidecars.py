@@ -8,22 +8,23 @@ import fuse
 from fuse import strict_json
 from fuse.adapters.adapter import Adapter
 from fuse.checkpoint import INDEX, Checkpoint
+from fuse.digests import Digest, sha256_of, small_files
 from fuse.fused import Fits
 from fuse.new_tokens import extended_decoder, extended_tokenizer
 from fuse.plan import Plan
-from fuse.small_files import COPIED, FOLDERS, change_keys, copy_small, set_dtype, without_code, write_json
+from fuse.small_files import COPIED, FOLDERS, change_keys, copy_small, json_bytes, set_dtype, without_code, write_json
 from fuse.stores.needed import etags_of
 
 PROVENANCE = "fuse.json"
 
 
 def write_sidecars(
-    plan: Plan, folder: Path, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]],
+    plan: Plan, folder: Path, digests: Mapping[str, Digest], sources: Mapping[str, Mapping[str, str]],
     fits: Fits,
 ) -> None:  # fmt: skip
     """Write everything but the weights, the index last.
 
-    digests: sha256 of each weight file. sources: sha256 of each member's weight files, by member, and of
+    digests: of each weight file. sources: sha256 of each member's weight files, by member, and of
     what else lends tensors. fits: how well the maps of bridges fit, by graft.
     """
     from fuse.card import model_card
@@ -35,14 +36,22 @@ def write_sidecars(
         _write_tokens(plan, folder)
     else:
         _write_native_files(plan, folder)
-    write_json(folder / PROVENANCE, provenance(plan, digests, sources, fits))
+    index = _index(plan)
+    found = provenance(plan, digests, sources, fits) | {"files": small_files(folder)}
+    if index:
+        found["files"][INDEX] = sha256_of(index)
+    write_json(folder / PROVENANCE, found)
     (folder / "README.md").write_text(model_card(plan, fits), encoding="utf-8")
-    if len(plan.shards) > 1:
-        weight_map = {plan.rows[i].name: name for name, numbers in plan.shards for i in numbers}
-        write_json(
-            folder / INDEX,
-            {"metadata": {"total_size": plan.bytes_written}, "weight_map": dict(sorted(weight_map.items()))},
-        )
+    if index:
+        (folder / INDEX).write_bytes(index)
+
+
+def _index(plan: Plan) -> bytes:
+    """The bytes of the index; none where there is one file."""
+    if len(plan.shards) == 1:
+        return b""
+    weight_map = {plan.rows[i].name: name for name, numbers in plan.shards for i in numbers}
+    return json_bytes({"metadata": {"total_size": plan.bytes_written}, "weight_map": dict(sorted(weight_map.items()))})
 
 
 def _write_native_files(plan: Plan, folder: Path) -> None:
@@ -153,7 +162,7 @@ def _etags(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def provenance(
-    plan: Plan, digests: Mapping[str, str], sources: Mapping[str, Mapping[str, str]], fits: Fits
+    plan: Plan, digests: Mapping[str, Digest], sources: Mapping[str, Mapping[str, str]], fits: Fits
 ) -> dict[str, Any]:
     """What the folder was made of: nothing that changes from run to run or machine to machine."""
     found: dict[str, Any] = {
@@ -172,7 +181,8 @@ def provenance(
             }
             for m in plan.members
         },
-        "sha256": dict(digests),
+        "sha256": {name: digest.sha256 for name, digest in digests.items()},
+        "marks": {name: digest.marks for name, digest in digests.items() if digest.marks},
         "dropped": [
             {"member": d.source.member, "tensor": d.source.tensor.name, "reason": d.reason} for d in plan.drops
         ],

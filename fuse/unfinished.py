@@ -38,6 +38,8 @@ def settle(target: Path) -> None:
     """
     home = home_of(target)
     if home.is_symlink() or not (home / JOURNAL).is_file():
+        with suppress(OSError):
+            home.rmdir()  # an empty one is the rest of a removal
         return
     with closing(Journal(home, target)) as journal:
         if (home / OLD).exists() and not target.exists():

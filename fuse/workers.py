@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -109,10 +109,10 @@ def work(
         with team(cores(), stop) as pool, hashed_beside(unread, pool, stop) as hashes:
             execute(
                 plan.rows, left, home / FOLDER, progress, constants(plan), threads=threads, device=device,
-                hashed=hashed, sync=sync, stop=stop, written=lambda *one: journal.add(Shard(*one, synced=sync)),
+                hashed=hashed, sync=sync, stop=stop, written=lambda name, size, digest: journal.add(Shard(name, size, *astuple(digest), synced=sync)),
             )  # fmt: skip
             for file, job in hashes.items():
-                journal.add_hash(str(file.resolve()), job.result())
+                journal.add_hash(str(file.resolve()), job.result().sha256)
         check_unchanged(inputs)
         journal.finish(0)
     return len(share)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fuse.digests import file_digest
 from fuse.engine import write
 from fuse.engine.direct import PAGE, SIZE, Stretch, open_direct
-from fuse.engine.write import ShardFile, file_sha256
+from fuse.engine.write import ShardFile
 from fuse.plan import Row
 
 
@@ -43,7 +44,7 @@ def test_a_stretch(handles: tuple[Path, int, int], start: int, size: int) -> Non
     stretch.finish()
     assert file.read_bytes() == before + data + after
     stop = threading.Event()
-    assert file_sha256(file, stop, direct=past >= 0) == hashlib.sha256(before + data + after).hexdigest()
+    assert file_digest(file, (), stop, direct=past >= 0).sha256 == hashlib.sha256(before + data + after).hexdigest()
 
 
 def test_a_file_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +65,7 @@ def test_a_file_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for thread in threads:
         thread.join()
     digest = file.finish(threading.Event(), hashed=True, sync=True)
-    assert digest == hashlib.sha256((tmp_path / "x.safetensors").read_bytes()).hexdigest()
+    assert digest.sha256 == hashlib.sha256((tmp_path / "x.safetensors").read_bytes()).hexdigest()
     found = load_file(tmp_path / "x.safetensors")
     assert all(torch.equal(found[name], tensors[name]) for name in shapes)
 

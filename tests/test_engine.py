@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fuse import kernels
+from fuse.digests import UNHASHED, file_digest
 from fuse.engine import execute as engine
 from fuse.engine import write
 from fuse.engine.device import Memory, devices
@@ -22,7 +23,7 @@ from fuse.engine.heap import keep_freed_memory
 from fuse.engine.room import Room
 from fuse.engine.team import finished, team
 from fuse.engine.views import Gathered, Rows, Stopped, Stored
-from fuse.engine.write import ShardFile, file_sha256
+from fuse.engine.write import ShardFile
 from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.methods.row_blocks import row_width
 from fuse.plan import Row, Source
@@ -65,7 +66,9 @@ def written(folder: Path, rows: list[Row], **options: Any) -> dict[str, bytes]:
     shards = [("one.safetensors", (0, 1)), ("two.safetensors", tuple(range(2, len(rows))))]
     digests = engine.execute(rows, shards, folder, lambda _: None, **options)
     data = {name: (folder / name).read_bytes() for name, _ in shards}
-    assert digests == {name: hashlib.sha256(data[name]).hexdigest() for name in data}
+    assert {name: one.sha256 for name, one in digests.items()} == {
+        name: hashlib.sha256(data[name]).hexdigest() for name in data
+    }
     return data
 
 
@@ -121,7 +124,7 @@ def test_without_hashes(members: dict, tmp_path: Path) -> None:
     found = engine.execute(
         rows, [("x.safetensors", range(len(rows)))], tmp_path, lambda _: None, hashed=False, sync=False
     )
-    assert found == {"x.safetensors": ""} and len(load_file(tmp_path / "x.safetensors")) == len(SHAPES)
+    assert found == {"x.safetensors": UNHASHED} and len(load_file(tmp_path / "x.safetensors")) == len(SHAPES)
 
 
 def test_copies_are_the_stored_bytes(members: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +267,7 @@ def test_a_file_holds_its_rows_wherever_writing_begins(tmp_path: Path) -> None:
     file.write(rows[0], 0, data["a"])
     file.write(rows[1], 0, data["b"][:8])
     digest = file.finish(threading.Event(), hashed=True, sync=True)
-    assert digest == hashlib.sha256((tmp_path / "x.safetensors").read_bytes()).hexdigest()
+    assert digest.sha256 == hashlib.sha256((tmp_path / "x.safetensors").read_bytes()).hexdigest()
     assert {k: v.tolist() for k, v in load_file(tmp_path / "x.safetensors").items()} == {
         "a": values[0].tolist(), "b": values[1].tolist(),
     }  # fmt: skip
@@ -286,10 +289,10 @@ def _unsupported(*_: object) -> None:
 def test_hashing_is_called_off(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
     stop = threading.Event()
-    assert file_sha256(tmp_path / "x", stop) == hashlib.sha256(b"x").hexdigest()
+    assert file_digest(tmp_path / "x", (), stop).sha256 == hashlib.sha256(b"x").hexdigest()
     stop.set()
     with pytest.raises(Stopped):
-        file_sha256(tmp_path / "x", stop)
+        file_digest(tmp_path / "x", (), stop)
 
 
 def test_devices() -> None:

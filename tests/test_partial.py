@@ -42,7 +42,7 @@ def full(tmp_path: Path) -> Path:
 
 def write(one: Partial, name: str, text: str = "weights", synced: bool = True, digest: str = "d") -> None:
     (one.folder / name).write_text(text)
-    one.journal.add(Shard(name, len(text), digest, synced))
+    one.journal.add(Shard(name, len(text), digest, "m", synced))
 
 
 def unfinished(target: Path, *shards: str, makes: dict[str, Any] = MAKES, stop: BaseException | None = None) -> None:
@@ -74,7 +74,7 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
     kept = f"1 of 3 files are kept in {tmp_path / '.out.partial'}: the same command goes on from there"
     assert caught.value.__notes__ == [kept] and names(tmp_path) == [".out.partial"]
     with partial_folder(target, MAKES, files=3) as one:
-        one.keep(lambda path, shard: path.read_text() == "weights" and shard == Shard("one", 7, "d", True))
+        one.keep(lambda path, shard: path.read_text() == "weights" and shard == Shard("one", 7, "d", "m", True))
         assert list(one.kept) == ["one"] and names(one.folder) == ["one"]
         write(one, "two")
     assert names(tmp_path) == ["out"] and names(target) == ["one", "two"]
@@ -273,6 +273,13 @@ def test_what_is_in_the_way_is_not_touched(tmp_path: Path, what: str) -> None:
     assert names(tmp_path) == before
 
 
+def test_the_rest_of_a_removal_goes(tmp_path: Path) -> None:
+    full(tmp_path)
+    home_of(tmp_path / "out").mkdir()
+    settle(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+
+
 def without_exchange(*_: object) -> None:
     raise OSError(22, "Invalid argument")
 
@@ -320,16 +327,24 @@ def test_what_was_there_comes_back_when_the_new_folder_cannot_take_its_place(
 
 def killed(target: Path, at: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A forced run that is killed after a step, without a chance to clean up."""
+    journal = home_of(target) / JOURNAL
+
+    def last(path: Path) -> None:
+        if path == target.parent and journal.exists() and "complete" in journal.read_text():
+            os._exit(9)
+
     child = os.fork()
     if child == 0:
-        if at != "exchange":
-            monkeypatch.setattr(rename, "renameat2", without_exchange)
-        if at == "aside":
-            monkeypatch.setattr(Path, "rename", lambda self, to, real=Path.rename: (real(self, to), os._exit(9)))
-        monkeypatch.setattr(partial, "_sync", lambda path: os._exit(9) if path == target.parent else None)
-        with partial_folder(target, MAKES, files=1, force=True) as one:
-            write(one, "new")
-        os._exit(1)
+        try:
+            if at != "exchange":
+                monkeypatch.setattr(rename, "renameat2", without_exchange)
+            if at == "aside":
+                monkeypatch.setattr(Path, "rename", lambda self, to, real=Path.rename: (real(self, to), os._exit(9)))
+            monkeypatch.setattr(partial, "_sync", last)
+            with partial_folder(target, MAKES, files=1, force=True) as one:
+                write(one, "new")
+        finally:
+            os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 

@@ -13,6 +13,7 @@ from threading import Event, Lock, local
 import torch
 
 from fuse import kernels
+from fuse.digests import Digest
 from fuse.engine.blocks import NO_CONSTANTS, Constants, blocks, check_copy, copies_bytes
 from fuse.engine.device import GPU_THREADS, Gpu, Memory, devices
 from fuse.engine.direct import SIZE
@@ -27,7 +28,7 @@ from fuse.plan import Row
 from fuse.torch_threads import one_thread
 
 Progress = Callable[[int], None]
-Written = Callable[[str, int, str], None]
+Written = Callable[[str, int, Digest], None]
 SMALL = 1 << 18  # bytes of a small tensor
 
 
@@ -35,14 +36,14 @@ def execute(
     rows: Sequence[Row], shards: Sequence[tuple[str, Sequence[int]]], folder: Path, progress: Progress,
     constants: Constants = NO_CONSTANTS, *, threads: int | None = None, device: str = "cpu", hashed: bool = True,
     sync: bool = True, stop: Event | None = None, written: Written = lambda *_: None,
-) -> dict[str, str]:  # fmt: skip
-    """Write every shard into `folder`; the sha256 of each file by name ("" where it is not `hashed`).
+) -> dict[str, Digest]:  # fmt: skip
+    """Write every shard into `folder`; the sha256 of each file by name, where `hashed`.
 
     rows: what to write. shards: file name and row numbers. progress: called with the bytes written since the last call.
     constants: what folds need (`fuse.engine.fold.constants_of`). threads: how many tensors are worked on at once; where
     left out one more than there are cores, since some wait for the disk, or some for each GPU. device: "cpu", "cuda"
     (every GPU) or "cuda:1". sync: wait until the disk has each file. stop: calls the work off. written: called with the
-    name, bytes and sha256 of each file once it is whole, from any thread.
+    name, bytes and digest of each file once it is whole, from any thread.
     Neither threads nor the device change a byte of what elementwise methods write.
     Raises CheckpointError when a value read or computed is not finite, naming tensor, member and first place;
     MachineError for a device that is not there; OSError where the disk fails.
@@ -81,12 +82,12 @@ def execute(
         for row in small:
             run(row, file)
 
-    def close(file: ShardFile) -> str:
+    def close(file: ShardFile) -> Digest:
         digest = file.finish(stop, hashed=hashed, sync=sync)
         written(file.path.name, file.size, digest)
         return digest
 
-    digests: dict[ShardFile, Future[str]] = {}
+    digests: dict[ShardFile, Future[Digest]] = {}
     keep_freed_memory()
     kernels.load_for(sum(prod(row.shape) for row in rows))
     try:

@@ -1,7 +1,6 @@
 """One safetensors file: the header is known from the plan before the first tensor is, so any tensor may come first."""
 
 import errno
-import hashlib
 import json
 import mmap
 import os
@@ -10,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Lock
 
+from fuse.digests import UNHASHED, Digest, file_digest
 from fuse.engine.direct import Stretch, open_direct, write_all
 from fuse.engine.views import Stopped
 from fuse.plan import Row
 from fuse.safetensors_header import DTYPE_BYTES
 
 WORTH_DIRECT = 1 << 24  # bytes of a file
-PIECE = 1 << 24  # bytes that are copied or hashed between two looks at `stop`
+PIECE = 1 << 24  # bytes that are copied between two looks at `stop`
 NO_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
 
 
@@ -55,9 +55,11 @@ class ShardFile:
         self._header = header_bytes(rows)
         self._starts: dict[str, int] = {}
         position = len(self._header)
+        self._ends = [position]
         for row in rows:
             self._starts[row.name] = position
             position += row.nbytes
+            self._ends.append(position)
         self.size, self._handle, self._lock = position, -1, Lock()  # size: bytes of the file
 
     def write(self, row: Row, position: int, data: memoryview) -> None:
@@ -92,10 +94,10 @@ class ShardFile:
                 raise Stopped
             self.write(row, at, data[at : at + PIECE])
 
-    def finish(self, stop: Event, *, hashed: bool, sync: bool) -> str:
-        """Close the file; its sha256 where `hashed`, else "". sync: wait until the disk has it."""
+    def finish(self, stop: Event, *, hashed: bool, sync: bool) -> Digest:
+        """Close the file; its sha256 where `hashed`. sync: wait until the disk has it."""
         handle = self._open()
-        digest = file_sha256(self.path, stop, direct=self._direct >= 0) if hashed else ""
+        digest = file_digest(self.path, self._ends, stop, direct=self._direct >= 0) if hashed else UNHASHED
         if sync:
             os.fsync(handle)
         self.close()
@@ -127,21 +129,3 @@ def _reserve(handle: int, size: int) -> None:
         if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
             raise
         os.ftruncate(handle, size)
-
-
-def file_sha256(path: Path, stop: Event, *, direct: bool = False) -> str:
-    """The sha256 of a file; Stopped where it is called off. direct: read past the page cache, where that can be."""
-    handle = open_direct(path, os.O_RDONLY) if direct else -1
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if handle < 0 else handle
-    digest = hashlib.sha256()
-    try:
-        with mmap.mmap(-1, PIECE) as buffer, memoryview(buffer) as view:
-            place = 0
-            while count := os.preadv(handle, [view], place):
-                if stop.is_set():
-                    raise Stopped
-                digest.update(view[:count])
-                place += count
-    finally:
-        os.close(handle)
-    return digest.hexdigest()

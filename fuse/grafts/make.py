@@ -8,6 +8,7 @@ from threading import Event
 
 import torch
 
+from fuse.digests import Digest
 from fuse.engine.finite import checked
 from fuse.engine.read import TORCH, Reader
 from fuse.engine.write import ShardFile, stored_order
@@ -19,9 +20,9 @@ from fuse.plan import Plan, Row, Source, without
 from fuse.safetensors_header import read_header
 
 
-def make(plan: Plan, folder: Path, progress: Callable[[int], None]) -> tuple[dict[str, str], dict[str, list[Fit]]]:
-    """Compute the rows to make and write their files into `folder`, which holds all others: sha256 by file name, and by
-    graft or branch how well the maps of its bridge fit.
+def make(plan: Plan, folder: Path, progress: Callable[[int], None]) -> tuple[dict[str, Digest], dict[str, list[Fit]]]:
+    """Compute the rows to make and write their files into `folder`, which holds all others: digests by file name, and
+    by graft or branch how well the maps of its bridge fit.
 
     Raises RecipeError for what the recipe gives that makes nothing, CheckpointError for values that are not finite and
     a bridge that fits too badly.
