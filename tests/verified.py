@@ -7,8 +7,8 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from fuse.safetensors_header import TensorEntry, read_header
 from fuse.digests import ends_of, file_digest, small_files
+from fuse.safetensors_header import TensorEntry, read_header
 from tests.cli import Ran, fuse_here
 
 
