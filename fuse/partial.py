@@ -9,14 +9,14 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fuse import rename
 from fuse.errors import CheckpointError, FuseError, MachineError, RecipeError
-from fuse.journal import Journal, Shard
+from fuse.journal import JOURNAL, Journal, Shard
 from fuse.unfinished import FOLDER, OLD, ONCE, enter, home_of, moved, normal, refuse_workers, remove, settle, take_over
 
 NO_MEMORY = ("can't allocate memory", "out of memory", "can't start new thread")  # as torch and Python say it
@@ -118,10 +118,20 @@ def _opened(home: Path, target: Path, *, sync: bool) -> Journal:
         if made and sync:
             _sync(target.parent)
         return Journal(home, target, sync=sync)
-    except OSError as error:
+    except BaseException as error:
         if made:
-            shutil.rmtree(home, ignore_errors=True)
+            _leave(home)
+        if not isinstance(error, OSError):
+            raise
         raise MachineError(f"cannot be written ({error.strerror})", where=target.parent) from None
+
+
+def _leave(home: Path) -> None:
+    """Remove what was just made, without needing a handle: there may be none left."""
+    with suppress(OSError):
+        if (home / JOURNAL).exists() and not (home / JOURNAL).stat().st_size:
+            (home / JOURNAL).unlink()
+        home.rmdir()
 
 
 def _place(partial: Partial, *, force: bool) -> None:

@@ -280,6 +280,17 @@ def test_the_rest_of_a_removal_goes(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(24, "Too many open files")])
+def test_what_was_just_made_goes(tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises((KeyboardInterrupt, MachineError)), new_folder(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == []
+
+
 def without_exchange(*_: object) -> None:
     raise OSError(22, "Invalid argument")
 
