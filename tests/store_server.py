@@ -22,7 +22,7 @@ class Store:
         self.url = url
         self.env = {**ENV, "AWS_ENDPOINT_URL": url}
         self.client: Any = boto3.client(
-            "s3", endpoint_url=url, aws_access_key_id="testing", aws_secret_access_key="testing",  # noqa: S106
+            "s3", endpoint_url=url, aws_access_key_id="testing", aws_secret_access_key="testing",
             region_name="us-east-1", config=Config(proxies={}),
         )  # fmt: skip
         self.client.create_bucket(Bucket="models")

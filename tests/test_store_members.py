@@ -2,13 +2,22 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from fuse.engine.read import Reader
+from fuse.errors import CheckpointError
+from fuse.plan import Source
+from fuse.safetensors_header import read_header
+from fuse.stores import members
+from fuse.stores.sparse import joined, missing, note_of, pieces, prepare, present
 from tests.cli import fuse_here
 from tests.members import perturbed, save_member
 from tests.store_server import Store, s3_server
@@ -65,3 +74,150 @@ def test_plan_reads_headers_and_merge_fetches_the_weights(store: Store, folders:
     told = json.loads((tmp_path / "out" / "fuse.json").read_text())["members"]["one"]
     assert told["origin"] == one and len(told["revision"]) == 40
     assert not cached(tmp_path, ".*.ranges"), "a file that was fetched whole is whole"
+
+
+def test_only_what_the_plan_reads_is_fetched(store: Store, folders: Path, tmp_path: Path) -> None:
+    """Of two members' layers one each; what is fetched for one plan is not fetched again for another."""
+    one, two = store.put(folders / "one", "b/one"), store.put(folders / "two", "b/two")
+    recipe = tmp_path / "recipe.yaml"
+    layers = "language: {method: passthrough, layers: [{one: [0, 1]}, {two: [1, 2]}]}\n"
+    recipe.write_text(f"members: {{one: {one}, two: {two}}}\n{layers}")
+    ran = fuse_here("merge", recipe, tmp_path / "out")
+    assert ran.code == 0, ran.err
+    merged, first = load_file(tmp_path / "out" / "model.safetensors"), load_file(folders / "one" / "model.safetensors")
+    second = {k: v for p in (folders / "two").glob("*.safetensors") for k, v in load_file(p).items()}
+    for name, tensor in merged.items():
+        wanted = first[name] if name.startswith(("model.layers.0", "model.embed")) else second[name]
+        assert torch.equal(tensor, wanted), name
+    (sparse,) = cached(tmp_path, "b/one@*/model.safetensors")
+    size = (folders / "one" / "model.safetensors").stat().st_size
+    assert sparse.stat().st_size == size and sparse.stat().st_blocks * 512 < 0.7 * size
+    told = json.loads((tmp_path / "out" / "fuse.json").read_text())["members"]
+    assert told["one"]["sha256"] == {"model.safetensors": ""}, "what is here in part has no sha256"
+    etag = store.client.head_object(Bucket="models", Key="b/one/model.safetensors")["ETag"].strip('"')
+    assert told["one"]["etag"] == {"model.safetensors": etag}
+    assert set(told["two"]["etag"]) == set(told["two"]["sha256"]) == {
+        p.name for p in (folders / "two").glob("*.safetensors")
+    }  # fmt: skip
+    noted = present(sparse)
+    assert noted
+    recipe.write_text(RECIPE.format(one=one, two=two, weights=0.5))
+    again = fuse_here("merge", recipe, tmp_path / "whole")
+    assert again.code == 0, again.err
+    assert load_file(tmp_path / "whole" / "model.safetensors").keys() == first.keys()
+    assert present(sparse) is None and sparse.read_bytes() == (folders / "one" / "model.safetensors").read_bytes()
+
+
+def test_what_is_not_there_or_changes(
+    store: Store, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = store.put(folders / "one", "c/one")
+    recipe = tmp_path / "recipe.yaml"
+
+    def plan(where: str) -> tuple[int, str]:
+        recipe.write_text(f"members: {{one: {where}}}\nlanguage: {{method: passthrough}}\n")
+        ran = fuse_here("plan", recipe)
+        return ran.code, ran.err.replace(str(recipe), "recipe.yaml")
+
+    at = "fuse: recipe.yaml:1:11: members.one: "
+    nothing = "there is no such folder in the store"
+    assert plan("s3://models/none") == (2, f"{at}{nothing}\n")
+    assert plan("s3://nowhere/x") == (2, f"{at}the bucket 'nowhere' does not exist\n")
+    odd = "is no folder of a store (such as s3://bucket/folder)"
+    for where in ("s3://models//x", "s3://", "s3://models/../x", "s3://models/a?b", "s3://a::file:///etc"):
+        assert plan(where) == (2, f"{at}'{where}' {odd}\n")
+    store.write("c/pickles/pytorch_model.bin", b"never read")
+    store.write("c/pickles/config.json", (folders / "one" / "config.json").read_bytes())
+    code, said = plan("s3://models/c/pickles")
+    assert code == 3 and "holds pytorch_model.bin but no safetensors" in said
+    state = "another state than revision 0123456"
+    code, said = plan(f"{{path: {one}, revision: '0123456'}}")
+    assert code == 3 and f"fuse: {one}: is in {state}: it is " in said
+    pinned = said.split("it is ")[1][:40]
+    assert plan(f"{{path: {one}, revision: {pinned}}}") == (0, "")
+    store.write("c/one/generation_config.json", b"{}")
+    code, said = plan(f"{{path: {one}, revision: {pinned}}}")
+    assert code == 3 and f"is in another state than revision {pinned}" in said
+
+
+def test_weights_that_change_while_they_are_fetched(
+    store: Store, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan's state, or nothing: and nothing of the other state is kept."""
+    one = store.put(folders / "one", "d/one")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"members: {{one: {one}}}\nlanguage: {{method: passthrough}}\n")
+    fill = members.sparse.fill
+
+    def changing(file: Path, wanted: list[tuple[int, int]], get: object, progress: object) -> None:
+        data = bytearray((folders / "one" / "model.safetensors").read_bytes())
+        data[-1] ^= 1
+        store.write("d/one/model.safetensors", bytes(data))
+        fill(file, wanted, get, progress)
+
+    monkeypatch.setattr(members.sparse, "fill", changing)
+    ran = fuse_here("merge", recipe, tmp_path / "out")
+    assert (ran.code, ran.err) == (
+        3, f"fuse: {one}/model.safetensors: the file changed in the store while it was read\n",
+    )  # fmt: skip
+    assert not (tmp_path / "out").exists() and not cached(tmp_path, "model.safetensors")
+    monkeypatch.setattr(members.sparse, "fill", fill)
+    assert fuse_here("merge", recipe, tmp_path / "out").code == 0
+
+
+def test_a_fetch_that_was_cut_off_goes_on(
+    store: Store, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = store.put(folders / "one", "e/one")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"members: {{one: {one}}}\nlanguage: {{method: passthrough}}\n")
+    monkeypatch.setattr(members.sparse, "PIECE", 1 << 18)
+    monkeypatch.setattr(members.sparse, "THREADS", 1)
+    put, came = members.sparse.put, []
+
+    def until_cut_off(file: Path, begin: int, data: bytes) -> None:
+        if len(came) == 3:
+            raise KeyboardInterrupt
+        came.append((begin, begin + len(data)))
+        put(file, begin, data)
+
+    monkeypatch.setattr(members.sparse, "put", until_cut_off)
+    assert fuse_here("merge", recipe, tmp_path / "out").code == 130
+    (file,) = cached(tmp_path, "model.safetensors")
+    first = present(file)
+    assert first and not missing(first, came)
+    came.clear()
+    with note_of(file).open("a") as note:
+        note.write("\n123 4")  # as a killed run may leave it
+    monkeypatch.setattr(
+        members.sparse, "put", lambda *what: (came.append((what[1], what[1] + len(what[2]))), put(*what))
+    )
+    ran = fuse_here("merge", recipe, tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert came and all(missing(first, [piece]) for piece in came), "what was there was not fetched again"
+    wanted = load_file(folders / "one" / "model.safetensors")
+    assert all(torch.equal(t, wanted[n]) for n, t in load_file(tmp_path / "out" / "model.safetensors").items())
+
+
+def test_holes_are_never_read_as_zeros(folders: Path, tmp_path: Path) -> None:
+    entries = read_header(folders / "one" / "model.safetensors")
+    file = tmp_path / "model.safetensors"
+    size = (folders / "one" / "model.safetensors").stat().st_size
+    prepare(file, size)
+    entry = replace(next(iter(entries.values())), file=file)
+    with Reader() as reader, pytest.raises(CheckpointError, match=r"bytes [\d,]+ to [\d,]+ were not fetched"):
+        reader.tensor(Source("one", entry))
+
+
+ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda pair: (pair[0], sum(pair))), max_size=8)
+
+
+@given(ranges, ranges)
+def test_missing_is_what_is_wanted_and_not_there(there: list[tuple[int, int]], wanted: list[tuple[int, int]]) -> None:
+    def bytes_of(some: list[tuple[int, int]]) -> set[int]:
+        return {at for begin, end in some for at in range(begin, end)}
+
+    found = missing(joined(there), wanted)
+    assert bytes_of(found) == bytes_of(wanted) - bytes_of(there)
+    assert bytes_of(joined(there)) == bytes_of(there)
+    assert bytes_of(pieces(found)) >= bytes_of(found)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fuse.sizes import counted, size_text
+from fuse.stores.address import is_store
 
 if TYPE_CHECKING:
     from fuse.merge import Merged
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("merge")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", callback=lambda _ctx, _param, value: value if is_store(value) else Path(value))
 @click.option("--force", is_flag=True, help="Replace OUT if it exists (only after the new folder is complete).")
 @click.option("--restart", is_flag=True, help="Throw away what an unfinished run left beside OUT.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Tensors worked on at once. [default: cores + 1]")
@@ -25,13 +26,16 @@ if TYPE_CHECKING:
 @click.option("--no-hash", is_flag=True, help="No sha256 of inputs and output in fuse.json.")
 @click.option("--no-sync", is_flag=True, help="Do not wait until the disk has the output.")
 @click.option("--worker", help="Write one share of several, such as 0/4 or auto (torchrun, Slurm); then fuse commit.")
+@click.option(
+    "--staging", type=click.Path(path_type=Path), help="Where to make an OUT of a store. [default: by RECIPE]"
+)
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document about the result on stdout.")
 def command(
-    recipe: Path, out: Path, force: bool, restart: bool, threads: int | None, device: str, no_hash: bool, no_sync: bool,
-    quiet: bool, as_json: bool, worker: str | None,
+    recipe: Path, out: Path | str, force: bool, restart: bool, threads: int | None, device: str, no_hash: bool,
+    no_sync: bool, quiet: bool, as_json: bool, worker: str | None, staging: Path | None,
 ) -> None:  # fmt: skip
-    """Run RECIPE into the folder OUT.
+    """Run RECIPE into the folder OUT, or the folder s3://BUCKET/OUT of an object store.
 
     OUT appears whole, or not at all with one sentence that says why. A run that was interrupted or killed is gone on
     with by the same command.
@@ -45,11 +49,23 @@ def command(
     which = worker_of(worker) if worker else None
     if which and restart:
         raise click.UsageError("--restart is for a merge without --worker")
+    if which and isinstance(out, str):
+        raise click.UsageError("--worker writes into a folder that all workers see, not into a store")
+    if staging and isinstance(out, Path):
+        raise click.UsageError("--staging is for an OUT in a store")
     plan = make_plan(load_recipe(recipe))
-    if which is None:
+    if which is None and isinstance(out, Path):
         ready(plan, out, force=force)
     began = time.monotonic()
     options = {"threads": threads, "device": device, "hashed": not no_hash, "sync": not no_sync}
+    if isinstance(out, str):
+        from fuse.stores.output import merge_to_store
+
+        merged = merge_to_store(
+            plan, out, staging=staging, shown=not quiet, force=force, restart=restart, **options
+        )  # fmt: skip
+        tell(plan, out, merged, began, as_json=as_json)
+        return
     total = plan.bytes_written if which is None else share_bytes(plan, which)
     with byte_progress(total, shown=not quiet) as progress:
         if which is not None:
@@ -61,7 +77,7 @@ def command(
     tell(plan, out, merged, began, as_json=as_json)
 
 
-def tell(plan: "Plan", out: Path, merged: "Merged", began: float, *, as_json: bool) -> None:
+def tell(plan: "Plan", out: Path | str, merged: "Merged", began: float, *, as_json: bool) -> None:
     """What was done, on stdout. began: as time.monotonic says it."""
     from fuse.card import OTHERS, r2_text
 

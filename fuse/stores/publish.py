@@ -150,7 +150,7 @@ def _send(system: Any, folder: Path, name: str, address: Address, progress: Call
     far, size = far_of(system.info(address.file(name))), (folder / name).stat().st_size
     if far.size != size:
         raise MachineError(f"{size:,} bytes were sent and the store has {far.size:,}", where=f"{address}/{name}")
-    return Shard(name, far.size, far.etag, synced=True)
+    return Shard(name, far.size, far.etag, "", synced=True)
 
 
 def _check_sent(there: Mapping[str, Far], folder: Path, address: Address, names: list[str]) -> None:
