@@ -6,7 +6,7 @@ PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check
 CONSTRAINTS ?= -c constraints.txt
 BUILD  ?= build
 
-.PHONY: demo demo-text test check clean
+.PHONY: demo demo-text test check soak clean
 demo: $(VENV)/.fuse
 	$(VENV)/bin/python tools/demo.py $(BUILD)/demo
 
@@ -21,6 +21,9 @@ check: $(VENV)/.check
 	$(VENV)/bin/ruff format --check fuse tools tests
 	$(VENV)/bin/pyright
 	$(VENV)/bin/python -m pytest -n 2 --dist loadscope tests
+
+soak: $(VENV)/.test
+	$(VENV)/bin/python tools/soak.py
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
