@@ -12,10 +12,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.cli import fuse
+from tests import fused_members
+from tests.cli import fuse, fuse_here
 from tests.members import perturbed, save_member
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -119,8 +121,6 @@ ON_HUB = RECIPE.format(one="org/one", two="{path: org/two, revision: v1}")
 
 def test_an_adapter_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     """Its header is read by ranges to plan, and its weights are fetched to merge, at a commit of its own."""
-    from safetensors.torch import save_file
-
     folder = tmp_path / "lora"
     folder.mkdir()
     name = "model.layers.1.self_attn.q_proj"
@@ -187,6 +187,47 @@ def test_a_search_fetches_the_weights_and_goes_on_from_the_cache(hub: Hub, tmp_p
         assert ran.code == 0, ran.err
         assert len((tmp_path / "out" / "trials.jsonl").read_text().splitlines()) == 4
         env = {**env, "HF_HUB_OFFLINE": "1"}
+
+
+def test_eyes_are_fetched_to_be_inspected(hub: Hub, tmp_path: Path) -> None:
+    """Of a member, the files with its eyes and its embedding; everything where language models are looked into."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(4):
+        Image.new("RGB", (40, 40), (60 * i, 200 - 40 * i, 10)).save(images / f"{i}.png")
+    for seed, name in enumerate(("left", "right"), 1):
+        split(fused_members.save("llava", tmp_path / name, seed))
+        hub.folders[f"org/{name}"] = tmp_path / name
+    env = hub.env(tmp_path / "home")
+    inspect = ("inspect", "encoders", "org/left", "org/right", "--images", images, "--json", "--quiet")
+    ran = fuse(*inspect, env=env)
+    assert ran.code == 0, ran.err
+    local = fuse_here("inspect", "encoders", tmp_path / "left", tmp_path / "right", *inspect[4:])
+    there, here = json.loads(ran.out), json.loads(local.out)
+    assert list(there["members"]) == ["left", "right"] and there["pairs"] == here["pairs"]
+    assert {file.name for file in (tmp_path / "home").rglob("*.safetensors")} == {"seen.safetensors"}
+    ran = fuse(*inspect, "--llm", env=env)
+    assert ran.code == 0 and json.loads(ran.out)["pairs"][0]["llm"]["values"], ran.err
+    assert {file.name for file in (tmp_path / "home").rglob("*.safetensors")} == {
+        "seen.safetensors",
+        "rest.safetensors",
+    }
+    fused_members.save_llm(tmp_path / "base")
+    pairs = ("inspect", "pairs", "org/left", "org/right", "--base", tmp_path / "base", *inspect[4:])
+    ran = fuse(*pairs, env={**env, "HF_HOME": str(tmp_path / "another")})
+    assert ran.code == 0, ran.err
+    assert json.loads(ran.out)["pairs"][0]["missing"] == []
+
+
+def split(folder: Path) -> None:
+    """Write a member's weights as two files, one of which holds half of its language model."""
+    whole = folder / "model.safetensors"
+    tensors = load_file(whole)
+    files = {key: f"{'rest' if 'language' in key and '.layers.1.' in key else 'seen'}.safetensors" for key in tensors}
+    for name in set(files.values()):
+        save_file({key: tensor for key, tensor in tensors.items() if files[key] == name}, folder / name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    whole.unlink()
 
 
 def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None:

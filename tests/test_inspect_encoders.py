@@ -212,8 +212,8 @@ REFUSED = {
     "text-only": (["a", "text"], {}, 2, "{given}/text: has no image encoder (fuse inspect encoders compares eyes)"),
     "not there": (
         ["a", "none"], {}, 2,
-        "{given}/none: there is no such folder (members are FOLDER, timm:ARCHITECTURE=FILE.safetensors or "
-        "open_clip:ARCHITECTURE[:TAG]=FILE.safetensors)",
+        "{given}/none: there is no such folder (members are FOLDER, hub id ORG/NAME, timm:ARCHITECTURE=FILE.safetensors "
+        "or open_clip:ARCHITECTURE[:TAG]=FILE.safetensors)",
     ),
     "no such layer": (
         ["a", "b"], {"layers": "2"}, 2, "a: has 2 layers, and no layer 2 (--layers takes 0 to 1, or -1 for the last)",

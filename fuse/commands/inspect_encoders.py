@@ -31,7 +31,7 @@ def command(
 ) -> None:  # fmt: skip
     """Tell how alike the vision encoders of MEMBERs see the same images, before they are fused.
 
-    A MEMBER is a folder: a multimodal model, a fused one (each branch is an encoder) or a vision encoder; or
+    A MEMBER is a folder or hub id: a multimodal model, a fused one (each branch is an encoder) or a vision encoder; or
     timm:ARCHITECTURE=FILE or open_clip:ARCHITECTURE[:TAG]=FILE, with weights in safetensors.
     """
     import json

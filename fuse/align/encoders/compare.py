@@ -63,11 +63,12 @@ def compare(locations: Sequence[str], folder: Path, options: Options | None = No
     that cannot be read (unless they are skipped) and layers that are not there; CheckpointError for members that do not
     load. What cannot be measured of a pair is told in its part of the document, and the rest goes on.
     """
+    options = options or Options()
     image_files(folder)  # before anything is loaded
-    encoders = [encoder for location in locations for encoder in open_encoders(location)]
+    encoders = [encoder for location in locations for encoder in open_encoders(location, whole=options.llm)]
     if len(encoders) < 2:
         raise RecipeError("one encoder has none to be compared with", where=locations[0], hint="name two members")
-    return compare_encoders(encoders, folder, options or Options())
+    return compare_encoders(encoders, folder, options)
 
 
 def compare_encoders(encoders: Sequence[Encoder], folder: Path, options: Options) -> Compared:

@@ -1,6 +1,6 @@
 """What `fuse inspect encoders` was given: members with eyes, fused folders by branch, and bare vision encoders."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,24 +10,26 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fuse import strict_json, torchvision_shim
+from fuse import torchvision_shim
 from fuse.align.features.blocks import blocks_of, tower_of
 from fuse.align.features.load import BareTower, load_branch
 from fuse.align.features.original import open_original
-from fuse.anatomy import Member, open_member
+from fuse.anatomy import Member, assemble
 from fuse.branches import encoder_libraries
 from fuse.branches.encoder_libraries import Tower, Wanted
 from fuse.branches.encoder_preprocess import preprocess
 from fuse.branches.kinds import open_eyes
 from fuse.branches.tower_types import TOWER_TYPES
-from fuse.checkpoint import SINGLE, read_tensors
+from fuse.checkpoint import SINGLE, Checkpoint, open_checkpoint
 from fuse.errors import CheckpointError, RecipeError
 from fuse.families.registry import text_module
 from fuse.fusable import NATIVE, REFUSED
+from fuse.hub import HUB_ID
 from fuse.safetensors_header import TensorEntry, read_header
+from fuse.stores.address import is_store
 
 LIBRARIES = {"timm": encoder_libraries.timm, "open_clip": encoder_libraries.open_clip}
-FORMS = "FOLDER, timm:ARCHITECTURE=FILE.safetensors or open_clip:ARCHITECTURE[:TAG]=FILE.safetensors"
+FORMS = "FOLDER, hub id ORG/NAME, timm:ARCHITECTURE=FILE.safetensors or open_clip:ARCHITECTURE[:TAG]=FILE.safetensors"
 VIEWS_LAST = frozenset({"internvl", "aya_vision", "idefics2", "idefics3", "smolvlm", "mgm"})  # the whole picture's
 
 
@@ -69,11 +71,12 @@ class Encoder:
         return self.words[ids].float() * self.scale
 
 
-def open_encoders(location: str) -> list[Encoder]:
+def open_encoders(location: str, *, whole: bool = False) -> list[Encoder]:
     """The encoders of what was given: one, or one for each branch of a fused folder.
 
-    location: FORMS. Raises RecipeError for what is not there or has no image encoder, and CheckpointError for one that
-    does not load or whose class is not known.
+    location: FORMS. Of a member that is elsewhere the files with its eyes are fetched, and all its weights where it is
+    wanted whole. Raises RecipeError for what is not there or has no image encoder, CheckpointError for one that does
+    not load or whose class is not known, and MachineError where what is elsewhere cannot be reached.
     """
     torchvision_shim.install()
     library, _, rest = location.partition(":")
@@ -85,25 +88,38 @@ def open_encoders(location: str) -> list[Encoder]:
             raise RecipeError("there is no such file", where=file, hint=f"members are {FORMS}")
         tower = LIBRARIES[library](architecture, read_header(Path(file)), Path(file), location, Wanted())
         return [_bare(location, Path(file).parent, tower)]
-    folder = Path(location)
-    if not folder.is_dir():
+    if not (Path(location).is_dir() or is_store(location) or HUB_ID.fullmatch(location.removeprefix("hf://"))):
         raise RecipeError("there is no such folder", where=location, hint=f"members are {FORMS}")
-    config = strict_json.read_object(folder / "config.json")
+    checkpoint = open_checkpoint(location, location, revision=None, relative_to=Path())
+    if whole:
+        _bring(checkpoint, checkpoint.tensors.values())
+    config, folder = checkpoint.config, checkpoint.folder
     kind = config.get("model_type")
     if kind == "fuse":
-        return _fused(location, folder, config)
+        return _fused(location, checkpoint)
     if kind in TOWER_TYPES:  # also BLIP-2 and InstructBLIP, whose Q-Former is no branch
-        return [_bare(location, folder, encoder_libraries.transformers(location, location, Path(), Wanted()))]
+        tower = encoder_libraries.transformers(location, location, Path(), Wanted())
+        return [_bare(location, folder, tower, checkpoint)]
     if "architecture" in config and kind is None:  # as timm writes it
         file, name = folder / SINGLE, config["architecture"]
-        return [_bare(location, folder, encoder_libraries.timm(name, read_header(file), file, location, Wanted()))]
-    return [_member(location, open_member(location, location, revision=None, relative_to=Path()))]
+        tower = encoder_libraries.timm(name, checkpoint.tensors, file, location, Wanted())
+        return [_bare(location, folder, tower, checkpoint)]
+    return [_member(location, assemble(checkpoint))]
 
 
-def _bare(name: str, folder: Path, tower: Tower) -> Encoder:
+def _bring(checkpoint: Checkpoint, entries: Iterable[TensorEntry]) -> None:
+    """Fetch the files of these tensors where they are elsewhere."""
+    if checkpoint.repository is not None:
+        checkpoint.repository.fetch(list(entries))
+
+
+def _bare(name: str, folder: Path, tower: Tower, checkpoint: Checkpoint | None = None) -> Encoder:
     encoder_libraries.check_rows(tower)
     branch = {"name": name, "kind": "bare", "config": tower.config}
-    module = load_branch(branch, {row.name: row.entry for row in tower.rows if row.name}, tower.where)
+    entries = {row.name: row.entry for row in tower.rows if row.name}
+    if checkpoint is not None:
+        _bring(checkpoint, entries.values())
+    module = load_branch(branch, entries, tower.where)
     assert isinstance(module, BareTower)
     prepare, _ = preprocess(tower.config, folder)
     blocks = tuple(blocks_of(module.encoder))
@@ -118,26 +134,29 @@ def _member(name: str, member: Member) -> Encoder:
         why = REFUSED.get(kind, "no branch is known for it")
         raise RecipeError(f"its encoder ({kind}) cannot be inspected: {why}", where=member.folder)
     branch: dict[str, Any] = {"name": name, "kind": "native", "config": dict(member.checkpoint.config)}
+    tensors = {**member.parts["encoder"], **member.parts["projector"], **member.parts["extra"]}
+    table = member.language[member.text.embedding]
+    _bring(member.checkpoint, [*tensors.values(), table])
     if member.family.native:
-        tensors = {**member.parts["encoder"], **member.parts["projector"], **member.parts["extra"]}
         module = load_branch(branch, tensors, member.folder)
         prepare = partial(open_eyes(branch, member.folder).prepare, guest=False)  # as a host: without a guest's markers
     else:
-        branch, eyes, module = open_original(member.folder)
+        branch, eyes, module = open_original(member)
         prepare = eyes.prepare
     return Encoder(
         name, member.folder, kind, branch, prepare, module, tuple(blocks_of(tower_of(module))),
-        _table(member.language[member.text.embedding]), _scale(member.text.name, member.basis.hidden_size),
+        _table(table), _scale(member.text.name, member.basis.hidden_size),
         member.folder,
     )  # fmt: skip
 
 
-def _fused(name: str, folder: Path, config: Mapping[str, Any]) -> list[Encoder]:
-    tensors = read_tensors(folder, None)
+def _fused(name: str, checkpoint: Checkpoint) -> list[Encoder]:
+    folder, config, tensors = checkpoint.folder, checkpoint.config, checkpoint.tensors
     text = text_module(str((config.get("text_config") or {}).get("model_type")), str(folder))
     stored = tensors.get(f"language_model.{text.embedding}")
     if stored is None:
         raise CheckpointError(f"has no tensor 'language_model.{text.embedding}'", where=folder)
+    _bring(checkpoint, [stored, *(entry for key, entry in tensors.items() if key.startswith("branches."))])
     found = []
     for branch in config.get("branches") or ():
         inner = f"branches.{branch['name']}."

@@ -1,12 +1,12 @@
 """The eyes of a member in the layout of LLaVA's, MGM's or SliME's own code, as a recipe would make a branch of them."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from fuse.align.features.load import load_branch
+from fuse.anatomy import Member
 from fuse.branches.kinds import open_eyes
 from fuse.branches.views import FILE
 from fuse.planner import make_plan
@@ -21,13 +21,14 @@ output: {{model: fuse}}
 """
 
 
-def open_original(folder: Path) -> tuple[dict[str, Any], Any, nn.Module]:
-    """(`kind` and `config` of the branch, its eyes, its module).
+def open_original(member: Member) -> tuple[dict[str, Any], Any, nn.Module]:
+    """(`kind` and `config` of the branch, its eyes, its module). member: whose own tensors are on this machine.
 
     Towers that the member does not hold are opened where its config says, beside the member or on the hub. Raises what
     a plan of it raises.
     """
-    recipe = RECIPE.format(folder=json.dumps(str(folder.resolve())))
+    folder, origin = member.folder, member.checkpoint.origin
+    recipe = RECIPE.format(folder=json.dumps(origin if member.checkpoint.repository else str(folder.resolve())))
     plan = make_plan(parse_recipe(folder.resolve().parent / "fuse inspect", recipe))
     assert plan.fused is not None
     (made,) = plan.fused.branches

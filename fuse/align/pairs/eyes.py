@@ -36,7 +36,7 @@ def look(members: Sequence[One], images: Path | None, options: Options) -> Seen:
     for one in members:
         if one.member.sees:
             try:
-                encoders += open_encoders(str(one.member.folder))
+                encoders += open_encoders(one.location)
                 names.append(one.name)
             except RecipeError as error:
                 unseen[one.name] = error.problem

@@ -12,10 +12,11 @@ from fuse.names import mistake_in
 
 @dataclass(frozen=True)
 class One:
-    """A member by the name it is told by. named: its name in recipes."""
+    """A member by the name it is told by. named: its name in recipes. location: where it is, a path from the root."""
 
     name: str
     named: str
+    location: str
     member: Member
     speaker: Speaker | None
 
@@ -32,7 +33,7 @@ def open_all(locations: Sequence[str]) -> list[One]:
     for number, (name, given) in enumerate(zip(names_of(where), where, strict=True)):
         named = f"member{number + 1}" if mistake_in(name) else name
         member = open_member(named, given, revision=None, relative_to=Path())
-        found.append(One(name, named, member, _speaker(name, given)))
+        found.append(One(name, named, given, member, _speaker(name, given)))
     return found
 
 

@@ -83,7 +83,7 @@ def _recipe(members: Sequence[One], base: str) -> LoadedRecipe:
     """Their task arithmetic. An output must see if a member does; one branch is enough to plan it."""
     seeing = [one.named for one in members if one.member.sees][:1]
     given: dict[str, Any] = {
-        "base": base, "members": {one.named: str(one.member.folder) for one in members},
+        "base": base, "members": {one.named: one.location for one in members},
         "language": {"method": "task_arithmetic", "weights": 1.0},
     }  # fmt: skip
     if seeing:
