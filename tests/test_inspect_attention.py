@@ -172,7 +172,8 @@ def test_every_other_family(root: Path, tmp_path: Path, kind: str) -> None:
         return
     assert one["map"] is one["placed"] is one["centre"] is one["from_flat"] is one["seen"] is None
     assert found["sentences"] == [
-        "it has 4 visual tokens whose places on the image are not known, so it has no map and no distances."
+        f"it looks through a {'perceiver resampler' if kind == 'idefics2' else 'Q-Former'}, which makes each of its 4 "
+        "visual tokens of the whole image, so it has no map and no distances."
     ]
 
 

@@ -6,6 +6,8 @@ from typing import Any
 SAME, DIFFERENT = 0.05, 0.2  # Jensen-Shannon divergence: below, the same places; from there on, different ones
 LITTLE = 0.05  # of an answer's attention; less on the image means that it hardly looked
 FLAT = 0.01  # Jensen-Shannon divergence from attention that is spread evenly
+# whose visual tokens are each made of the whole image
+RESAMPLED = {"idefics2": "a perceiver resampler", "blip-2": "a Q-Former", "instructblip": "a Q-Former"}
 WHOLE = 0.95  # of the image's area; with tokens of less than that, a part of a member's distances is what it cannot see
 COARSE = 2  # times as many tokens as another: a part of their distance is the size of their cells
 MOST = 3  # pairs that get a sentence each; of more, the closest and the farthest
@@ -47,14 +49,20 @@ def _ends(pairs: list[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _no_map(one: Mapping[str, Any]) -> str:
+    if not one["share"]:
+        return "paid nothing to the image"
+    if mixer := RESAMPLED.get(one["model_type"]):
+        return f"looks through {mixer}, which makes each of its {one['tokens']} visual tokens of the whole image"
+    return f"has {one['tokens']} visual tokens whose places on the image are not known"
+
+
 def _member(name: str, one: Mapping[str, Any]) -> list[str]:
     found = []
     if one["share"] < LITTLE:
         found.append(f"{name} hardly looks at the image: {one['share']:.1%} of its attention.")
     if one["map"] is None:
-        why = "paid nothing to the image" if not one["share"] else (
-            f"has {one['tokens']} visual tokens whose places on the image are not known")  # fmt: skip
-        return [*found, f"{name} {why}, so it has no map and no distances."]
+        return [*found, f"{name} {_no_map(one)}, so it has no map and no distances."]
     if one["seen"] < WHOLE:
         found.append(
             f"{name} has visual tokens of {one['seen']:.0%} of the image only (a crop or a budget), which is a part of "
