@@ -239,7 +239,7 @@ def test_many_models_and_long_answers_in_a_picture(tmp_path: Path) -> None:
 
 
 def member(**changes: Any) -> dict[str, Any]:
-    return {"share": 0.4, "tokens": 16, "map": [[1.0]], "from_flat": 0.2, "seen": 0.95} | changes
+    return {"model_type": "llava", "share": 0.4, "tokens": 16, "map": [[1.0]], "from_flat": 0.2, "seen": 0.95} | changes
 
 
 def pair(a: str, b: str, value: float) -> dict[str, Any]:
