@@ -7,17 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from botocore.exceptions import EndpointConnectionError
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from fuse.anatomy import open_member
 from fuse.engine.read import Reader
 from fuse.errors import CheckpointError
+from fuse.grafts.basis import host_of, likeness
 from fuse.plan import Source
 from fuse.safetensors_header import read_header
 from fuse.stores import members
 from fuse.stores.sparse import joined, missing, note_of, pieces, prepare, present
+from tests import recipe_members
 from tests.cli import fuse_here
 from tests.members import perturbed, save_member
 from tests.store_server import Store, s3_server
@@ -221,3 +225,50 @@ def test_missing_is_what_is_wanted_and_not_there(there: list[tuple[int, int]], w
     assert bytes_of(found) == bytes_of(wanted) - bytes_of(there)
     assert bytes_of(joined(there)) == bytes_of(there)
     assert bytes_of(pieces(found)) >= bytes_of(found)
+
+
+def test_a_basis_is_compared_by_rows(store: Store, folders: Path, tmp_path: Path) -> None:
+    """A graft's verdict needs some rows of the host's embedding, before any merge."""
+    here = open_member("here", str(folders / "one"), revision=None, relative_to=tmp_path)
+    record = host_of(here)
+    far = open_member("far", store.put(folders / "one", "g/one"), revision=None, relative_to=tmp_path)
+    assert likeness(record["embedding"], far)[0] == pytest.approx(1)
+    (file,) = cached(tmp_path, "model.safetensors")
+    assert file.stat().st_blocks * 512 < 0.3 * file.stat().st_size
+
+
+def test_a_connection_that_is_lost(
+    store: Store, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = store.put(folders / "one", "f/one")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"members: {{one: {one}}}\nlanguage: {{method: passthrough}}\n")
+    fill = members.sparse.fill
+
+    def lost(*_: object) -> None:
+        raise EndpointConnectionError(endpoint_url="http://127.0.0.1")
+
+    monkeypatch.setattr(members.sparse, "fill", lambda file, wanted, get, progress: fill(file, wanted, lost, progress))
+    ran = fuse_here("merge", recipe, tmp_path / "out")
+    assert (ran.code, ran.err) == (
+        4, f"fuse: {one}: the store cannot be reached (EndpointConnectionError); what was fetched is kept: the same "
+        "command goes on from there\n",
+    )  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "recipe.yaml"]
+
+
+def test_a_config_cannot_name_a_store(store: Store, tmp_path: Path) -> None:
+    """Only a recipe sends fuse, and the credentials it finds, to a store."""
+    original = recipe_members.save("mgm", tmp_path / "mgm", 0)
+    config = json.loads((original / "config.json").read_text())
+    config["mm_vision_tower"] = "s3://models/tower"
+    (original / "config.json").write_text(json.dumps(config))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"members: {{one: {original}}}\nlanguage: {{method: passthrough}}\nvision: [one]\noutput: {{model: fuse}}\n"
+    )
+    ran = fuse_here("plan", recipe)
+    assert (
+        ran.code == 3
+        and "mm_vision_tower is 's3://models/tower', and only a recipe may name an object store" in ran.err
+    )

@@ -248,3 +248,49 @@ def test_a_store_that_cannot_be_reached(
         "AWS_SECRET_ACCESS_KEY; of a public bucket FSSPEC_S3_ANON=true)\n"
     )
     assert not staged(tmp_path)
+
+
+def test_a_connection_that_is_lost(store: Store, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+    from botocore.exceptions import EndpointConnectionError
+
+    put, times = s3fs.S3FileSystem.put_file, []
+
+    def put_file(self: object, *args: object, **kwargs: object) -> object:
+        times.append(args)
+        if len(times) == 3:
+            raise EndpointConnectionError(endpoint_url="http://127.0.0.1")
+        return put(self, *args, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "put_file", put_file)
+    ran = fuse_here("merge", recipe, "s3://models/lost")
+    (home,) = staged(tmp_path)
+    files = len(list((home / "lost").iterdir()))
+    assert (ran.code, ran.err) == (
+        4, f"fuse: s3://models/lost: the store cannot be reached (EndpointConnectionError); 2 of {files} files are at "
+        f"s3://models/lost, all are in {home}/lost: the same command goes on from there\n",
+    )  # fmt: skip
+    assert len(store.names("lost")) == 2
+    ran = fuse_here("merge", recipe, "s3://models/lost")
+    assert ran.code == 0 and len(times) == files + 1, ran.err
+
+
+def test_another_writer_is_noticed_before_the_marker(
+    store: Store, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    put = s3fs.S3FileSystem.put_file
+
+    def put_file(self: object, here: str, there: str, **kwargs: object) -> object:
+        if here.endswith("config.json"):
+            store.write("both/model-00001-of-00003.safetensors", b"another's")
+        return put(self, here, there, **kwargs)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "put_file", put_file)
+    ran = fuse_here("merge", recipe, "s3://models/both")
+    assert ran.code == 4
+    assert ran.err.startswith(
+        "fuse: s3://models/both/model-00001-of-00003.safetensors: the store does not have what was sent; "
+    )
+    assert "fuse.json" not in store.names("both")

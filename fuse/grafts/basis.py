@@ -10,6 +10,7 @@ a plan can ask. torch is not imported here.
 import hashlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from fuse import families
 from fuse.anatomy import Member
+from fuse.checkpoint import fetch_entries
 from fuse.errors import CheckpointError
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
 
@@ -136,11 +138,19 @@ def likeness(embedding: Mapping[str, Any], member: Member) -> tuple[float, int, 
     both = [n for n, row in enumerate(there) if 0 <= row < entry.shape[0]]
     if not both:
         return 0.0, 0, len(here)
+    _bring_rows(member, entry, [there[n] for n in both])
     ours, theirs = sample(entry, [there[n] for n in both]).astype(float), wanted[both].astype(float)
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     told = norms > 0
     cosines = (ours * theirs).sum(1)[told] / norms[told]
     return (float(cosines.mean()) if told.any() else 0.0), int(told.sum()), len(here)
+
+
+def _bring_rows(member: Member, entry: TensorEntry, rows: list[int]) -> None:
+    """Fetch rows of a stored matrix, where its member is elsewhere; the hub gives the whole file."""
+    size = entry.nbytes // entry.shape[0]
+    places = ((entry.begin + row * size, entry.begin + (row + 1) * size) for row in rows)
+    fetch_entries(member.checkpoint, [entry], [replace(entry, begin=begin, end=end) for begin, end in places])
 
 
 def _decoded(embedding: Mapping[str, Any]) -> NDArray[np.float32]:

@@ -11,7 +11,10 @@ SCHEMES = {
     "s3": "fuse-mllm[s3]", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "memory": "fsspec",
 }  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"retries": {"max_attempts": 2}, "connect_timeout": 10, "read_timeout": 60}},
+    "s3": {
+        "max_concurrency": 4,  # parts of 50 MB in memory at once
+        "config_kwargs": {"retries": {"max_attempts": 2}, "connect_timeout": 10, "read_timeout": 60},
+    },
 }
 PART = re.compile(r"[\w=+@,()-][\w.=+@,() -]*|\.[\w=+@,()-][\w.=+@,() -]*", re.ASCII)
 

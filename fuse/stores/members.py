@@ -97,7 +97,7 @@ class StoreFolder:
         if total > (free := free_bytes(self.folder)):
             told = f"{self.address} needs {total:,} bytes here and the disk has {free:,} free"
             raise MachineError(told, where=self.folder, hint="XDG_CACHE_HOME says where members are kept")
-        with byte_progress(total, shown=bool(total)) as progress:
+        with byte_progress(total, shown=bool(total)) as progress, _noted():
             for name, ranges in needed.items():
                 with self._reading(name) as get:
                     sparse.fill(self.folder / name, ranges, get, progress)
@@ -146,6 +146,19 @@ class StoreFolder:
             sparse.discard(self.folder / name)
             self._kept(name).unlink(missing_ok=True)
         return CheckpointError("the file changed in the store while it was read", where=f"{self.address}/{name}")
+
+
+@contextmanager
+def _noted() -> Iterator[None]:
+    """What an interruption or a lost connection leaves."""
+    told = "what was fetched is kept: the same command goes on from there"
+    try:
+        yield
+    except MachineError as error:
+        raise MachineError(f"{error.problem}; {told}", where=error.where, hint=error.hint) from None
+    except (KeyboardInterrupt, SystemExit) as stop:
+        stop.add_note(told)
+        raise
 
 
 def open_store(location: str, revision: str | None) -> StoreFolder:

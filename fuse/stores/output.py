@@ -47,7 +47,7 @@ def merge_to_store(
             with byte_progress(plan.bytes_written, shown=shown) as progress:
                 merged = merge(plan, folder, force=folder.exists(), progress=progress, device=device, **options)
             (home / MADE).write_text(json.dumps(making))
-        size = sum(path.stat().st_size for path in folder.rglob("*"))
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         with byte_progress(size, shown=shown) as progress:
             publish(folder, url, force=force, progress=progress)
         shutil.rmtree(home)

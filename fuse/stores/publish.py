@@ -61,6 +61,8 @@ def publish(folder: Path, url: str, *, force: bool = False, progress: Callable[[
         elif foreign := sorted(there.keys() - set(names)):
             _check_foreign(address, foreign, force=force)
         sent = _still_there(journal, there)
+        for name in journal.shards.keys() - sent:
+            journal.lose(name)
         if len(sent) < len(names):
             _clear(system, address, there, sent, names)
         for name in names:
@@ -69,7 +71,7 @@ def publish(folder: Path, url: str, *, force: bool = False, progress: Callable[[
                 progress(sent[name].size)
                 continue
             if name == MARKER:
-                _check_sent(_there(system, address), folder, address, names)
+                _check_sent(journal, _there(system, address), address)
             journal.add(_send(system, folder, name, address, progress))
         return len(sent)
 
@@ -105,13 +107,8 @@ def _check_foreign(address: Address, foreign: list[str], *, force: bool) -> None
 
 def _still_there(journal: Journal, there: Mapping[str, Far]) -> dict[str, Far]:
     """The files that were sent and are in the store as they came."""
-    found: dict[str, Far] = {}
-    for name, shard in list(journal.shards.items()):
-        if there.get(name) == Far(shard.bytes, shard.sha256):
-            found[name] = there[name]
-        else:
-            journal.lose(name)
-    return found
+    found = {name: Far(shard.bytes, shard.sha256) for name, shard in journal.shards.items()}
+    return {name: far for name, far in found.items() if there.get(name) == far}
 
 
 def _clear(
@@ -153,11 +150,11 @@ def _send(system: Any, folder: Path, name: str, address: Address, progress: Call
     return Shard(name, far.size, far.etag, "", synced=True)
 
 
-def _check_sent(there: Mapping[str, Far], folder: Path, address: Address, names: list[str]) -> None:
-    """Before the marker says so: everything else is there."""
-    for name in names:
-        if name != MARKER and (name not in there or there[name].size != (folder / name).stat().st_size):
-            raise MachineError("the store does not have what was sent", where=f"{address}/{name}")
+def _check_sent(journal: Journal, there: Mapping[str, Far], address: Address) -> None:
+    """Before the marker says so: everything else is there as it was sent."""
+    if lost := sorted(journal.shards.keys() - _still_there(journal, there)):
+        raise MachineError("the store does not have what was sent", where=f"{address}/{lost[0]}",
+                           hint="is another fuse writing there?")  # fmt: skip
 
 
 @contextmanager
