@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fuse import interruption
+from fuse.methods.eigen import eigh
 from fuse.methods.matrices import row_blocks, times
 
 # Rows that Adam moves at a time: they do not depend on each other.
@@ -57,7 +58,7 @@ def descend(start: Tensor, loss: Quadratic, progress: Callable[[Tensor], Tensor]
 
     progress: q, from the eigenvalues of C in ascending order, ``(width,)``; ``1 / l`` is the way to the minimum.
     """
-    values, vectors = torch.linalg.eigh(loss.c)
+    values, vectors = eigh(loss.c)
     covered, merged = progress(values), torch.empty_like(start)
     for out, block, pull in row_blocks(merged, start, loss.d):
         here = block.double()

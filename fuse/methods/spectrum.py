@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fuse.methods.eigen import eigh
 from fuse.methods.matrices import gram, times
 
 # A singular value below this share of the largest is rounding: its direction counts as none.
@@ -33,7 +34,7 @@ def spectrum(matrix: Tensor, rank: int) -> Spectrum:
     if rows < width:
         turned = spectrum(matrix.T, rank)
         return Spectrum(turned.right, turned.values, turned.left)
-    values, vectors = torch.linalg.eigh(gram(matrix))
+    values, vectors = eigh(gram(matrix))
     found = _singular(values).flip(0)[:rank]
     right = vectors.flip(1)[:, :rank] * (found > 0)
     return Spectrum(times(matrix, right).mul_(_inverse(found)), found, right)
@@ -54,7 +55,7 @@ def polar(matrix: Tensor) -> tuple[Tensor, Tensor]:
     if rows < width:
         turned, values = polar(matrix.T)
         return turned.T, values
-    squares, vectors = torch.linalg.eigh(gram(matrix))
+    squares, vectors = eigh(gram(matrix))
     values = _singular(squares)
     return times(matrix, (vectors * _inverse(values)) @ vectors.T, matrix.dtype), values
 
