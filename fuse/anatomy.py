@@ -12,6 +12,7 @@ from fuse.checkpoint import Checkpoint, open_checkpoint
 from fuse.errors import CheckpointError
 from fuse.families.eyes import check_encoder
 from fuse.families.family import Basis, Family, Part, Place, TextFamily
+from fuse.families.plain import check_plain
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
 from fuse.small_files import TEMPLATES, TOKENIZER
 from fuse.vocabulary import Vocabulary, read_vocabulary
@@ -112,6 +113,8 @@ def assemble(checkpoint: Checkpoint) -> Member:
     family = families.family_of(checkpoint.config, where)
     text = families.text_family_of(checkpoint.config, family, where)
     basis = families.basis_of(checkpoint.config, family, where)
+    check_plain(checkpoint.config, where)
+    check_plain(families.text_config(checkpoint.config, family, where), where)
     places = families.places(checkpoint.config, list(checkpoint.tensors), where)
     member = Member(checkpoint, family, text, basis, places, read_vocabulary(checkpoint.folder))
     families.check_language(checkpoint.config, {k: e.shape for k, e in member.language.items()}, where)

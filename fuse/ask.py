@@ -7,8 +7,8 @@ from typing import Any
 
 from fuse import families, strict_json, torchvision_shim
 from fuse.branches.library_names import check_names
-from fuse.chat import written
-from fuse.checkpoint import check_config
+from fuse.chat import runs, written
+from fuse.checkpoint import check_config, check_handed
 from fuse.errors import CheckpointError, FuseError, MachineError, RecipeError, in_a_line
 from fuse.fusable import REFUSED
 from fuse.grafts.asking import Options, phrased, slots_behind
@@ -64,7 +64,7 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
     try:
         loaded: Any = auto.from_pretrained(
             folder, dtype="auto", trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
-            device_map="auto" if device == "auto" else None,
+            use_safetensors=True, device_map="auto" if device == "auto" else None,
         )  # fmt: skip
         model, report = loaded
         processor = None
@@ -98,6 +98,7 @@ def check_folder(folder: Path, *, images: Sequence[Path] = ()) -> tuple[dict[str
                           hint="a recipe with the member {base: MODEL, adapter: FOLDER} makes the model")  # fmt: skip
     config = strict_json.read_object(folder / "config.json", max_bytes=16 << 20)
     check_config({k: v for k, v in config.items() if k != "quantization_config"}, folder / "config.json")
+    check_handed(folder)
     check_small(folder)
     read_template(folder)
     sees = config.get("model_type") == "fuse" or _native_sees(config, folder)
@@ -147,10 +148,11 @@ def ask(
     start = inputs["input_ids"].shape[1]
     if start == 0:
         raise RecipeError(f"the question {question!r} has no tokens", where=answerer.folder)
-    with torch.no_grad():
+    most = room(answerer, start, max_tokens)
+    with torch.no_grad(), runs(answerer.folder):
         out = answerer.model.generate(
-            **inputs, **asked, max_new_tokens=room(answerer, start, max_tokens), do_sample=False, num_beams=1,
-            streamer=answerer.streamer(say), pad_token_id=pad_of(answerer.tokenizer),
+            **inputs, **asked, max_new_tokens=most, do_sample=False, num_beams=1, streamer=answerer.streamer(say),
+            pad_token_id=pad_of(answerer.tokenizer),
         )  # fmt: skip
     start = 0 if speaker_of(answerer.model).config.is_encoder_decoder else start
     return answerer.tokenizer.decode(out[0, start:], skip_special_tokens=True).strip()

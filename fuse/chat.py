@@ -4,7 +4,8 @@ A template comes with a checkpoint, and what it costs is not known before. trans
 sandbox, which keeps it from the machine and not from running for ever. The bounds are our choice.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from fuse.bounds import bounded
 from fuse.errors import CheckpointError, FuseError, in_a_line
@@ -34,3 +35,14 @@ def written(render: Callable[[], str], *, where: object, room: int = 0) -> str:
         told = f"the chat template writes {len(text):,} letters, more than {LETTERS + room:,}"
         raise CheckpointError(told, where=where)
     return text
+
+
+@contextmanager
+def runs(folder: object) -> Iterator[None]:
+    """A model runs on what its own folder's processor made; CheckpointError where the two do not fit together."""
+    try:
+        yield
+    except (ValueError, IndexError, RuntimeError) as error:
+        if isinstance(error, FuseError) or "memory" in str(error):
+            raise
+        raise CheckpointError(f"the model does not run: {in_a_line(error)}", where=folder) from None

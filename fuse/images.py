@@ -5,6 +5,7 @@ What the reader cannot know is our choice, stated here: transparency is laid on 
 orientation tag that cannot be read counts as none. Sizes are checked before anything is decoded.
 """
 
+import errno
 import re
 import stat
 import warnings
@@ -21,6 +22,7 @@ MAX_PIXELS = 100_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 READ = "PNG, JPEG, WebP, GIF, BMP and TIFF are read"
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
+LFS = b"version https://git-lfs"
 _ORIENTATION = 0x0112  # Exif 2.32, table 4
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -67,6 +69,8 @@ def _check_file(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         raise RecipeError("there is no such file", where=path) from None
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            raise RecipeError("is a link that leads back to itself", where=path) from None
         raise MachineError(f"cannot be read ({type(error).__name__})", where=path) from None
     if stat.S_ISDIR(found.st_mode):
         raise RecipeError("is a folder, not an image", where=path)
@@ -89,6 +93,9 @@ def _guarded(work: Callable[[], Image.Image], *, where: object) -> Image.Image:
     except PermissionError:
         raise MachineError("may not be read (permission denied)", where=where) from None
     except Image.UnidentifiedImageError:
+        if isinstance(where, Path) and _is_pointer(where):
+            hint = "`git lfs pull` brings the picture"
+            raise RecipeError("is a git-lfs pointer, not an image", where=where, hint=hint) from None
         raise RecipeError("is not an image that fuse can read", where=where, hint=READ) from None
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\((\d+) pixels\)", str(error))
@@ -99,6 +106,11 @@ def _guarded(work: Callable[[], Image.Image], *, where: object) -> Image.Image:
         if "truncated" in str(error).lower():
             raise RecipeError("is truncated: the file ends before the picture does", where=where) from None
         raise RecipeError(f"is broken and does not decode ({type(error).__name__})", where=where) from None
+
+
+def _is_pointer(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(LFS)) == LFS
 
 
 def _read(path: Path) -> Image.Image:

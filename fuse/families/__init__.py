@@ -14,6 +14,7 @@ from fuse.families.basis import basis_of, defaults_of, text_config, text_type_of
 from fuse.families.family import Basis, Family, Part, Place, TextFamily
 from fuse.families.registry import family_of, text_module
 from fuse.families.rope import short
+from fuse.families.switches import check_switches
 from fuse.families.symbols import evaluate
 
 __all__ = ["Basis", "Family", "Place", "TextFamily", "basis_of", "check_language", "family_of", "language_shapes",
@@ -203,6 +204,8 @@ def check_language(config: Mapping[str, Any], found: Mapping[str, tuple[int, ...
             )
         _check_shape(name, shape, optional[name], text, where)
     _check_whole(text, optional, found, where)
+    rows = {_row_of(name, text.optional) for name in found if name in optional}
+    check_switches(text, text_config(config, family, where), rows, where)
 
 
 def _check_whole(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fuse.errors import CheckpointError
+from fuse.families.registry import model_type_of
 from fuse.families.rope import short
 
 MAX_SIZE = 1 << 16
@@ -31,6 +32,8 @@ def check_encoder(config: Mapping[str, Any], key: str, shapes: Mapping[str, tupl
     vision = config.get(key)
     if not isinstance(vision, Mapping):
         raise CheckpointError(f"config.json: {key} is missing", where=where)
+    if vision.get("model_type") is not None:
+        model_type_of(vision, where)
     stored = 1 + max((int(n) for name in shapes for n in _LAYER.findall(name)), default=-1)
     for name in SIZES:
         _check_size(f"{key}.{name}", vision.get(name), where)

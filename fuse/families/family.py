@@ -51,6 +51,7 @@ class TextFamily:
     tensors: Mapping[str, str]  # canonical name -> shape, e.g. "model.layers.{n}.mlp.down_proj.weight": "D F"
     defaults: Mapping[str, Mapping[str, Any]]  # model_type -> the config class's defaults of the keys that we read
     optional: Mapping[str, str] = field(default_factory=dict)  # may be absent (biases switched on by the config)
+    switches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # config key -> optional names it switches on
     one_of: tuple[tuple[str, ...], ...] = ()  # optional names of which exactly one group is stored (gated or plain MLP)
     embedding: str = "model.embed_tokens.weight"
     head: str = "lm_head.weight"

@@ -1,7 +1,7 @@
 """Cohere's Command R: attention and feed-forward side by side under one norm, and a tied head."""
 
 from fuse.families.family import TextFamily
-from fuse.families.text.llama import ATTENTION, ATTENTION_BIAS, MLP, OUTER, OUTPUT_BIAS, ROPE_BUFFERS
+from fuse.families.text.llama import ATTENTION, ATTENTION_BIAS, MLP, OUTER, OUTPUT_BIAS, ROPE_BUFFERS, SWITCHES
 
 PARALLEL = {**OUTER, **ATTENTION, **MLP, "model.layers.{n}.input_layernorm.weight": "D"}
 
@@ -27,6 +27,10 @@ FAMILY = TextFamily(
         **OUTPUT_BIAS,
         "model.layers.{n}.self_attn.q_norm.weight": "G H",  # use_qk_norm
         "model.layers.{n}.self_attn.k_norm.weight": "N H",
+    },
+    switches={
+        **SWITCHES,
+        "use_qk_norm": ("model.layers.{n}.self_attn.q_norm.weight", "model.layers.{n}.self_attn.k_norm.weight"),
     },
     buffers=ROPE_BUFFERS,
     keys={"norm_eps": "layer_norm_eps"},

@@ -1,12 +1,13 @@
 """Gemma: LLaMA's tensors with heads of 256 whatever the hidden size, and the head tied to the embedding."""
 
 from fuse.families.family import TextFamily
-from fuse.families.text.llama import ATTENTION_BIAS, OUTPUT_BIAS, ROPE_BUFFERS, TENSORS
+from fuse.families.text.llama import ATTENTION_BIAS, OUTPUT_BIAS, ROPE_BUFFERS, SWITCHES, TENSORS
 
 FAMILY = TextFamily(
     name="gemma",
     tensors=TENSORS,
     optional={**ATTENTION_BIAS, **OUTPUT_BIAS},
+    switches=SWITCHES,
     buffers=ROPE_BUFFERS,
     defaults={
         "gemma": {

@@ -1,7 +1,7 @@
 """Gemma 2: Gemma with a norm before and after the feed-forward block."""
 
 from fuse.families.family import TextFamily
-from fuse.families.text.llama import ATTENTION_BIAS, OUTPUT_BIAS, ROPE_BUFFERS, TENSORS
+from fuse.families.text.llama import ATTENTION_BIAS, OUTPUT_BIAS, ROPE_BUFFERS, SWITCHES, TENSORS
 
 FEEDFORWARD_NORMS = {
     "model.layers.{n}.pre_feedforward_layernorm.weight": "D",
@@ -26,6 +26,7 @@ FAMILY = TextFamily(
     name="gemma2",
     tensors={**TENSORS, **FEEDFORWARD_NORMS},
     optional={**ATTENTION_BIAS, **OUTPUT_BIAS},
+    switches=SWITCHES,
     buffers=ROPE_BUFFERS,
     keys={"activation": "hidden_activation"},
     defaults={"gemma2": GEMMA2},

@@ -2,13 +2,14 @@
 
 from fuse.families.family import TextFamily
 from fuse.families.text.gemma2 import FEEDFORWARD_NORMS, GEMMA2
-from fuse.families.text.llama import ATTENTION_BIAS, OUTPUT_BIAS, ROPE_BUFFERS, TENSORS
+from fuse.families.text.llama import ATTENTION_BIAS, OUTPUT_BIAS, ROPE_BUFFERS, SWITCHES, TENSORS
 from fuse.families.text.qwen3 import HEAD_NORMS
 
 FAMILY = TextFamily(
     name="gemma3",
     tensors={**TENSORS, **FEEDFORWARD_NORMS, **HEAD_NORMS},
     optional={**ATTENTION_BIAS, **OUTPUT_BIAS},
+    switches=SWITCHES,
     buffers=ROPE_BUFFERS,
     keys={"activation": "hidden_activation"},
     defaults={

@@ -44,10 +44,13 @@ MLP_BIAS = {
     "model.layers.{n}.mlp.down_proj.bias": "D",
 }
 
+SWITCHES = {"attention_bias": (*ATTENTION_BIAS, *OUTPUT_BIAS)}
+
 FAMILY = TextFamily(
     name="llama",
     tensors=TENSORS,
     optional={**ATTENTION_BIAS, **OUTPUT_BIAS, **MLP_BIAS},
+    switches={**SWITCHES, "mlp_bias": tuple(MLP_BIAS)},
     buffers=ROPE_BUFFERS,
     defaults={
         "llama": {

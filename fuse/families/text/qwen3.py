@@ -1,7 +1,7 @@
 """Qwen3, and the language model of Qwen3-VL: LLaMA's tensors with a norm on the queries and keys of each head."""
 
 from fuse.families.family import TextFamily
-from fuse.families.text.llama import ATTENTION_BIAS, OUTPUT_BIAS, ROPE_BUFFERS, TENSORS
+from fuse.families.text.llama import ATTENTION_BIAS, OUTPUT_BIAS, ROPE_BUFFERS, SWITCHES, TENSORS
 
 HEAD_NORMS = {
     "model.layers.{n}.self_attn.q_norm.weight": "H",
@@ -26,6 +26,7 @@ FAMILY = TextFamily(
     name="qwen3",
     tensors={**TENSORS, **HEAD_NORMS},
     optional={**ATTENTION_BIAS, **OUTPUT_BIAS},
+    switches=SWITCHES,
     buffers=ROPE_BUFFERS,
     defaults={"qwen3": QWEN3, "qwen3_vl_text": {**QWEN3, "rope_theta": 500000.0}},
 )

@@ -1,12 +1,13 @@
 """SmolLM3: LLaMA's tensors with a tied head; every fourth layer goes without positions."""
 
 from fuse.families.family import TextFamily
-from fuse.families.text.llama import ATTENTION_BIAS, MLP_BIAS, OUTPUT_BIAS, ROPE_BUFFERS, TENSORS
+from fuse.families.text.llama import ATTENTION_BIAS, MLP_BIAS, OUTPUT_BIAS, ROPE_BUFFERS, SWITCHES, TENSORS
 
 FAMILY = TextFamily(
     name="smollm3",
     tensors=TENSORS,
     optional={**ATTENTION_BIAS, **OUTPUT_BIAS, **MLP_BIAS},
+    switches={**SWITCHES, "mlp_bias": tuple(MLP_BIAS)},
     buffers=ROPE_BUFFERS,
     defaults={
         "smollm3": {
