@@ -150,6 +150,23 @@ def read_tensors(folder: Path, repository: "Repository | None" = None) -> dict[s
     return tensors
 
 
+def check_handed(folder: Path) -> None:
+    """A library that is handed the folder reads safetensors of it, and nothing else for weights; none is read here.
+
+    Raises CheckpointError for a folder without safetensors, an index that names no plain files, a file that is a link
+    out of the folder, and an adapter beside the config, whose weights may be a pickle.
+    """
+    index, single = folder / INDEX, folder / SINGLE
+    if not single.exists() and not index.exists():
+        raise _no_weights(folder, frozenset())
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError("holds adapter_config.json beside config.json, so that loaders would change its weights",
+                              where=folder, hint="move one of them elsewhere")  # fmt: skip
+    check_links(folder)
+    for name in sorted(set(_weight_map(index).values())) if index.exists() else ():
+        inside(folder, folder / name)
+
+
 def _header(folder: Path, name: str, repository: "Repository | None") -> dict[str, TensorEntry]:
     if repository is None or (not repository.etags and (folder / name).exists()):
         return read_header(inside(folder, folder / name))
