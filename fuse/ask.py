@@ -99,7 +99,6 @@ def check_folder(folder: Path, *, images: Sequence[Path] = ()) -> tuple[dict[str
     config = strict_json.read_object(folder / "config.json", max_bytes=16 << 20)
     check_config({k: v for k, v in config.items() if k != "quantization_config"}, folder / "config.json")
     check_handed(folder)
-    check_handed(folder)
     check_small(folder)
     read_template(folder)
     sees = config.get("model_type") == "fuse" or _native_sees(config, folder)
