@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fuse import interruption
 from fuse.digests import UNHASHED, Digest, file_digest
@@ -41,19 +41,24 @@ def ready(plan: Plan, target: Path, *, force: bool) -> None:
 def merge(
     plan: Plan, target: Path, *, force: bool = False, progress: Callable[[int], None] = lambda _: None,
     threads: int | None = None, device: str = "cpu", hashed: bool = True, sync: bool = True, restart: bool = False,
+    engine: Literal["local", "ray"] = "local",
 ) -> Merged:  # fmt: skip
     """Run the plan into the folder `target`, which appears whole or not at all.
 
     An unfinished run of the same plan and inputs is gone on with. progress: called with the bytes written since the
     last call, `plan.bytes_written` in all. threads, device: as `fuse.engine.execute` has them. hashed: whether
     fuse.json gets the sha256 of what was read and written ("" where not). sync: whether to wait until the disk has the
-    output. restart: throw an unfinished run away.
+    output. restart: throw an unfinished run away. engine: who works: threads of this process, or a Ray cluster.
     Raises RecipeError when the target is taken, CheckpointError when a tensor is not finite or an input changed,
     MachineError when the machine has no room.
     """
     ready(plan, target, force=force)
     from fuse.engine.execute import cores, execute
     from fuse.engine.team import team
+
+    run = execute
+    if engine == "ray":
+        from fuse.engine.on_ray import execute_on_ray as run
 
     interruption.check()
     stop, inputs, unknown = Event(), bring(plan), partial_files(plan)
@@ -67,7 +72,7 @@ def merge(
     ):  # fmt: skip
         partial.keep(lambda path, shard: is_whole(path, shard, stop, hashed=hashed))
         progress(sum(plan.rows[i].nbytes for name, own in plan.shards if name in partial.kept for i in own))
-        execute(
+        run(
             plan.rows, [shard for shard in copied(plan) if shard[0] not in partial.kept], partial.folder, progress,
             constants(plan), threads=threads, device=device, hashed=hashed, sync=sync, stop=stop,
             written=lambda name, size, digest: partial.journal.add(Shard(name, size, *astuple(digest), synced=sync)),

@@ -13,7 +13,7 @@ from fuse import __version__
 from fuse.errors import RecipeError
 from fuse.journal import JOURNAL, Journal
 
-FOLDER, OLD = "folder", "old"
+FOLDER, OLD, WORK = "folder", "old", "work"
 WORKERS = re.compile(r"worker-(\d+)-of-(\d+)\.jsonl")  # their journals
 ONCE = {"what": "import"}
 # what differs -> what an unfinished output is, in words
@@ -57,7 +57,7 @@ def enter(home: Path) -> bool:
         status = home.lstat()
         ours = home.is_dir() and not home.is_symlink() and status.st_uid == os.geteuid()
         names = {path.name for path in home.iterdir() if not WORKERS.fullmatch(path.name)} if ours else set()
-        if not ours or names - {JOURNAL, FOLDER, OLD}:
+        if not ours or names - {JOURNAL, FOLDER, OLD, WORK}:
             raise RecipeError("is in the way and fuse did not make it", where=home, hint="remove it yourself") from None
         return False
 
@@ -113,10 +113,10 @@ def moved(home: Path, journal: Journal) -> bool:
 def remove(home: Path) -> None:
     """An interrupted removal is completed; the journal, which is the lock, goes last."""
     try:
-        for name in (FOLDER, OLD):
+        for name in (FOLDER, OLD, WORK):
             shutil.rmtree(home / name, ignore_errors=True)
     finally:
-        for name in (FOLDER, OLD):
+        for name in (FOLDER, OLD, WORK):
             shutil.rmtree(home / name, ignore_errors=True)
         with suppress(OSError):
             for path in home.glob("worker-*.jsonl"):

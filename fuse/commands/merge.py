@@ -4,7 +4,7 @@ import json
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 @click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda (all GPUs) or cuda:N.")
 @click.option("--no-hash", is_flag=True, help="No sha256 of inputs and output in fuse.json.")
 @click.option("--no-sync", is_flag=True, help="Do not wait until the disk has the output.")
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+    help="Who works: threads here, or a Ray cluster that sees OUT's disk (RAY_ADDRESS).",
+)  # fmt: skip
 @click.option("--worker", help="Write one share of several, such as 0/4 or auto (torchrun, Slurm); then fuse commit.")
 @click.option(
     "--staging", type=click.Path(path_type=Path), help="Where to make an OUT of a store. [default: by RECIPE]"
@@ -33,7 +37,8 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document about the result on stdout.")
 def command(
     recipe: Path, out: Path | str, force: bool, restart: bool, threads: int | None, device: str, no_hash: bool,
-    no_sync: bool, quiet: bool, as_json: bool, worker: str | None, staging: Path | None,
+    no_sync: bool, quiet: bool, as_json: bool, engine: Literal["local", "ray"], worker: str | None,
+    staging: Path | None,
 ) -> None:  # fmt: skip
     """Run RECIPE into the folder OUT, or the folder s3://BUCKET/OUT of an object store.
 
@@ -49,6 +54,8 @@ def command(
     which = worker_of(worker) if worker else None
     if which and restart:
         raise click.UsageError("--restart is for a merge without --worker")
+    if which and engine == "ray":
+        raise click.UsageError("--worker is for machines without Ray")
     if which and isinstance(out, str):
         raise click.UsageError("--worker writes into a folder that all workers see, not into a store")
     if staging and isinstance(out, Path):
@@ -62,7 +69,7 @@ def command(
         from fuse.stores.output import merge_to_store
 
         merged = merge_to_store(
-            plan, out, staging=staging, shown=not quiet, force=force, restart=restart, **options
+            plan, out, staging=staging, shown=not quiet, force=force, restart=restart, engine=engine, **options
         )  # fmt: skip
         tell(plan, out, merged, began, as_json=as_json)
         return
@@ -73,7 +80,7 @@ def command(
             told = f"worker {which.number}/{which.count}: {counted(files, 'file')} of {out} written"
             click.echo(json.dumps({"worker": which.number, "of": which.count, "files": files}) if as_json else told)
             return
-        merged = merge(plan, out, force=force, progress=progress, restart=restart, **options)
+        merged = merge(plan, out, force=force, progress=progress, restart=restart, engine=engine, **options)
     tell(plan, out, merged, began, as_json=as_json)
 
 

@@ -1,0 +1,119 @@
+"""fuse merge --engine ray, on a cluster of several processes of this machine."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fuse.engine import on_ray
+from fuse.engine.on_ray import execute_on_ray
+from fuse.errors import CheckpointError, MachineError
+from fuse.merge import merge
+from fuse.planner import make_plan
+from fuse.recipe_yaml import load_recipe
+from tests.members import perturbed, save_member
+
+ray = pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, configure_logging=False, log_to_driver=False, include_dashboard=False)
+    yield
+    ray.shutdown()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    root = tmp_path_factory.mktemp("ray")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=64
+    )
+    model = LlamaForCausalLM(config)
+    save_member(model, root / "a")
+    save_member(perturbed(model, 1), root / "b")
+    (root / "recipe.yaml").write_text(
+        "base: a\nmembers: {b: b}\nlanguage: {method: dare_ties, weights: 0.5, density: 0.4, seed: 3}\n"
+        "output: {shard_size: 20KB}\n"
+    )
+    return root / "recipe.yaml"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_cluster_writes_what_one_process_writes_although_a_worker_is_killed(
+    cluster: None, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed, real = tmp_path / "killed", on_ray._write
+
+    def killed_once(rows: Any, name: str, folder: Path, *rest: Any) -> Any:
+        if name.startswith("model-00002") and not killed.exists():
+            (folder.parent / "work" / f"{name}.half").write_bytes(b"half")
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(rows, name, folder, *rest)
+
+    plan = make_plan(load_recipe(recipe))
+    merge(plan, tmp_path / "one")
+    monkeypatch.setattr(on_ray, "_write", killed_once)
+    merge(plan, tmp_path / "out", engine="ray")
+    assert killed.exists() and contents(tmp_path / "out") == contents(tmp_path / "one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "one", "out"]
+
+
+def test_a_worker_that_is_always_lost(
+    cluster: None, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def always(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(on_ray, "_write", always)
+    monkeypatch.setattr(on_ray, "TRIES_MORE", 0)
+    with pytest.raises(MachineError) as caught:
+        merge(make_plan(load_recipe(recipe)), tmp_path / "out", engine="ray")
+    told = str(caught.value)
+    assert told.startswith("the worker that wrote model-0000") and " was lost 1 times; nothing was written (" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_wrong_is_said_as_always(cluster: None, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        (tmp_path / "in" / name).mkdir()
+        for path in (recipe.parent / name).iterdir():
+            (tmp_path / "in" / name / path.name).write_bytes(path.read_bytes())
+    weights = load_file(tmp_path / "in" / "b" / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, tmp_path / "in" / "b" / "model.safetensors", {"format": "pt"})
+    (tmp_path / "in" / "recipe.yaml").write_text(recipe.read_text())
+    plan = make_plan(load_recipe(tmp_path / "in" / "recipe.yaml"))
+    said = []
+    for engine in ("local", "ray"):
+        with pytest.raises(CheckpointError) as caught:
+            merge(plan, tmp_path / "out", engine=engine)
+        said.append(str(caught.value))
+    assert said[0] == said[1] and "model.norm.weight" in said[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MachineError) as caught:
+        execute_on_ray([], [], tmp_path / "folder", lambda _: None)
+    assert str(caught.value) == "--engine ray needs Ray (pip install 'fuse-mllm[ray]')"
