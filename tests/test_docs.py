@@ -239,7 +239,7 @@ def test_python_runs(name: str, text: str, folder_of: Callable[[str], Path]) -> 
 
 
 def test_every_document_with_commands_is_run() -> None:
-    assert {name for name in DOCUMENTS if commands(name)} == set(MEMBERS)
+    assert {name for name in DOCUMENTS if commands(name)} - {"docs/stores.md"} == set(MEMBERS)  # tests/test_store_docs.py
 
 
 def test_table_of_fusable_families() -> None:
