@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from fuse import strict_json
 from fuse.code_keys import mistake_in
-from fuse.errors import CheckpointError, RecipeError
+from fuse.errors import CheckpointError, RecipeError, short
 from fuse.folder_links import check_links, inside
-from fuse.safetensors_header import TensorEntry, read_header
+from fuse.safetensors_header import MAX_NAME, TensorEntry, read_header
 from fuse.stores.address import is_store
 
 if TYPE_CHECKING:
     from fuse.repository import Repository
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SHARD = re.compile(r"[\w.-]{1,200}\.safetensors")
+MAX_SHARDS = 10_000  # the largest models have some hundreds
 LEGACY = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
 
 
@@ -177,10 +179,17 @@ def _weight_map(index: Path) -> dict[str, str]:
     weight_map = strict_json.read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError("weight_map is not a table of tensor names", where=index)
-    for name, shard in weight_map.items():
-        plain = isinstance(shard, str) and re.fullmatch(r"[\w.-]+\.safetensors", shard) and ".." not in shard
-        if not plain:
-            raise CheckpointError(f"shard name {shard!r} of tensor {name!r} is not a plain file name", where=index)
+    if longest := [name for name in weight_map if len(name) > MAX_NAME]:
+        raise CheckpointError(f"tensor name {short(longest[0])} has more than {MAX_NAME:,} characters", where=index)
+    odd = [shard for shard in weight_map.values() if not isinstance(shard, str)]
+    shards = set() if odd else set(weight_map.values())
+    odd = odd or sorted(shard for shard in shards if not SHARD.fullmatch(shard) or ".." in shard)
+    if odd:
+        name = next(name for name, shard in weight_map.items() if shard == odd[0])
+        told = f"shard name {short(odd[0])} of tensor {name!r} is not a plain file name"
+        raise CheckpointError(told, where=index)
+    if len(shards) > MAX_SHARDS:
+        raise CheckpointError(f"names {len(shards):,} files of weights, more than {MAX_SHARDS:,}", where=index)
     return weight_map
 
 

@@ -56,3 +56,9 @@ def in_a_line(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """As `printable`, with line breaks escaped too."""
     return printable(text.replace("\n", "\\n"))
+
+
+def short(value: object) -> str:
+    """The value as Python writes it, cut to 60 letters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

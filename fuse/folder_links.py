@@ -11,7 +11,10 @@ READ = {".json", ".jinja", ".model", ".txt", ".tiktoken", ".safetensors"}
 
 def inside(folder: Path, path: Path) -> Path:
     """The path, after a check that it is in the folder or in the blobs beside its snapshot, links followed."""
-    home, real = folder.resolve(), path.resolve()
+    try:
+        home, real = folder.resolve(), path.resolve()
+    except RuntimeError:
+        raise CheckpointError("is a link that leads to itself", where=path) from None
     if not real.is_relative_to(home) and real.parent != home.parent.parent / "blobs":
         raise CheckpointError(f"is a link out of the folder, to {real}", where=path)
     return path

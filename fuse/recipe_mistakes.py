@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from fuse.errors import short
 from fuse.recipe import Recipe
 from fuse.suggest import did_you_mean
 
@@ -43,7 +44,8 @@ def sentence(file: Path, positions: dict[Path_, tuple[int, int]], data: Any, err
         problem = ENTRIES[error["type"]].format(**error["ctx"])
     elif "Input should be" in problem:
         told = WORDS.get(error["type"]) or problem.replace("Input should", "should")
-        problem = f"{told}, not {_short(error['input'])}"
+        given = error["input"]
+        problem = f"{told}, not {'null' if given is None else short(given)}"
     return f"{where_of(file, positions, path)}: {dotted(path)}: {problem}"
 
 
@@ -80,8 +82,3 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in get_args(annotation):
         yield from _models(inner)
-
-
-def _short(value: Any) -> str:
-    text = "null" if value is None else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

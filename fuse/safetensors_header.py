@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from fuse import strict_json
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, short
 from fuse.plain_files import open_plain
 
 MAX_HEADER = 100_000_000
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = 200_000  # of one file; the largest models have some thousands in each
 MAX_NAME = 1024
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # bytes of one element; the first group is what fuse computes with, the rest can only be copied
@@ -22,6 +22,18 @@ FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 DTYPE_BYTES = FLOAT_BYTES | {
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+# what else is met under this name, by its first bytes -> what it is and what would work
+CONVERT = "load it with transformers where you trust it, and `save_pretrained`"
+OTHERS = {
+    b"version ": ("a git-lfs pointer", "run `git lfs pull` in that folder"),
+    b"PK\3\4": ("a zip archive, as torch.save makes it", CONVERT),
+    b"\x80\2": ("a pickle", CONVERT),
+    b"\x80\4": ("a pickle", CONVERT),
+    b"\x89HDF": ("an HDF5 file", CONVERT),
+    b"GGUF": ("a GGUF file", "merge the checkpoint that it was made of"),
+    b"<!DOC": ("a page of HTML", "download it again"),
+    b"<html": ("a page of HTML", "download it again"),
+}
 QUANTISED = {"F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2"}
 
 
@@ -71,10 +83,9 @@ def parse_header(
 ) -> dict[str, TensorEntry]:  # fmt: skip
     """As `read_header`, for a file of `size` bytes of which `read(begin, end)` gives any range. seen: its stamp."""
     start = read(0, 8)
-    if start.startswith(b"version "):
-        raise CheckpointError(
-            "this is a git-lfs pointer, not the weights", where=path, hint="run `git lfs pull` in that folder"
-        )
+    for magic, (told, hint) in OTHERS.items():
+        if start.startswith(magic):
+            raise CheckpointError(f"this is {told}, not safetensors", where=path, hint=hint)
     if len(start) < 8:
         raise CheckpointError(f"{size} bytes is too short for a safetensors file", where=path)
     (length,) = struct.unpack("<Q", start)
@@ -121,11 +132,11 @@ def _entry(path: Path, name: str, row: Any, body: int, seen: Stamp | None) -> Te
             hint="use the unquantised checkpoint",
         )
     if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
-        raise CheckpointError(f"unknown dtype {dtype!r}", where=where(), hint=f"known: {', '.join(DTYPE_BYTES)}")
+        raise CheckpointError(f"unknown dtype {short(dtype)}", where=where(), hint=f"known: {', '.join(DTYPE_BYTES)}")
     if not _are_counts(shape) or len(shape) > 16:
-        raise CheckpointError(f"shape {shape!r} is not a list of sizes", where=where())
+        raise CheckpointError(f"shape {short(shape)} is not a list of sizes", where=where())
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(f"data_offsets {offsets!r} are not [begin, end]", where=where())
+        raise CheckpointError(f"data_offsets {short(offsets)} are not [begin, end]", where=where())
     expected = DTYPE_BYTES[dtype]
     for n in shape:
         expected *= n

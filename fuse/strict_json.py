@@ -1,13 +1,14 @@
-"""JSON as a checkpoint may hold it: UTF-8, no duplicate keys, no NaN, bounded size and depth."""
+"""JSON as a checkpoint may hold it: UTF-8, no duplicate keys, no NaN, bounded size, depth and number of values."""
 
 import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, short
 from fuse.plain_files import read_plain
 
-MAX_BYTES = 256 << 20  # the largest tokenizer.json in use is about 35 MB
+MAX_BYTES = 100_000_000  # the largest tokenizer.json in use is about 35 MB
+MAX_VALUES = 2_400_000  # that one has 1.8 million; each takes up to 300 bytes and 2 us
 
 
 def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -27,6 +28,8 @@ def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
     """A JSON object from bytes; CheckpointError with `where` for anything else."""
     if not data.strip():
         raise CheckpointError("the file is empty", where=where)
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:  # no fewer than there are values
+        raise CheckpointError(f"holds more than {MAX_VALUES:,} values", where=where)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -42,7 +45,9 @@ def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
     except RecursionError:
         raise CheckpointError("nested too deeply", where=where) from None
     except ValueError as error:  # an integer of more digits than Python converts
-        raise CheckpointError(f"not JSON: {error}", where=where) from None
+        if "digits" not in str(error):
+            raise
+        raise CheckpointError("not JSON: a number has thousands of digits", where=where) from None
     if "\\ud" in text.lower():
         try:
             json.dumps(value, ensure_ascii=False).encode()
@@ -64,7 +69,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _Refused(f"key {key!r} stands twice in one object")
+                raise _Refused(f"key {short(key)} stands twice in one object")
             seen.add(key)
     return value
 
