@@ -21,7 +21,7 @@ def test_every_promise_names_tests_that_exist() -> None:
 
 def test_what_it_says_is_left_out_is() -> None:
     row = next(line for line in PAGE.splitlines() if line.startswith("| No code travels on"))
-    assert CODE_KEYS <= set(re.findall(r"`(\w+)`", row))
+    assert set(re.findall(r"`(\w+)`", row)) >= CODE_KEYS
 
 
 def test_sizes() -> None:
