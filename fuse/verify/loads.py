@@ -43,7 +43,11 @@ def _open(folder: Path) -> Answerer:
     config, sees = check_folder(folder)
     auto = "ImageTextToText" if sees else "Seq2SeqLM" if config.get("is_encoder_decoder") else "CausalLM"
     model, report = getattr(transformers, f"AutoModelFor{auto}").from_pretrained(
-        folder, dtype="auto", output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False,
+        folder,
+        dtype="auto",
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        trust_remote_code=False,
         use_safetensors=True,
     )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
