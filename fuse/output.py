@@ -52,7 +52,7 @@ def _reserved(target: Path) -> int:
 
 def check_written(plan: Plan, folder: Path) -> None:
     """Reopen the folder as any reader would and compare it with the plan, tensor by tensor."""
-    written = _fused_tensors(plan, folder) if plan.fused else _native_tensors(folder)
+    written = fused_tensors(folder) if plan.fused else native_tensors(folder)
     for row in plan.rows:
         entry = written.get(row.name)
         if entry is None or (entry.dtype, entry.shape) != (row.dtype, row.shape):
@@ -65,13 +65,13 @@ def check_written(plan: Plan, folder: Path) -> None:
         check_loads(folder)
 
 
-def _native_tensors(folder: Path) -> Mapping[str, TensorEntry]:
+def native_tensors(folder: Path) -> Mapping[str, TensorEntry]:
     from fuse.anatomy import open_member
 
     return open_member("output", str(folder.resolve()), revision=None, relative_to=folder).checkpoint.tensors
 
 
-def _fused_tensors(plan: Plan, folder: Path) -> Mapping[str, TensorEntry]:
+def fused_tensors(folder: Path) -> Mapping[str, TensorEntry]:
     """The tensors of a fused folder, after a check that its text config describes its language model."""
     tensors = read_tensors(folder)
     config = strict_json.read_object(folder / "config.json")

@@ -90,7 +90,7 @@ def check_described(folder: Path) -> tuple[Outcome, dict[str, Any]]:
         return Outcome(f"a {member.family.model_type} with {counted(member.basis.layers, 'layer')}, every tensor in "
                        "its place"), config  # fmt: skip
     _check_fused(config, where)
-    output._fused_tensors(None, folder)  # type: ignore[arg-type]
+    output.fused_tensors(folder)
     parts = [f"{counted(len(config[key]), word)}" for key, word in (("branches", "branch"), ("grafts", "graft"))
              if config.get(key)]  # fmt: skip
     language = config["text_config"].get("model_type", "?")
