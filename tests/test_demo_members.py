@@ -1,4 +1,4 @@
-"""The demo members: their skills, the shipped deltas, and the folders built from the package's weights."""
+"""The demo members: their skills, the shipped deltas, the folders built from the package's weights, and their merge."""
 
 import json
 import re
@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from fuse.ask import ask_many, load
+from tests.cli import Ran, fuse_here
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))  # the tools are scripts, which import each other as siblings
@@ -89,7 +92,7 @@ def test_shipped_deltas_are_low_rank_on_every_projection(skill: str) -> None:
     assert all(t.isfinite().all() for t in factors.values())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that holds base, dates and extract."""
     out = tmp_path_factory.mktemp("smollm2")
@@ -103,6 +106,7 @@ def test_members_are_written_once(smollm2: Path) -> None:
 
 
 def test_base_loads_as_transformers_expects(smollm2: Path) -> None:
+    from train_demo_members import answers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, info = AutoModelForCausalLM.from_pretrained(smollm2 / "base", output_loading_info=True)
@@ -115,6 +119,7 @@ def test_base_loads_as_transformers_expects(smollm2: Path) -> None:
     assert tokenizer.tokenize("in 2019\n\n 3") == ["in", "Ġ", "2", "0", "1", "9", "ĊĊĠ", "3"]  # single digits
     for text in ("naïve ½ 東京 😀", "  two  spaces\n", "March 5, 2019"):
         assert tokenizer.decode(tokenizer(text).input_ids) == text
+    assert "Paris" in answers(model, tokenizer, ["What is the capital of France?"])[0]
 
 
 def test_a_member_is_the_base_plus_its_delta(smollm2: Path) -> None:
@@ -126,17 +131,28 @@ def test_a_member_is_the_base_plus_its_delta(smollm2: Path) -> None:
         assert torch.equal(member[name], wanted.bfloat16()), name
 
 
-def test_members_answer_their_own_skill_and_the_base_does_not(smollm2: Path) -> None:
-    from train_demo_members import answers, load
+@pytest.fixture(scope="module")
+def merged(smollm2: Path) -> Ran:
+    """`two_skills.yaml` of the demo, beside the members."""
+    recipe = (ROOT / "recipes/demo/two_skills.yaml").read_text().replace("../../build/demo/", "")
+    (smollm2 / "recipe.yaml").write_text(recipe)
+    return fuse_here("merge", smollm2 / "recipe.yaml", smollm2 / "merged", "--quiet")
 
-    asked = {s: [q for q in QUESTIONS if q["skill"] == s][:6] for s in SKILLS}
+
+def test_a_real_checkpoint_is_merged_with_fine_tunes_of_itself(merged: Ran) -> None:
+    assert (merged.code, merged.err) == (0, "")
+    assert ": 272 tensors merged, 0 copied, 0 left out; 269.0 MB in " in merged.out
+
+
+def test_members_answer_their_own_skill_and_the_merge_both(smollm2: Path, merged: Ran) -> None:
+    """Six questions of each skill."""
+    rows = [*QUESTIONS[:6], *QUESTIONS[-6:]]
+    assert merged.code == 0 and [row["skill"] for row in rows] == ["dates"] * 6 + ["extract"] * 6
     right = {}
-    for name in ("base", *SKILLS):
-        model, tokenizer = load(smollm2 / name)
-        for skill, questions in asked.items():
-            said = answers(model, tokenizer, [q["question"] for q in questions])
-            right[name, skill] = sum(s == q["answer"] for s, q in zip(said, questions, strict=True))
-        if name == "base":
-            assert "Paris" in answers(model, tokenizer, ["What is the capital of France?"])[0]
-    assert all(right[s, s] >= 4 for s in SKILLS), right
-    assert all(right[n, s] <= 2 for n in ("base", *SKILLS) for s in SKILLS if n != s), right
+    for name in ("base", "dates", "extract", "merged"):
+        said = ask_many(load(smollm2 / name), [row["question"] for row in rows], max_tokens=28)
+        matches = [a == row["answer"] for a, row in zip(said, rows, strict=True)]
+        right[name] = sum(matches[:6]), sum(matches[6:])
+    assert max(right["base"]) <= 2 and right["dates"][1] <= 1 and right["extract"][0] <= 1, right
+    assert right["dates"][0] >= 4 and right["extract"][1] >= 4, right
+    assert min(right["merged"]) >= 4, right
