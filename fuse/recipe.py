@@ -5,12 +5,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from fuse.errors import short
 from fuse.names import mistake_in
 from fuse.recipe_graft import Graft
 from fuse.recipe_merge import Merge
 from fuse.recipe_types import Strict, mistake
 from fuse.recipe_vision import Branch
 
+SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(KB|MB|GB|KiB|MiB|GiB)")
 SIZE_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -25,6 +27,15 @@ PATH = "Folder, relative to the recipe, hub id org/name, or s3://bucket/folder."
 REVISION = "Hub commit, tag or branch; of an object store the state that `fuse plan` tells."
 
 
+def _stays(value: str) -> str:
+    if ".." in value or value.startswith(("/", "-")):
+        raise mistake("revision", f"{value!r} is not a commit, tag or branch")
+    return value
+
+
+Revision = Annotated[str, Field(pattern=r"^[\w./-]{1,200}$"), AfterValidator(_stays)]
+
+
 def _path_alone(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
@@ -33,7 +44,7 @@ class Location(Strict):
     """A folder or hub id, alone or with the revision to pin."""
 
     path: str = Field(min_length=1, max_length=4096, description=PATH)
-    revision: str | None = Field(None, pattern=r"^[\w./-]{1,200}$", description=REVISION)
+    revision: Revision | None = Field(None, description=REVISION)
     _short = model_validator(mode="before")(_path_alone)
 
 
@@ -41,7 +52,7 @@ class Member(Strict):
     """A checkpoint that takes part: a folder or hub id, or a base with the adapter that was trained on it."""
 
     path: str = Field("", min_length=1, max_length=4096, description=PATH)
-    revision: str | None = Field(None, pattern=r"^[\w./-]{1,200}$", description=REVISION)
+    revision: Revision | None = Field(None, description=REVISION)
     base: Location | None = Field(None, description="What an adapter was trained on, instead of `path`.")
     adapter: Location | None = Field(None, description="Folder or hub id of a PEFT adapter, merged while it is read.")
     towers: Towers | None = Field(None, description="Towers of an original-LLaVA checkpoint, instead of its config's.")
@@ -113,9 +124,11 @@ class Prompt(Strict):
 def _size(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB|KiB|MiB|GiB)", value) if isinstance(value, str) else None
+    match = (
+        re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*(KB|MB|GB|KiB|MiB|GiB)", value) if isinstance(value, str) else None
+    )
     if match is None:
-        raise mistake("size", f"{value!r} is not a size (such as 5GB or 500MB)")
+        raise mistake("size", f"{short(value)} is not a size (such as 5GB or 500MB)")
     return int(float(match[1]) * SIZE_UNITS[match[2]])
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from fuse.errors import short
 from fuse.methods.table import METHODS, REQUIRED
 from fuse.methods.table_foreign import PREFIX
 from fuse.recipe_types import PlainValue, Strict, Value, mistake
@@ -15,7 +16,7 @@ RANK = Literal["stable_rank", "entropy", "participation", "participation_sqrt", 
 
 def _method(name: str) -> str:
     if name not in METHODS:
-        raise mistake("method", f"unknown method {name!r} ({did_you_mean(name, METHODS)})")
+        raise mistake("method", f"unknown method {short(name)} ({did_you_mean(name, METHODS)})")
     return name
 
 

@@ -29,7 +29,7 @@ def where_of(file: Path, positions: dict[Path_, tuple[int, int]], path: Path_) -
 
 def dotted(path: Path_) -> str:
     """`language.weights.a`: a place in the recipe by its keys."""
-    return ".".join("''" if p == "" else str(p) for p in path) or "recipe"
+    return ".".join(_key(str(key)) for key in path) or "recipe"
 
 
 def sentence(file: Path, positions: dict[Path_, tuple[int, int]], data: Any, error: dict[str, Any]) -> str:
@@ -42,6 +42,11 @@ def sentence(file: Path, positions: dict[Path_, tuple[int, int]], data: Any, err
         problem = "is missing"
     elif error["type"] in ENTRIES:
         problem = ENTRIES[error["type"]].format(**error["ctx"])
+    elif error["type"] == "union_tag_invalid":
+        wanted = error["ctx"]["expected_tags"].replace("'", "").replace(", ", " or a ")
+        problem = f"should be a {wanted}, not {short(error['input'])}"
+    elif error["type"] == "string_pattern_mismatch":
+        problem = f"{short(error['input'])} is not a commit, tag or branch"
     elif "Input should be" in problem:
         told = WORDS.get(error["type"]) or problem.replace("Input should", "should")
         given = error["input"]
@@ -82,3 +87,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for inner in get_args(annotation):
         yield from _models(inner)
+
+
+def _key(key: str) -> str:
+    return (key if len(key) <= 100 else f"{key[:97]}...") or "''"
