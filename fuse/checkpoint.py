@@ -80,6 +80,13 @@ def locate(location: str, revision: str | None, relative_to: Path, hint: str) ->
 
         store = open_store(location, revision)
         return store.folder, store, store.commit
+    if location.startswith("hf://"):
+        from fuse.stores.hub import open_hub
+
+        if (store := open_hub(location, revision)) is not None:
+            return store.folder, store, store.commit
+    if any(len(part.encode()) > 255 for part in Path(location).parts) or len(location) > 4000:
+        raise RecipeError(f"{short(location)} does not exist", hint="a name in it is too long for a disk")
     path = Path(location if Path(location).is_absolute() else relative_to / location)
     if location.startswith("hf://") or not path.exists():
         from fuse.hub import open_repository
@@ -97,7 +104,7 @@ def locate(location: str, revision: str | None, relative_to: Path, hint: str) ->
 def fetch(checkpoint: Checkpoint, wanted: Collection[TensorEntry] | None = None) -> None:
     """Bring the weights of a member that is elsewhere to this machine, those whose headers were planned on.
 
-    wanted: which tensors are enough, of this checkpoint and maybe of others; the hub gives whole files all the same.
+    wanted: which tensors are enough, of this checkpoint and maybe of others; of a bare hub id whole files come.
     Raises MachineError when hub or store cannot be reached, CheckpointError when the files differ from the plan.
     """
     stored = checkpoint.stored or checkpoint.tensors

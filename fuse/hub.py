@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.errors import CheckpointError, MachineError, RecipeError, short
 from fuse.safetensors_header import TensorEntry, parse_header
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -48,7 +48,7 @@ def open_repository(hub_id: str, revision: str | None) -> tuple[Path, Repository
         raise RecipeError(f"{hub_id!r} does not exist", hint="a folder, relative to the recipe, or a hub id org/name")
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    with _sentences(hub_id, revision):
+    with sentences(hub_id, revision):
         if constants.HF_HUB_OFFLINE:
             patterns = [*SMALL, "*.safetensors"]
             return Path(
@@ -79,7 +79,7 @@ def remote_header(repository: Repository, name: str, path: Path) -> dict[str, Te
             raise MachineError("the hub does not serve ranges of the file", where=f"{repository.hub_id}/{name}")
         return response.content, int(whole)
 
-    with _sentences(repository.hub_id, repository.commit):
+    with sentences(repository.hub_id, repository.commit):
         first, size = get(0, FIRST)
         return parse_header(
             lambda begin, end: first[begin:end] if end <= len(first) else get(begin, end)[0], size, path
@@ -90,19 +90,21 @@ def download(repository: Repository, names: list[str]) -> None:
     """Bring weight files into the local snapshot (resumable, and checked by huggingface_hub)."""
     from huggingface_hub import snapshot_download
 
-    with _sentences(repository.hub_id, repository.commit):
+    with sentences(repository.hub_id, repository.commit):
         snapshot_download(repository.hub_id, revision=repository.commit, allow_patterns=names)
 
 
 @contextmanager
-def _sentences(hub_id: str, revision: str | None) -> Iterator[None]:
+def sentences(hub_id: str, revision: str | None) -> Iterator[None]:
     """Errors of huggingface_hub as one sentence each."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
         yield
     except GatedRepoError:
         raise MachineError("the hub asks for a licence to be accepted", where=hub_id, hint="`hf auth login`") from None
+    except HFValidationError:
+        raise RecipeError(f"{short(hub_id)} is no hub id", hint="org/name, of at most 96 letters") from None
     except RevisionNotFoundError:
         raise RecipeError(f"revision {revision!r} does not exist", where=hub_id) from None
     except RepositoryNotFoundError:

@@ -243,3 +243,37 @@ def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(ON_HUB)
     ran = fuse("plan", tmp_path / "recipe.yaml", env={**env, "HF_ENDPOINT": "http://127.0.0.1:9"})
     assert ran.code == 4 and ran.err.count("\n") == 1 and "the hub cannot be reached" in ran.err, ran.err
+
+
+def test_only_what_a_plan_reads_is_fetched_of_an_hf_address(hub: Hub, tmp_path: Path) -> None:
+    """`hf://` reads ranges: of `one` its first layer, of `two` the second."""
+    layers = "language: {method: passthrough, layers: [{one: [0, 1]}, {two: [1, 2]}]}\n"
+    (tmp_path / "recipe.yaml").write_text(
+        f"members: {{one: hf://org/one, two: {{path: hf://org/two, revision: v1}}}}\n{layers}"
+    )
+    env = {**hub.env(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    ran = fuse("merge", tmp_path / "recipe.yaml", tmp_path / "out", env=env)
+    assert ran.code == 0, ran.err
+    merged, one = load_file(tmp_path / "out" / "model.safetensors"), load_file(tmp_path / "one" / "model.safetensors")
+    two = {k: v for p in (tmp_path / "two").glob("*.safetensors") for k, v in load_file(p).items()}
+    for name, tensor in merged.items():
+        wanted = one[name] if name.startswith(("model.layers.0", "model.embed")) else two[name]
+        assert torch.equal(tensor, wanted), name
+    assert not list((tmp_path / "home").rglob("*.safetensors")), "nothing went into the hub's own cache"
+    (sparse,) = (tmp_path / "cache" / "fuse" / "stores" / "hf" / "org" / f"one@{COMMIT[:16]}").glob("*.safetensors")
+    assert sparse.stat().st_blocks * 512 < 0.7 * sparse.stat().st_size
+    assert hub.sent["org/one/model.safetensors"] < 0.9 * sparse.stat().st_size
+    told = json.loads((tmp_path / "out" / "fuse.json").read_text())["members"]
+    assert told["one"] == {
+        "origin": "hf://org/one", "revision": COMMIT, "licence": "", "sha256": {"model.safetensors": ""},
+        "etag": {"model.safetensors": etag(tmp_path / "one" / "model.safetensors")},
+    }  # fmt: skip
+    assert "base_model:\n- org/one\n- org/two\n" in (tmp_path / "out" / "README.md").read_text()
+    cases = {
+        "hf://org/none": "no such folder here and no such repository on the hub",
+        "hf://org": "'hf://org' is no repository of the hub (such as hf://org/name)",
+    }
+    for where, said in cases.items():
+        (tmp_path / "recipe.yaml").write_text(RECIPE.format(one=where, two="hf://org/two"))
+        ran = fuse("plan", tmp_path / "recipe.yaml", env=env)
+        assert (ran.code, ran.err) == (2, f"fuse: recipe.yaml:1:11: members.one: {said}\n")

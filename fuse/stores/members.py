@@ -7,7 +7,7 @@ all.
 import fnmatch
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,13 +22,20 @@ from fuse.progress import byte_progress
 from fuse.safetensors_header import TensorEntry, parse_header
 from fuse.small_files import FOLDERS
 from fuse.stores import sparse
-from fuse.stores.address import Address, address_of, connect
+from fuse.stores.address import PART, Address, address_of, connect
 from fuse.stores.cache import folder_of
 from fuse.stores.sentences import sentences
 
 FIRST = 1 << 18  # bytes of a weight file that are asked for at first; most headers fit
 LARGEST_SMALL = 1 << 28  # bytes of a file that is no weights
-TAGS = ("ETag", "etag", "content_md5", "md5Hash", "generation")  # what stores call what changes with the bytes
+TAGS = (
+    "ETag",
+    "etag",
+    "content_md5",
+    "md5Hash",
+    "generation",
+    "blob_id",
+)  # what stores call what changes with the bytes
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class StoreFolder:
     files: Mapping[str, Far]
     folder: Path
     system: Any = field(repr=False, compare=False)
+    pinned: bool = False  # whether the address is of one state for ever
 
     @property
     def names(self) -> frozenset[str]:
@@ -104,7 +112,11 @@ class StoreFolder:
                 sparse.close(self.folder / name, self.files[name].size)
 
     def read_small(self, names: Sequence[str]) -> None:
-        """Bring whole files that are no weights."""
+        """Bring whole files that are no weights. CheckpointError for one that is too large to be of use."""
+        for name in names:
+            if (size := self.files[name].size) > LARGEST_SMALL:
+                told = f"{size:,} bytes is more than {LARGEST_SMALL:,} for such a file"
+                raise CheckpointError(told, where=f"{self.address}/{name}")
 
         def bring(name: str) -> None:
             path, size = self.folder / name, self.files[name].size
@@ -135,10 +147,10 @@ class StoreFolder:
             try:
                 yield get
             except Exception:
-                if _changed(self.system, path, far):
+                if not self.pinned and _changed(self.system, path, far):
                     raise self._stale(name) from None
                 raise
-            if _changed(self.system, path, far):
+            if not self.pinned and _changed(self.system, path, far):
                 raise self._stale(name)
 
     def _stale(self, name: str) -> CheckpointError:
@@ -170,26 +182,32 @@ def open_store(location: str, revision: str | None) -> StoreFolder:
     """
     address = address_of(location)
     system = connect(address)
-    with sentences(address):
-        files = {row["name"]: row for row in _listing(system, address)}
-    prefix = f"{address.path}/"
-    named = {path.lstrip("/").removeprefix(prefix): row for path, row in files.items()}
-    found = {name: far_of(row) for name, row in named.items()}
-    small = [name for name in found if any(fnmatch.fnmatchcase(name, pattern) for pattern in SMALL)]
+    found = listed(system, address)
     if not found:
         raise RecipeError("there is no such folder in the store", where=address)
+    small = small_of(found)
     told = [(n, f.size, f.etag) for n, f in sorted(found.items()) if n in small or n.endswith(".safetensors")]
     commit = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:40]
     if revision is not None and not (len(revision) >= 7 and commit.startswith(revision)):
         problem = f"is in another state than revision {revision}: it is {commit}"
         raise CheckpointError(problem, where=address, hint="files were replaced since")
-    for name in small:
-        if found[name].size > LARGEST_SMALL:
-            told = f"{found[name].size:,} bytes is more than {LARGEST_SMALL:,} for such a file"
-            raise CheckpointError(told, where=f"{address}/{name}")
     opened = StoreFolder(address, commit, found, folder_of(address, commit), system)
     opened.read_small(small)
     return opened
+
+
+def listed(system: Any, address: Address) -> dict[str, Far]:
+    """The files that a member may need, and what else lies beside them, by name. RecipeError for a missing bucket."""
+    with sentences(address):
+        rows = list(_listing(system, address))
+    prefix = f"{address.path}/"
+    return {row["name"].lstrip("/").removeprefix(prefix): far_of(row) for row in rows}
+
+
+def small_of(files: Iterable[str]) -> list[str]:
+    """The names of what may be needed besides the weights."""
+    plain = [name for name in files if all(PART.fullmatch(part) for part in name.split("/"))]
+    return [name for name in plain if any(fnmatch.fnmatchcase(name, pattern) for pattern in SMALL)]
 
 
 def _listing(system: Any, address: Address) -> Iterator[dict[str, Any]]:
@@ -205,6 +223,7 @@ def _listing(system: Any, address: Address) -> Iterator[dict[str, Any]]:
 def far_of(row: Mapping[str, Any]) -> Far:
     """A file as fsspec tells it. Where the store has no etag, the hash of all that it tells of the file is one."""
     own = next((str(row[key]).strip('"') for key in TAGS if row.get(key)), "")
+    own = (row.get("lfs") or {}).get("sha256", own)  # which the hub knows
     told = str(sorted(row.items(), key=lambda pair: pair[0])).encode()
     return Far(int(row["size"]), own or hashlib.sha256(told).hexdigest())
 

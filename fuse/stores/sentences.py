@@ -11,7 +11,8 @@ CREDENTIALS = {
 }
 UNNAMED = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "DefaultCredentialsError",
            "ProfileNotFound", "TokenRetrievalError", "NoAuthTokenError", "UnauthorizedSSOTokenError"}  # fmt: skip
-CLIENTS = {"aiohttp", "aiobotocore", "botocore", "gcsfs", "adlfs", "azure", "google", "fsspec", "s3fs", "urllib3"}
+CLIENTS = {"aiohttp", "aiobotocore", "botocore", "gcsfs", "adlfs", "azure", "google", "fsspec", "s3fs", "urllib3",
+           "httpx", "httpx2", "httpcore", "huggingface_hub"}  # fmt: skip
 
 
 @contextmanager
