@@ -1,6 +1,7 @@
 """`fuse inspect attention` as a user runs it: several families on one image, known answers, pictures, refusals."""
 
 import json
+import shutil
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from fuse.align.attention.maps import centre_distance, common_map, cosine, jensen_shannon
 from fuse.align.attention.words import sentences
@@ -175,6 +177,17 @@ def test_every_other_family(root: Path, tmp_path: Path, kind: str) -> None:
         f"it looks through a {'perceiver resampler' if kind == 'idefics2' else 'Q-Former'}, which makes each of its 4 "
         "visual tokens of the whole image, so it has no map and no distances."
     ]
+
+
+def test_attention_that_is_no_number(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "llava", tmp_path / "x")
+    file = tmp_path / "x" / "model.safetensors"
+    save_file(
+        {k: v.fill_(torch.nan) if "q_proj" in k else v for k, v in load_file(file).items()}, file, {"format": "pt"}
+    )
+    ran = look(root, tmp_path / "x")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err == f"fuse: {tmp_path}/x: its attention is not all finite numbers\n"
 
 
 # What is shown

@@ -1,6 +1,7 @@
 """`fuse inspect encoders` on tiny members: known answers, what cannot be measured, and bad input."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from fuse.align.encoders.compare import Options, compare, labels
+from fuse.errors import RecipeError
 from tests import fused_members, tiny_encoders
 from tests.cli import Ran, fuse_here
 
@@ -215,6 +217,12 @@ REFUSED = {
         "{given}/none: there is no such folder (members are FOLDER, hub id ORG/NAME, timm:ARCHITECTURE=FILE.safetensors "
         "or open_clip:ARCHITECTURE[:TAG]=FILE.safetensors)",
     ),
+    "a file": (
+        ["a", "images/00.png"], {}, 2,
+        "{given}/images/00.png: is a file, not a folder (members are FOLDER, hub id ORG/NAME, timm:ARCHITECTURE=FILE."
+        "safetensors or open_clip:ARCHITECTURE[:TAG]=FILE.safetensors)",
+    ),
+    "too many": (["a"] * 65, {}, 2, "65 members are more than the 64 that are compared at once"),
     "no such layer": (
         ["a", "b"], {"layers": "2"}, 2, "a: has 2 layers, and no layer 2 (--layers takes 0 to 1, or -1 for the last)",
     ),
@@ -245,6 +253,47 @@ def test_a_member_whose_class_has_no_visual_tokens(given, tmp_path):
         f"fuse: {tmp_path}/m: its encoder (mllama) cannot be inspected: it reads images through cross-attention, so "
         "there are no visual tokens to concatenate\n"
     ))  # fmt: skip
+
+
+def test_questions_from_a_pipe_are_not_waited_for(given, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    ran = inspect(given, "a", "b", llm="", texts=tmp_path / "pipe")
+    assert (ran.code, ran.err) == (2, f"fuse: {tmp_path}/pipe: is not a plain file\n")
+
+
+@pytest.mark.parametrize(
+    ("lost", "told"),
+    [
+        ("*processor_config.json", "processor_config.json or preprocessor_config.json"),
+        ("tokenizer.json", "tokenizer.json or tokenizer.model"),
+    ],
+)
+def test_what_a_processor_needs(given, tmp_path, lost, told):
+    shutil.copytree(given / "a", tmp_path / "x")
+    for file in (tmp_path / "x").glob(lost):
+        file.unlink()
+    ran = inspect(given, "b", tmp_path / "x", quiet="")
+    assert (ran.code, ran.err) == (3, f"fuse: {tmp_path}/x: its processor does not load: there is no {told}\n")
+
+
+def test_a_projector_of_zeros_has_no_ratio(given, tmp_path):
+    shutil.copytree(given / "a", tmp_path / "x")
+    file = tmp_path / "x" / "model.safetensors"
+    tensors = {k: v.zero_() if "projector" in k else v for k, v in load_file(file).items()}
+    save_file(tensors, file, {"format": "pt"})
+    (pair,) = document(given, "a", tmp_path / "x")["pairs"]
+    assert "Tokens of x are all zeros behind its projector." in pair["sentences"]
+    assert not any("times as long" in sentence for sentence in pair["sentences"])
+
+
+def test_a_language_model_that_does_not_run_is_told_before_features(given, monkeypatch):
+    def refused(folder, *, images):
+        raise RecipeError("only the code it came from loads it", where=folder)
+
+    monkeypatch.setattr("fuse.align.encoders.compare.check_folder", refused)
+    monkeypatch.setattr("fuse.align.encoders.compare.Run", None)
+    ran = inspect(given, "a", "b", llm="", quiet="")
+    assert (ran.code, ran.err) == (2, f"fuse: {given}/a: only the code it came from loads it\n")
 
 
 def test_a_tensor_that_is_missing(given, tmp_path):

@@ -11,9 +11,19 @@ from PIL import Image
 from fuse.branches.branch import Prepared
 from fuse.branches.native_places import native_places
 from fuse.branches.native_table import NATIVE
-from fuse.errors import CheckpointError, RecipeError
+from fuse.errors import CheckpointError, RecipeError, in_a_line
 
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _TEXT_OUTPUTS = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
+
+
+def _why(folder: Path, error: Exception) -> str:
+    """What the folder lacks, or else what transformers says."""
+    for names in (PROCESSORS, TOKENIZERS):
+        if not any((folder / name).exists() for name in names):
+            return f"there is no {' or '.join(names)}"
+    return in_a_line(error)
 
 
 class NativeEyes:
@@ -31,8 +41,7 @@ class NativeEyes:
         try:
             self.processor: Any = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-            told = str(error).splitlines()[0]
-            raise CheckpointError(f"its processor does not load: {told}", where=folder) from None
+            raise CheckpointError(f"its processor does not load: {_why(folder, error)}", where=folder) from None
         if not hasattr(self.processor, "image_processor"):
             raise CheckpointError("has no image processor (preprocessor_config.json)", where=folder)
         self.placeholder = config.get("image_token_id", config.get("image_token_index"))

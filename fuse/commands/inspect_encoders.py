@@ -85,6 +85,8 @@ def _texts(file: Path | None) -> tuple[str, ...]:
 
     if file is None:
         return ()
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise RecipeError("is not a plain file", where=file)
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except (FileNotFoundError, NotADirectoryError):

@@ -15,7 +15,7 @@ from fuse.branches.cells import kept_cells
 from fuse.branches.native_eyes import NativeEyes
 from fuse.branches.native_table import NATIVE
 from fuse.branches.places import Boxes, grid_boxes
-from fuse.errors import RecipeError
+from fuse.errors import CheckpointError, RecipeError
 from fuse.report import attention
 from fuse.report.watch import watching
 
@@ -58,7 +58,8 @@ def hear(
     inputs: as `fuse.ask.inputs_of` gives them. layers: the language model's layers that count, from 0; all of them by
     default. The language model computes attention the eager way meanwhile, whatever it was loaded with: flash and
     scaled-dot-product attention yield no weights. A decoder beside its encoder looks at the prompt through its
-    cross-attention. Raises RecipeError for layers that the language model has not.
+    cross-attention. Raises RecipeError for layers that the language model has not, and CheckpointError for attention
+    that is not finite.
     """
     model = answerer.model
     speaker = speaker_of(model)
@@ -78,7 +79,10 @@ def hear(
     ids = inputs["input_ids"][0].tolist()
     # a decoder beside its encoder looks at the prompt alone in every step, as another does in its first
     runs = [[step] for step in steps] if apart else [steps]
-    return Heard(words, np.mean([attention.answer_attention(run, len(ids)) for run in runs], axis=0), ids, prompt)
+    paid = np.mean([attention.answer_attention(run, len(ids)) for run in runs], axis=0)
+    if not np.isfinite(paid).all():
+        raise CheckpointError("its attention is not all finite numbers", where=answerer.folder)
+    return Heard(words, paid, ids, prompt)
 
 
 def check_layers(layers: range, count: int, folder: Path) -> None:

@@ -19,6 +19,7 @@ from fuse.align.encoders.words import overall, pair_sentences
 from fuse.align.features.images import Skipped, image_files, read_batches
 from fuse.align.features.llm import PROMPT
 from fuse.align.features.open import Encoder, open_encoders
+from fuse.ask import check_folder
 from fuse.errors import MachineError, RecipeError
 from fuse.model.visual import VARIABLE
 from fuse.progress import count_progress
@@ -26,6 +27,7 @@ from fuse.progress import count_progress
 CELLS = 64  # of the common grid at most
 LIMIT = 2000  # samples of measures that need them together
 BATCH = 16  # images
+MOST = 64  # members, which are 2,016 pairs
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ def compare(locations: Sequence[str], folder: Path, options: Options | None = No
     load. What cannot be measured of a pair is told in its part of the document, and the rest goes on.
     """
     options = options or Options()
+    if len(locations) > MOST:
+        raise RecipeError(f"{len(locations):,} members are more than the {MOST} that are compared at once")
     image_files(folder)  # before anything is loaded
     encoders = [encoder for location in locations for encoder in open_encoders(location, whole=options.llm)]
     if len(encoders) < 2:
@@ -74,6 +78,8 @@ def compare(locations: Sequence[str], folder: Path, options: Options | None = No
 def compare_encoders(encoders: Sequence[Encoder], folder: Path, options: Options) -> Compared:
     """As `compare`, of two or more encoders that are open."""
     files = image_files(folder)
+    for host in {encoder.host: None for encoder in encoders if encoder.host and options.llm}:
+        check_folder(host, images=files)  # before hours of features
     branches = {encoder.name for encoder in encoders if encoder.name.endswith(f"/{encoder.branch['name']}")}
     names = labels([encoder.name for encoder in encoders], branches)
     for encoder in encoders:

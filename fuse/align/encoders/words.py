@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from fuse.sizes import counted
+
 NEARLY, ALIKE, PARTLY = 0.9, 0.5, 0.2
 LENGTHS = 2.0
 LISTED = 20  # skipped files; the document has all
@@ -83,7 +85,9 @@ def _projected(pair: Mapping[str, Any], members: Mapping[str, Any]) -> list[str]
         found.append(f"Their tokens are apart by MMD^2 {mmd:.3f}, {how} three times what chance gives ({null:.4f}).")
     first, second = members[a]["projector"]["norm"], members[b]["projector"]["norm"]
     longer, shorter = (a, b) if first >= second else (b, a)
-    ratio = max(first, second) / min(first, second) if min(first, second) else float("inf")
+    if not min(first, second):
+        return [*found, f"Tokens of {shorter} are all zeros behind its projector."]
+    ratio = max(first, second) / min(first, second)
     if ratio >= LENGTHS and "mmd" not in place["unmeasured"]:
         found.append(
             f"Tokens of {longer} are {ratio:.1f} times as long as those of {shorter}, at least {LENGTHS:g} times: "
@@ -120,7 +124,7 @@ def overall(document: Mapping[str, Any]) -> list[str]:
     known = [
         (pair["encoder"]["values"]["cka"], pair) for pair in document["pairs"] if "cka" in pair["encoder"]["values"]
     ]
-    found = [f"{document['images']:,} images.", *_skipped(document["skipped"]), *grids]
+    found = [f"{counted(document['images'], 'image')}.", *_skipped(document["skipped"]), *grids]
     if len(known) > 1:
         known.sort(key=lambda one: one[0])
         (least, far), (most, near) = known[0], known[-1]

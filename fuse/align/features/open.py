@@ -89,7 +89,8 @@ def open_encoders(location: str, *, whole: bool = False) -> list[Encoder]:
         tower = LIBRARIES[library](architecture, read_header(Path(file)), Path(file), location, Wanted())
         return [_bare(location, Path(file).parent, tower)]
     if not (Path(location).is_dir() or is_store(location) or HUB_ID.fullmatch(location.removeprefix("hf://"))):
-        raise RecipeError("there is no such folder", where=location, hint=f"members are {FORMS}")
+        told = "is a file, not a folder" if Path(location).is_file() else "there is no such folder"
+        raise RecipeError(told, where=location, hint=f"members are {FORMS}")
     checkpoint = open_checkpoint(location, location, revision=None, relative_to=Path())
     if whole:
         _bring(checkpoint, checkpoint.tensors.values())

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fuse.align.encoders.compare import MOST
 from fuse.align.tokens.folder import Speaker, names_of, open_speaker
 from fuse.anatomy import Member, open_member
 from fuse.errors import CheckpointError, RecipeError
@@ -26,6 +27,8 @@ def open_all(locations: Sequence[str]) -> list[One]:
     where = [str(Path(one).resolve()) if Path(one).exists() else one for one in locations]
     if len(where) < 2:
         raise RecipeError("pairs are of two members or more", hint="fuse inspect pairs A B --base BASE")
+    if len(where) > MOST:
+        raise RecipeError(f"{len(where):,} members are more than the {MOST} that are compared at once")
     twice = next((given for number, given in enumerate(locations) if where[number] in where[:number]), None)
     if twice is not None:
         raise RecipeError(f"{twice!r} is given twice")

@@ -5,6 +5,7 @@ from typing import Any
 
 from fuse.align.pairs.compatibility import PARTS
 from fuse.errors import printable
+from fuse.sizes import counted
 
 WIDEST = 19  # letters of two names that are sure to stand in one line
 CAPTION = (
@@ -38,7 +39,8 @@ def lines(document: Mapping[str, Any]) -> Iterator[str]:
     """Which images were looked at, who could not, and the verdict on each pair, in the same order."""
     if document["images"] is not None:
         skipped = [f"{one['file']} ({one['why']})" for one in document["skipped"]]
-        yield printable(f"{document['images']:,} images{'; skipped: ' if skipped else ''}{', '.join(skipped)}.")
+        told = f"; skipped: {', '.join(skipped)}" if skipped else ""
+        yield printable(f"{counted(document['images'], 'image')}{told}.")
     for name, member in document["members"].items():
         if member["unseen"]:
             yield printable(f"{name} did not look at images: {member['unseen']}.")
