@@ -5,6 +5,7 @@ and NaN are refused where they stand and nothing is ever constructed by name. Wh
 while it is read, before anything is built of it.
 """
 
+import errno
 import math
 import re
 from dataclasses import dataclass
@@ -97,6 +98,8 @@ def _read(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise RecipeError(f"not UTF-8 at byte {error.start}", where=file) from None
     except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:  # the machine's, not the recipe's
+            raise
         raise RecipeError(f"cannot be read ({error.strerror})", where=file) from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
 

@@ -1,5 +1,6 @@
 """Every mistake in a recipe is one line with file, line, column and what would work."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,13 @@ def test_not_a_file(tmp_path: Path) -> None:
         load_recipe(tmp_path / "absent.yaml")
     with pytest.raises(RecipeError, match="this is not a plain file"):
         load_recipe(tmp_path)
+
+
+def test_a_machine_without_handles_is_no_mistake_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Path) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    (tmp_path / "recipe.yaml").write_text("a: b")
+    monkeypatch.setattr(Path, "read_bytes", full)
+    with pytest.raises(OSError, match="Too many open files"):
+        load_recipe(tmp_path / "recipe.yaml")

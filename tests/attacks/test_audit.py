@@ -47,6 +47,7 @@ def audited(work: Path, *given: str) -> Any:
         **os.environ, "HOME": str(work / "home"), "TMPDIR": str(work / "temp"), "XDG_CACHE_HOME": str(work / "cache"),
         "HF_HOME": str(work / "hub"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "0",
     }  # fmt: skip
+    env.pop("TORCHINDUCTOR_CACHE_DIR", None)  # torch sets it where it was used
     done = subprocess.run(
         [sys.executable, *given], cwd=work / "cwd", env=env, capture_output=True, text=True, timeout=240, check=False
     )
