@@ -37,7 +37,7 @@ class Sizes:
     """What the files of a native member say about its images: config, processor and image processor."""
 
     def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
-        self.config = config
+        self.config, self.folder = config, folder
         self.vision: Mapping[str, Any] = config.get("vision_config") or {}
         self.processor = _read(folder / "processor_config.json")
         inner = self.processor.get("image_processor")

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedModel
+from transformers.activations import ACT2FN
 
 from fuse.branches.branch import Inputs, Seen
 from fuse.branches.class_attention import class_attention
 from fuse.branches.library_names import check_names
 from fuse.branches.native_table import NATIVE
-from fuse.errors import CheckpointError, in_a_line
+from fuse.errors import CheckpointError, in_a_line, short
 
 _LANGUAGE = ("language_model", "text_model")
 
@@ -29,6 +30,7 @@ def build(config: Mapping[str, Any], attention: str | None) -> PreTrainedModel:
     if model_type not in NATIVE:
         raise CheckpointError(f"config.json: no native branch for model_type {model_type!r}")
     check_names(config)
+    _check_words(config)
     asked = None if attention == "sdpa" else attention  # transformers' default: every part takes it where it can
     try:
         full = CONFIG_MAPPING[model_type].from_dict(_without_language(config))
@@ -43,6 +45,17 @@ def build(config: Mapping[str, Any], attention: str | None) -> PreTrainedModel:
         if hasattr(model, name):
             delattr(model, name)
     return model
+
+
+def _check_words(config: Mapping[str, Any]) -> None:
+    """The encoder and the activation of the projector are among those that transformers has."""
+    vision = config.get("vision_config")
+    encoder = vision.get("model_type") if isinstance(vision, Mapping) else None
+    if encoder is not None and encoder not in CONFIG_MAPPING:
+        raise CheckpointError(f"config.json: transformers has no encoder {encoder!r} (vision_config.model_type)")
+    for key in ("projector_hidden_act", "multimodal_projector_hidden_act"):
+        if (word := config.get(key)) is not None and word not in ACT2FN:
+            raise CheckpointError(f"config.json: {key} is {short(word)}, which transformers does not have")
 
 
 def _without_language(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,10 @@ def check_encoder(config: Mapping[str, Any], key: str, shapes: Mapping[str, tupl
     stored = 1 + max((int(n) for name in shapes for n in _LAYER.findall(name)), default=-1)
     for name in SIZES:
         _check_size(f"{key}.{name}", vision.get(name), where)
+    width, heads = vision.get("hidden_size"), vision.get("num_attention_heads")
+    if isinstance(width, int) and isinstance(heads, int) and width % heads:
+        told = f"config.json: {key}.hidden_size {width} does not divide by {heads} heads"
+        raise CheckpointError(told, where=where)
     for name in LAYERS:
         found = vision.get(name)
         if found is not None and (type(found) is not int or (stored and found != stored)):

@@ -1,5 +1,6 @@
 """Keys of a config that switch tensors on: `attention_bias` and its like."""
 
+import re
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -20,7 +21,14 @@ def check_switches(text: TextFamily, config: Mapping[str, Any], stored: Set[str]
             raise CheckpointError(f"config.json: {key} is {short(value)}, not true or false", where=where)
         there = [name for name in names if name in stored]
         if value and not there:
-            raise CheckpointError(f"config.json: {key} is true, and no tensor {names[0]!r} is stored", where=where)
+            told = f"config.json: {key} is true, and no tensor {_first(names[0])!r} is stored"
+            raise CheckpointError(told, where=where)
         if there and not value:
-            told = "false" if value is False else "not stated"
-            raise CheckpointError(f"config.json: {key} is {told}, and tensor {there[0]!r} is stored", where=where)
+            is_off = "false" if value is False else "not stated"
+            told = f"config.json: {key} is {is_off}, and tensor {_first(there[0])!r} is stored"
+            raise CheckpointError(told, where=where)
+
+
+def _first(row: str) -> str:
+    """The tensor of the first layer."""
+    return re.sub(r"\{\w\}", "0", row)

@@ -66,6 +66,8 @@ def _in_a_sentence(folder: Path) -> Iterator[None]:
     """What transformers makes of the members' configs and small files, which it takes as they stand."""
     try:
         yield
+    except CheckpointError as error:
+        raise error if error.where else CheckpointError(error.problem, where=folder, hint=error.hint) from None
     except FuseError:
         raise
     except Exception as error:

@@ -31,3 +31,14 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, name in enumerate(("base", "a", "b")):
         save_member(perturbed(model, seed) if seed else model, root / name)
     return root
+
+
+@pytest.fixture(scope="session")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `v1` and `v2`: two tiny LLaVAs of one base with their processors."""
+    from tests import recipe_members
+
+    root = tmp_path_factory.mktemp("seeing")
+    for seed, name in enumerate(("v1", "v2")):
+        recipe_members.save("llava", root / name, seed)
+    return root
