@@ -41,6 +41,23 @@ def test_valid_documents_are_accepted(table: dict[str, fuzz_readers.Reader]) -> 
         assert fuzz.attempt(table[name.split()[0]], data) == "value", name
 
 
+TEMPLATES = {"chat_template": [{"name": [""], "template": "x"}], "added_tokens_decoder": {}}
+# what a reader once did otherwise: the reader, its input, what it does now
+FOUND = {
+    "a dtype that is a list": ("header", fuzz_readers.packed(
+        {"a": {"dtype": ["F64"], "shape": [], "data_offsets": [0, 8]}}, bytes(8)), "refused"),
+    "a recipe of brackets": ("recipe", b"[" * 100_000, "refused"),
+    "a template whose name is a list": ("tokenizer", b"\3" + json.dumps(TEMPLATES).encode(), "value"),
+    "a number without end": ("tokenizer", b"\2" + b"\xff" * 4_000_000, "refused"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_what_was_found_stays_mended(table: dict[str, fuzz_readers.Reader], case: str) -> None:
+    name, data, outcome = FOUND[case]
+    assert fuzz.attempt(table[name], data) == outcome
+
+
 def _raises(_data: bytes) -> Any:
     raise KeyError("shape")
 
