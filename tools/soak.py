@@ -13,14 +13,13 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ import reliability_report
 import soak_groups
 
 from tests.faults import harness
-from tests.faults.scene import Scene, make_scene
+from tests.faults.scene import Scene, in_memory, make_scene
 from tests.faults.trial import LOST, OTHER, PARTIAL_OUTPUT, TRACEBACK, Trial, broken
 
 ROOT = Path(__file__).parents[1]
@@ -107,13 +106,13 @@ def of_fuzz(inputs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def rows(chosen: argparse.Namespace, folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+def rows(chosen: argparse.Namespace, folders: Mapping[str, Path]) -> dict[str, Callable[[], dict[str, Any]]]:
     """Name of a group -> what runs it."""
     made: dict[str, Scene] = {}
 
     def scene(name: str) -> Scene:
         if name not in made:
-            made[name] = make_scene(folder / name, **(LARGE if name == "large" else {}))
+            made[name] = make_scene(folders[name] / name, **(LARGE if name == "large" else {}))
         return made[name]
 
     found: dict[str, Callable[[], dict[str, Any]]] = {
@@ -138,9 +137,8 @@ def main() -> int:
 
     torchvision_shim.install()
     told = json.loads(chosen.json.read_text()) if chosen.json.exists() else {"groups": {}}
-    folder = Path(tempfile.mkdtemp(prefix="soak"))
-    try:
-        for name, run in rows(chosen, folder).items():
+    with tempfile.TemporaryDirectory(prefix="soak") as disk, in_memory() as memory:
+        for name, run in rows(chosen, {"large": Path(disk), "small": memory}).items():
             if chosen.only and name not in chosen.only:
                 continue
             began = time.monotonic()
@@ -150,9 +148,7 @@ def main() -> int:
             bad = sum(row[key] for key in reliability_report.BROKEN)
             sys.stderr.write(f"{name}: {row['tried']:,} tried, {bad} broken, {time.monotonic() - began:.0f} s\n")
             chosen.json.write_text(json.dumps(told, indent=1) + "\n")
-    finally:
         harness.stop()
-        shutil.rmtree(folder, ignore_errors=True)
     chosen.json.with_suffix(".md").write_text(reliability_report.page(told))
     return int(any(row[key] for row in told["groups"].values() for key in reliability_report.BROKEN))
 

@@ -47,7 +47,7 @@ def little_memory(scene: Scene) -> Iterator[Trial]:
 
 def few_files(scene: Scene) -> Iterator[Trial]:
     for count in range(6, 30):
-        yield trial(scene, scene.root("soak"), limits={"NOFILE": count}, env={"FUSE_TEST_LOG": ""})
+        yield trial(scene, scene.root("soak"), limits={"NOFILE": count})
 
 
 def small_files_only(scene: Scene) -> Iterator[Trial]:

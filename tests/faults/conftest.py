@@ -5,10 +5,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults import harness
-from tests.faults.scene import Scene, make_scene
+from tests.faults.scene import Scene, in_memory, make_scene
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    yield make_scene(tmp_path_factory.mktemp("faults"))
-    harness.stop()
+def scene() -> Iterator[Scene]:
+    with in_memory() as folder:
+        yield make_scene(folder)
+        harness.stop()

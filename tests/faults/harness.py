@@ -49,12 +49,12 @@ def command(
 ) -> Ran:  # fmt: skip
     """Run `fuse words` in the folder `root`; only calls that change something there count for the fault.
 
-    limits: by the name of a resource. meanwhile: called with the process's id once it has begun to change something.
+    limits: by the name of a resource; the steps are not told then, since that would take some of it. meanwhile: called with the process's id once it has begun to change something.
     """
     log = root.parent / f"{root.name}.steps"
     log.unlink(missing_ok=True)
     told = {
-        **os.environ, "FUSE_TEST_ROOT": str(root), "FUSE_TEST_LOG": str(log), "FUSE_TEST_FAULT": fault, **(env or {}),
+        **os.environ, "FUSE_TEST_ROOT": str(root), "FUSE_TEST_LOG": "" if limits else str(log), "FUSE_TEST_FAULT": fault, **(env or {}),
         "PYTHONPATH": os.pathsep.join((str(SITE), str(ROOT))),
     }  # fmt: skip
     began = time.monotonic()

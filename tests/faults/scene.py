@@ -1,6 +1,10 @@
 """Members and a recipe to merge under faults, the output it should give, and an older one that it may replace."""
 
+import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +14,8 @@ RECIPE = (
     "base: base\nmembers: {{a: a, b: b}}\nlanguage: {{method: task_arithmetic, weights: {weights}, embeddings: base}}\n"
     "output: {{shard_size: {size}}}\n"
 )
+
+ROOM = 200 << 20  # bytes: a merge asks for 64 MB more than it writes
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,15 @@ class Scene:
         shutil.rmtree(members.parent, ignore_errors=True)
         shutil.copytree(self.folder, members)
         return replace(self, folder=members)
+
+
+@contextmanager
+def in_memory() -> Iterator[Path]:
+    """A folder where a thousand fsyncs take no time, where there is one; faults are the same everywhere."""
+    shared = Path("/dev/shm")
+    fits = shared.is_dir() and os.access(shared, os.W_OK) and shutil.disk_usage(shared).free > ROOM
+    with tempfile.TemporaryDirectory(prefix="faults", dir=shared if fits else None) as folder:
+        yield Path(folder)
 
 
 def make_scene(folder: Path, *, hidden: int = 32, layers: int = 2, size: str = "40KB") -> Scene:

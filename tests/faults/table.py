@@ -53,8 +53,8 @@ def moments(count: int, seconds: float, seed: int = 0) -> list[float]:
 
 
 def telling(steps: Sequence[str], faults: Iterable[str]) -> list[str]:
-    """Of one fault for each call, those at the ends of runs of the same call, which differ in what is there."""
-    names = ["", *steps, ""]
+    """Of one fault for each call, those at the ends of runs of one call on files of one folder."""
+    names = ["", *(step.rsplit("/", 1)[0] for step in steps), ""]
     ends = [k for k in range(len(steps)) if not names[k] == names[k + 1] == names[k + 2]]
     listed = list(faults)
     return [listed[k] for k in ends if k < len(listed)]

