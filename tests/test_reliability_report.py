@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+
+import reliability_report  # isort: skip
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import reliability_report
-
 ROW = {"tried": 1200, "outcomes": {"killed, absent": 1000, "killed, output whole": 200}, "again": 1200,
        "again_whole": 1100, "files_kept": 900, "tracebacks": 0, "partial_for_whole": 0, "lost": 0, "other": 0,
        "told": [], "seconds": 90}  # fmt: skip
