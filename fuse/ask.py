@@ -14,6 +14,7 @@ from fuse.fusable import REFUSED
 from fuse.grafts.asking import Options, phrased, slots_behind
 from fuse.handed import check_small
 from fuse.images import open_image
+from fuse.quiet import quiet_loading
 from fuse.vocabulary import read_template
 
 LEARNED = frozenset({"gpt2", "opt"})  # types of language models whose positions are rows of a table
@@ -54,18 +55,17 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
     config, sees = check_folder(folder, images=images)
     torchvision_shim.install()
     import transformers
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     language = (
         transformers.AutoModelForSeq2SeqLM if config.get("is_encoder_decoder") else transformers.AutoModelForCausalLM
     )
     auto = transformers.AutoModelForImageTextToText if sees else language
     try:
-        loaded: Any = auto.from_pretrained(
-            folder, dtype="auto", trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
-            use_safetensors=True, device_map="auto" if device == "auto" else None,
-        )  # fmt: skip
+        with quiet_loading():
+            loaded: Any = auto.from_pretrained(
+                folder, dtype="auto", trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True,
+                use_safetensors=True, device_map="auto" if device == "auto" else None,
+            )  # fmt: skip
         model, report = loaded
         processor = None
         if sees and _has_processor(folder):

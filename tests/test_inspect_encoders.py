@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from fuse.align.encoders.compare import Options, compare, labels
 from fuse.errors import RecipeError
 from tests import fused_members, tiny_encoders
-from tests.cli import Ran, fuse_here
+from tests.cli import Ran, fuse, fuse_here
 
 N = 14
 
@@ -302,7 +302,8 @@ def test_a_tensor_that_is_missing(given, tmp_path):
     tensors = load_file(file)
     del tensors["vision_model.post_layernorm.weight"]
     save_file(tensors, file, metadata={"format": "pt"})
-    ran = inspect(given, "a", tmp_path / "tower", quiet="")
+    # in a process of its own, whose stderr transformers' log knows
+    ran = fuse("inspect", "encoders", given / "a", tmp_path / "tower", "--images", given / "images", "--quiet")
     assert (ran.code, ran.err) == (
         3, f"fuse: {tmp_path}/tower: missing keys: 1, the first is encoder.post_layernorm.weight\n",
     )  # fmt: skip

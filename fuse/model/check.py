@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fuse import torchvision_shim
 from fuse.errors import CheckpointError, FuseError, RecipeError, in_a_line
+from fuse.quiet import quiet_loading
 
 
 def check_loads(folder: Path) -> None:
@@ -15,21 +16,12 @@ def check_loads(folder: Path) -> None:
     another shape; and what building a branch raises.
     """
     torchvision_shim.install()
-    from transformers.utils import logging
-
     from fuse.model.fused import FusedForConditionalGeneration
 
-    before = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        with _in_a_sentence(folder):
-            model, report = FusedForConditionalGeneration.from_pretrained(
-                folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
-                trust_remote_code=False,
-            )  # fmt: skip
-    finally:
-        if before:
-            logging.enable_progress_bar()
+    with quiet_loading(), _in_a_sentence(folder):
+        model, report = FusedForConditionalGeneration.from_pretrained(
+            folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
+        )  # fmt: skip
     told = {
         "missing_keys": "the model wants tensor {} and it is not among the weights",
         "unexpected_keys": "tensor {} is among the weights and the model does not want it",

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from fuse.branches.encoder_features import patch_map
 from fuse.branches.encoder_towers import build_tower, settle
 from fuse.branches.kinds import build_branch
 from fuse.errors import CheckpointError
+from fuse.quiet import quiet_loading
 from fuse.safetensors_header import TensorEntry
 
 NAME = "eyes"
@@ -62,8 +62,7 @@ def load_branch(branch: Mapping[str, Any], tensors: Mapping[str, TensorEntry], w
     from fuse.engine.read import Reader
     from fuse.plan import Source
 
-    logging.disable_progress_bar()
-    with Reader() as reader:
+    with Reader() as reader, quiet_loading():
         state = {f"branches.{NAME}.{name}": reader.tensor(Source("", entry)) for name, entry in tensors.items()}
         try:
             loaded: Any = _Holder.from_pretrained(
