@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from fuse.errors import one_line
 from fuse.sizes import counted, size_text
 from fuse.stores.address import is_store
 
@@ -77,7 +78,7 @@ def command(
     with byte_progress(total, shown=not quiet) as progress:
         if which is not None:
             files = work(plan, out, which, force=force, progress=progress, **options)
-            told = f"worker {which.number}/{which.count}: {counted(files, 'file')} of {out} written"
+            told = f"worker {which.number}/{which.count}: {counted(files, 'file')} of {one_line(str(out))} written"
             click.echo(json.dumps({"worker": which.number, "of": which.count, "files": files}) if as_json else told)
             return
         merged = merge(plan, out, force=force, progress=progress, restart=restart, engine=engine, **options)
@@ -101,7 +102,7 @@ def tell(plan: "Plan", out: Path | str, merged: "Merged", began: float, *, as_js
     others = "".join(f"{count[key]} {word}, " for key, word in OTHERS.items() if count[key])
     earlier = f" ({merged.resumed} of {len(plan.shards)} files from an earlier run)" if merged.resumed else ""
     click.echo(
-        f"{out}: {counted(count['merge'], 'tensor')} merged, {count['copy']} copied, {others}"
+        f"{one_line(str(out))}: {counted(count['merge'], 'tensor')} merged, {count['copy']} copied, {others}"
         f"{len(plan.drops)} left out; {size_text(plan.bytes_written)} in {seconds:.1f} s{earlier}"
     )
     crossed = (*plan.fused.branches, *plan.fused.grafts) if plan.fused else ()
