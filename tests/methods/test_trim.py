@@ -1,5 +1,5 @@
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fuse.methods import trim as module
@@ -14,6 +14,7 @@ def numbers(seed, size, dtype):
 
 
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 80), st.sampled_from([torch.float32, torch.float64]))
+@settings(max_examples=40)
 def test_thresholds_are_what_a_sort_finds(seed, size, block, dtype):
     given_ = numbers(seed, size, dtype)
     keeps = range(1, size + 1)
