@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fuse.anatomy import UNSTATED, Member
+from fuse.errors import one_line, printable
 from fuse.fused import Fit, Fits, Fused, FusedBranch
 from fuse.fused_view import CODE, NORMS, bridge_text, folded_text, graft_text
 from fuse.plan import Plan
@@ -47,7 +48,7 @@ def _body(plan: Plan, fits: Fits) -> str:
     language = "AutoModelForSeq2SeqLM" if plan.host.text.name == "t5" else "AutoModelForCausalLM"
     auto = "AutoModelForImageTextToText" if plan.host.sees or plan.fused else language
     members = "\n".join(
-        f"| {m.name} | {_cell(_origin(m))} | {m.checkpoint.revision or '-'} | {m.licence or UNSTATED} |"
+        f"| {m.name} | {_cell(_origin(m))} | {_cell(m.checkpoint.revision or '-')} | {_cell(m.licence or UNSTATED)} |"
         for m in plan.members
     )
     fence = "`" * max(3, max((len(run) for run in re.findall(r"`+", plan.recipe_text)), default=0) + 1)
@@ -67,7 +68,7 @@ def _body(plan: Plan, fits: Fits) -> str:
         f"{len(plan.drops):,} left out by the recipe (listed with reasons in `fuse.json`).\n\n"
         f"| member | origin | revision | licence |\n|---|---|---|---|\n{members}\n\n"
         f"{_branches(plan, fits)}{_folded_table(plan)}"
-        f"## Recipe\n\n{fence}yaml\n{plan.recipe_text.rstrip()}\n{fence}\n\n"
+        f"## Recipe\n\n{fence}yaml\n{_seen(plan.recipe_text.rstrip())}\n{fence}\n\n"
         f"## Load\n\n{loading}"
     )
 
@@ -132,5 +133,10 @@ def _origin(member: Member) -> str:
     return member.checkpoint.origin + (f" + {member.adapter.checkpoint.origin}" if member.adapter else "")
 
 
+def _seen(text: str) -> str:
+    """The text with what would hide or turn a part of it escaped; tabs stay."""
+    return "\t".join(map(printable, text.split("\t")))
+
+
 def _cell(text: str) -> str:
-    return re.sub(r"([|<>`\[\]\\])", r"\\\1", text)
+    return re.sub(r"([|<>`\[\]\\])", r"\\\1", one_line(text))

@@ -27,8 +27,8 @@ CONVERT = "load it with transformers where you trust it, and `save_pretrained`"
 OTHERS = {
     b"version ": ("a git-lfs pointer", "run `git lfs pull` in that folder"),
     b"PK\3\4": ("a zip archive, as torch.save makes it", CONVERT),
-    b"\x80\2": ("a pickle", CONVERT),
-    b"\x80\4": ("a pickle", CONVERT),
+    **{bytes((0x80, protocol)): ("a pickle", CONVERT) for protocol in range(2, 6)},
+    b"\x1f\x8b\x08": ("a gzip archive", "unpack it"),
     b"\x89HDF": ("an HDF5 file", CONVERT),
     b"GGUF": ("a GGUF file", "merge the checkpoint that it was made of"),
     b"<!DOC": ("a page of HTML", "download it again"),
