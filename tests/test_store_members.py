@@ -1,6 +1,8 @@
 """Members in an object store, against an S3 server on this machine."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -272,3 +274,10 @@ def test_a_config_cannot_name_a_store(store: Store, tmp_path: Path) -> None:
         ran.code == 3
         and "mm_vision_tower is 's3://models/tower', and only a recipe may name an object store" in ran.err
     )
+
+
+def test_reading_a_store_needs_no_torch() -> None:
+    told = "import sys, fuse.stores.members, fuse.stores.hub, s3fs, huggingface_hub.hf_file_system; "
+    told += "print({'torch', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -28,14 +28,7 @@ from fuse.stores.sentences import sentences
 
 FIRST = 1 << 18  # bytes of a weight file that are asked for at first; most headers fit
 LARGEST_SMALL = 1 << 28  # bytes of a file that is no weights
-TAGS = (
-    "ETag",
-    "etag",
-    "content_md5",
-    "md5Hash",
-    "generation",
-    "blob_id",
-)  # what stores call what changes with the bytes
+TAGS = ("ETag", "etag", "content_md5", "md5Hash", "generation", "blob_id")  # one of them changes with the bytes
 
 
 @dataclass(frozen=True)
