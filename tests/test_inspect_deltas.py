@@ -135,6 +135,14 @@ def test_what_is_wrong_is_said(family: Path) -> None:
     )
 
 
+def test_directions_in_common_by_chance_are_no_conflict(family: Path) -> None:
+    """Of nearly all directions of a matrix any two members share most."""
+    found = document(recipe(family, "near", "other"), "--top", 28)
+    language = next(part for part in found["parts"] if part["part"] == "language")
+    assert language["overlap_left"][0][1] > 0.5 and "subspaces" not in told(found, False)
+    assert "near and other" not in told(found, True)["subspaces"]
+
+
 def test_too_far_from_the_base(family: Path, tmp_path: Path) -> None:
     for name in ("base", "near"):
         (tmp_path / name).mkdir()

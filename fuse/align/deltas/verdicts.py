@@ -6,7 +6,7 @@ apart. HUGE: at equal weights a task vector that is a third as long gives less t
 ``1 / (1 + HUGE^2) = 0.1``; VisionFuse fails on such a pair (arXiv 2412.01289, MGM with VILA, whose reviewers put it to
 the difference of the task vectors). SAME: two task vectors with that cosine hold one skill. CONFLICT: below it more of
 the movement cancels than adds up (TIES, arXiv 2306.01708, section 3). SHARED: half of the strongest directions are
-common, where merging adds up or cancels (TSV, arXiv 2412.00081).
+common, of those that are not by chance, where merging adds up or cancels (TSV, arXiv 2412.00081).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -104,7 +104,8 @@ def _signs(pairs: Pairs, members: Sequence[str]) -> Verdict:
 def _subspaces(left: Pairs, part: Measures, members: Sequence[str]) -> Verdict:
     right, (i, j) = _pairs(part, "overlap_right"), left[0][1]
     chance = f"{digits(part['chance_left'][i][j])} and {digits(part['chance_right'][i][j])} by chance"
-    strong = sorted((pair for pair in (*left, *right) if pair[0] >= SHARED), reverse=True)
+    beside = [(pair, part[f"chance_{side}"]) for side, pairs in (("left", left), ("right", right)) for pair in pairs]
+    strong = sorted((pair for pair, chances in beside if _shared(pair, chances)), reverse=True)
     outputs, inputs = (_span([value for value, _ in side], digits) for side in (left, right))
     told = f"strongest directions in common: {outputs} of outputs and {inputs} of inputs ({chance})"
     if strong:
@@ -113,6 +114,11 @@ def _subspaces(left: Pairs, part: Measures, members: Sequence[str]) -> Verdict:
             "subspaces", False, f"{told}; {names} moving the same directions, which tsv and iso_c keep apart"
         )
     return Verdict("subspaces", True, told)
+
+
+def _shared(pair: tuple[float, tuple[int, int]], chances: Sequence[Sequence[float]]) -> bool:
+    value, (i, j) = pair
+    return chances[i][j] < 1 and value - chances[i][j] >= SHARED * (1 - chances[i][j])
 
 
 def _pairs(part: Measures, name: str) -> Pairs:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fuse.sizes import counted
+
 Grid = tuple[int, int]
 
 
@@ -40,7 +42,7 @@ def common_grid(grids: Mapping[str, Grid | None], *, cells: int | None = None) -
     if set(known.values()) == {smallest}:
         return Common(smallest, f"tokens are compared one by one, on the {_size(grid)} grid that all encoders have")
     sizes = _listed([f"{name} ({_size(size)})" for name, size in known.items()])
-    why = f"the smallest of {sizes}" if smallest == grid else f"of at most {cells} cells, from {sizes}"
+    why = f"the smallest of {sizes}" if smallest == grid else f"of at most {counted(cells or 0, 'cell')}, from {sizes}"
     return Common(
         smallest, f"tokens are averaged over the cells of {_article(smallest[0])} {_size(smallest)} grid, {why}"
     )

@@ -82,6 +82,7 @@ def test_the_choice_and_its_sentence():
         == "tokens are averaged over the cells of an 8 x 8 grid, of at most 64 cells, from a (16 x 16) and b (24 x 24)"
     )
     assert common_grid({"a": (7, 7)}, cells=49).grid == (7, 7)
+    assert "of a 1 x 1 grid, of at most 1 cell, from" in common_grid({"a": (2, 2)}, cells=1).sentence
 
 
 def test_a_smaller_grid_keeps_within_its_cells_and_its_shape():
