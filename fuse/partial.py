@@ -169,7 +169,7 @@ def _sentences(partial: Partial) -> Iterator[None]:
         room = ""
         if error.errno in FULL:
             _forget(partial)
-        if error.errno in FULL - {errno.EFBIG}:
+        if partial.size and error.errno in FULL - {errno.EFBIG}:
             stat = os.statvfs(partial.target.parent)
             room = f" (the output needs {partial.size:,} bytes, {stat.f_bavail * stat.f_frsize:,} are free)"
         raise MachineError(f"{error.strerror or error}{room}; {partial.told()}", where=where) from None
