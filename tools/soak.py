@@ -56,7 +56,7 @@ def of_trials(trials: Iterable[Trial]) -> dict[str, Any]:
     tried = list(trials)
     outcomes = Counter(_ended(one) for one in tried)
     wrong = Counter(kind for one in tried for kind, _ in one.wrong)
-    again = [one.again for one in tried if one.again]
+    again = [one.again for one in tried if one.again and not one.left.startswith("whole")]
     return {
         "tried": len(tried), "outcomes": dict(sorted(outcomes.items())),
         "again": len(again), "again_whole": sum(one.code == 0 for one in again),
