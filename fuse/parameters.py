@@ -11,7 +11,6 @@ from fuse.recipe_yaml import LoadedRecipe
 from fuse.suggest import did_you_mean
 
 Setting = tuple[str | int, ...]
-FACTORS = ("weights", "weight", "lambda")  # with 0 for one of them, nothing of a member is left
 LAYER = re.compile(r"(.*?\.)(\d+)\.")
 FIRST = re.compile(
     r"embed|wte|wpe|project_in|shared|patch|position|pre_la|ln_pre|layernorm_pre|class_token|query_tokens"
@@ -32,8 +31,6 @@ class Parameters:
         self.row = METHODS[merge.method]
         self.members = self._participants(members)
         self.used: set[Setting] = set()
-        self.met = False
-        self.idle = [field for field in FACTORS if field in self.row.params]
         for field in self.row.params:
             self._check(field, merge.given(field), list(members))
 
@@ -94,8 +91,6 @@ class Parameters:
                 resolved[field] = self._number(value, path, canonical, layer)
         if why := self.row.problem(resolved, len(members)):
             raise self.loaded.error(self.section, f"{why}, at {canonical}")
-        self.idle = [field for field in self.idle if not _some(resolved[field])]
-        self.met = True
         return resolved
 
     def _of_member(self, value: Any, member: str, param: Param, path: Setting, canonical: str, layer: float) -> Any:
@@ -115,12 +110,10 @@ class Parameters:
         return interpolate(value, layer) if isinstance(value, list) else value
 
     def check_patterns(self) -> None:
-        """RecipeError, after every `at`, for a pattern that no tensor met, and for a factor that was 0 at all."""
+        """RecipeError for a pattern that no tensor met (after every `at`)."""
         for path in self._patterns():
             if path not in self.used:
                 raise self.loaded.error(path, "the pattern fits no tensor, or an earlier one takes all it fits")
-        for field in self.idle if self.met else ():
-            raise self.loaded.error(self._path(field), "is 0 at every tensor, so nothing is merged")
 
     def _patterns(self) -> Iterable[Setting]:
         for field in self.row.params:
@@ -136,10 +129,6 @@ class Parameters:
 
     def _path(self, field: str) -> Setting:
         return (*self.section, *self.merge.place(field))
-
-
-def _some(value: Any) -> bool:
-    return any(value) if isinstance(value, list) else bool(value)
 
 
 def _is_pattern(key: str) -> bool:
