@@ -63,11 +63,9 @@ def parse_recipe(file: Path, text: str) -> LoadedRecipe:
     positions: dict[Path_, tuple[int, int]] = {}
     data = _parse(file, text, positions)
     if isinstance(data, dict) and "merge_method" in data:
-        raise RecipeError(
-            "this is a mergekit recipe",
-            where=where_of(file, positions, ("merge_method",)),
-            hint="write it with members and language; README.md shows the same merge in both",
-        )
+        from fuse.mergekit_recipe.translate import translated
+
+        return translated(file, text, data, positions)
     if (
         isinstance(data, dict)
         and not {"members", "language"} & set(data)

@@ -118,9 +118,7 @@ CASES = {
     "a: 1\n---\nb: 2\n": "recipe.yaml:2:1: a recipe is one document",
     "members:\n\ta: x\n": "recipe.yaml:2:1: not YAML: found character '\\t' that cannot start any token",
     "- 1\n": "recipe.yaml:1:1: recipe: should be a table, not [1]",
-    "merge_method: linear\nmodels: []\n":
-        "recipe.yaml:1:1: this is a mergekit recipe (write it with members and language; README.md shows the same merge "
-        "in both)",
+    "merge_method: linear\nmodels: []\n": "recipe.yaml:2:1: models: is empty",
 }  # fmt: skip
 
 
