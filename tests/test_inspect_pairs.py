@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from tests import fused_members
+from tests import fused_members, recipe_members
 from tests.cli import Ran, fuse_here
+from tests.test_branch_towers import clip_folder
 
 PREFIX, META = "language_model.", {"format": "pt"}
 N = 14
@@ -166,6 +167,15 @@ def test_a_member_whose_encoder_cannot_be_inspected_leaves_the_others_their_imag
         assert pair["parts"]["space"] == pair["parts"]["new"] == {"value": None, "why": f"cross: {why}"}
     ran = inspect(given, "near", str(tmp_path / "cross"))
     assert (ran.code, ran.err) == (0, "") and f"cross did not look at images: {why}." in ran.out.splitlines()
+
+
+def test_a_member_in_its_authors_layout_has_its_tower_beside_it(given: Path, tmp_path: Path) -> None:
+    recipe_members.save("slime", tmp_path / "slime", 1)
+    clip_folder(tmp_path / "clip")
+    found = document(given, "near", str(tmp_path / "slime"))
+    assert found["members"]["slime"]["unseen"] is None and found["pairs"][0]["parts"]["new"]["value"] is not None
+    found = document(given, str(tmp_path / "slime"), "near")
+    assert found["members"]["slime"]["refused"] is None
 
 
 def test_images_are_asked_for_before_anything_is_measured(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:

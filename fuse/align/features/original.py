@@ -9,6 +9,7 @@ from fuse.align.features.load import load_branch
 from fuse.anatomy import Member
 from fuse.branches.kinds import open_eyes
 from fuse.branches.views import FILE
+from fuse.errors import CheckpointError
 from fuse.planner import make_plan
 from fuse.recipe_yaml import parse_recipe
 from fuse.safetensors_header import TensorEntry
@@ -29,7 +30,11 @@ def open_original(member: Member) -> tuple[dict[str, Any], Any, nn.Module]:
     """
     folder, origin = member.folder, member.checkpoint.origin
     recipe = RECIPE.format(folder=json.dumps(origin if member.checkpoint.repository else str(folder.resolve())))
-    plan = make_plan(parse_recipe(folder.resolve().parent / "fuse inspect", recipe))
+    try:
+        plan = make_plan(parse_recipe(folder.resolve().parent / "fuse inspect", recipe))
+    except CheckpointError as error:
+        hint = "its towers are looked for beside the member and on the hub" if "tower" in error.hint else error.hint
+        raise CheckpointError(error.problem, where=error.where, hint=hint) from None
     assert plan.fused is not None
     (made,) = plan.fused.branches
     for lender in made.lenders:

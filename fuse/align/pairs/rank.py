@@ -81,14 +81,17 @@ def _plan(members: Sequence[One], base: str) -> tuple[Plan | None, dict[str, str
 
 def _recipe(members: Sequence[One], base: str) -> LoadedRecipe:
     """Their task arithmetic. An output must see if a member does; one branch is enough to plan it."""
-    seeing = [one.named for one in members if one.member.sees][:1]
+    seeing = next((one for one in members if one.member.sees), None)
     given: dict[str, Any] = {
-        "base": base, "members": {one.named: one.location for one in members},
+        "base": str(Path(base).resolve()) if Path(base).exists() else base,
+        "members": {one.named: one.location for one in members},
         "language": {"method": "task_arithmetic", "weights": 1.0},
     }  # fmt: skip
+    file = Path("pairs")
     if seeing:
-        given |= {"vision": seeing, "output": {"host": seeing[0], "model": "fuse"}}
-    return LoadedRecipe(Recipe.model_validate(given), Path("pairs"), "", {})
+        given |= {"vision": [seeing.named], "output": {"host": seeing.named, "model": "fuse"}}
+        file = Path(seeing.location).parent / file  # the towers of an original layout lie beside the member
+    return LoadedRecipe(Recipe.model_validate(given), file, "", {})
 
 
 def _pair(

@@ -1,5 +1,6 @@
 """Features of vision encoders: against transformers' own hidden states, tiles and windows in place, pooling, files."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from fuse.align.features.pool import box_weights, grid_of, pool
 from fuse.branches.mgm import MgmBranch
 from fuse.branches.places import grid_boxes
 from fuse.branches.slime import SlimeBranch
-from fuse.errors import RecipeError
+from fuse.errors import CheckpointError, RecipeError
 from tests import fused_members, layouts, tiny_encoders, tiny_processors, tiny_vlm
 from tests.cli import fuse_here
 from tests.original_branches import seeded, slime
@@ -297,3 +298,10 @@ def test_members_in_the_layouts_of_their_authors_code(tmp_path):
             assert torch.equal(found.projected[i].tokens, seen[i].tokens)
             whole = states[count - 1].unflatten(0, (2, -1))[i, encoder.whole_view, 1:]
             close(found.layers[-1][i].tokens, whole)
+    shutil.rmtree(tmp_path / "clip")
+    with pytest.raises(CheckpointError) as error:
+        open_encoders(str(tmp_path / "slime"))
+    assert str(error.value) == (
+        f"{tmp_path}/slime/config.json: mm_vision_tower is 'clip', and clip does not open: 'clip' does not exist (its "
+        "towers are looked for beside the member and on the hub)"
+    )
