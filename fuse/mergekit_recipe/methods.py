@@ -1,6 +1,6 @@
 """Which method of fuse computes what a method of mergekit does: fuse's own, or else mergekit's kernel."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from fuse.methods.method import Method
@@ -45,26 +45,27 @@ def foreign(method: str) -> Method:
     return FOREIGN[PREFIX + method]
 
 
-def chosen(method: str, tensors: Sequence[Values], inputs: Callable[[Values], int]) -> str:
-    """The name of fuse's method for the values of all tensors.
+def chosen(method: str, tensors: Sequence[tuple[Values, int]]) -> str:
+    """The name of fuse's method for the values of all tensors, each with how many members fuse's own would merge.
 
-    inputs: how many members fuse's own method merges, from the values of a tensor. mergekit's kernel is taken where
-    fuse has no method of that name, means another thing by a parameter, or takes no such values.
+    mergekit's kernel is taken where fuse has no method of that name, means another thing by a parameter, or takes no
+    such values.
     """
-    if method not in OWN or (method != "task_arithmetic" and any(map(_rescales, tensors))):  # which thins nothing
+    everywhere = [values for values, _ in tensors]
+    if method not in OWN or (method != "task_arithmetic" and any(map(_rescales, everywhere))):  # which thins nothing
         return PREFIX + method
     names = OWN[method]
-    if any(new in SCALARS and not _as_one(tensors, old) for old, new in names.items()):
+    if any(new in SCALARS and not _as_one(everywhere, old) for old, new in names.items()):
         return PREFIX + method
     if method in {"linear", "passthrough"}:  # what they refuse, mergekit divides by or has no meaning for
         return method
-    seen: list[Values] = []
-    for values in tensors:
-        if values in seen[-8:]:  # neighbours are mostly alike
+    seen: list[tuple[Values, int]] = []
+    for values, inputs in tensors:
+        if (values, inputs) in seen[-8:]:  # neighbours are mostly alike
             continue
-        seen.append(values)
+        seen.append((values, inputs))
         told = {new: _list(values[old]) for old, new in names.items()}
-        if METHODS[method].problem(told, inputs(values)):
+        if METHODS[method].problem(told, inputs):
             return PREFIX + method
     return method
 
