@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -25,6 +26,7 @@ VERBS = {
     "ask": "Ask a model folder a question.",
     "search": "Search a recipe's coefficients and options, without training.",
     "eval": "Score model folders on questions, with intervals; compare them.",
+    "export": "Write a finished folder in another form, such as one that needs no fuse.",
     "schema": "Print the JSON schema of recipes.",
 }
 
@@ -94,19 +96,32 @@ def run() -> NoReturn:
     which takes torch a good part of a second."""
     code: object = 0
     process.OURS = True
+    _open_streams()
     try:
         main()
     except SystemExit as stop:
         code = stop.code
     atexit._run_exitfuncs()
     try:
-        for stream in filter(None, (sys.stdout, sys.stderr)):  # none where the shell closed it
-            stream.flush()
+        sys.stdout.flush()
+        sys.stderr.flush()
     except BrokenPipeError:
         pass
     except OSError:
         code = 4
     os._exit(code if isinstance(code, int) else 0)
+
+
+def _open_streams() -> None:
+    """Where the shell closed a standard stream no file takes its number, and what is said goes nowhere."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
 
 
 def _left(stop: BaseException) -> str:

@@ -5,10 +5,12 @@ C. So it is remembered too, and work that goes on for long asks.
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
 
 _asked: list[int] = []
+_holding: list[int] = []
 
 
 def listen() -> None:
@@ -27,10 +29,24 @@ def check() -> None:
         _raise(_asked[0])
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+@contextmanager
+def held() -> Iterator[None]:
+    """For a moment in which nothing waits: a signal is raised at the end of the block."""
+    before = len(_asked)
+    _holding.append(before)
+    try:
+        yield
+    finally:
+        _holding.pop()
+    if not _holding and len(_asked) > before:
+        _raise(_asked[before])
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
     _asked.append(number)
-    _raise(number)
+    if not _holding:
+        _raise(number)
 
 
-def _raise(number: int) -> NoReturn:
+def _raise(number: int) -> None:
     raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)

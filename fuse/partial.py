@@ -9,15 +9,28 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fuse import rename
+from fuse import interruption, rename
 from fuse.errors import CheckpointError, FuseError, MachineError, RecipeError
 from fuse.journal import JOURNAL, Journal, Shard
-from fuse.unfinished import FOLDER, OLD, ONCE, enter, home_of, moved, normal, refuse_workers, remove, settle, take_over
+from fuse.unfinished import (
+    FOLDER,
+    OLD,
+    ONCE,
+    WORKERS,
+    enter,
+    home_of,
+    moved,
+    normal,
+    refuse_workers,
+    remove,
+    settle,
+    take_over,
+)
 
 NO_MEMORY = ("can't allocate memory", "out of memory", "can't start new thread")  # as torch and Python say it
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -42,7 +55,8 @@ class Partial:
         """Keep the earlier run's files that are as its journal says, and remove all else."""
         for name, shard in list(self.journal.shards.items()):
             path = self.folder / name
-            if path.is_file() and path.stat().st_size == shard.bytes and matches(path, shard):
+            whole = path.is_file() and not path.is_symlink() and path.stat().st_size == shard.bytes
+            if whole and matches(path, shard):
                 self.kept[name] = shard
             else:
                 self.journal.lose(name)
@@ -76,29 +90,34 @@ def partial_folder(
     """
     home = home_of(target)
     makes = normal(makes)
-    journal = _opened(home, target, sync=sync)
-    with closing(journal):
-        if not adopted:
-            refuse_workers(home, restart=restart)
-            take_over(home, journal, makes, restart=restart)
-        partial = Partial(target, journal, files, size)
-        try:
-            with _sentences(partial):
-                partial.folder.mkdir(exist_ok=True)
-                journal.begin(makes)
-                for shard in (adopted or {}).values():
-                    journal.add(shard)
-                yield partial
-                for path in [*partial.folder.rglob("*"), partial.folder, home] if sync else ():
-                    _sync(path)
-                journal.finish(partial.folder.stat().st_ino)
-                _place(partial, force=force)
-                if sync:
-                    _sync(target.parent)
-                remove(home)
-        finally:
-            if home.exists() and (partial.placed or not journal.shards):
-                remove(home)
+    with ExitStack() as stack:
+        with interruption.held():
+            journal = stack.enter_context(closing(_opened(home, target, sync=sync)))
+            if not adopted:
+                refuse_workers(home, restart=restart)
+                take_over(home, journal, makes, restart=restart)
+            partial = Partial(target, journal, files, size)
+            stack.callback(_clear, home, partial)
+        with _sentences(partial):
+            partial.folder.mkdir(exist_ok=True)
+            journal.begin(makes)
+            for shard in (adopted or {}).values():
+                journal.add(shard)
+            yield partial
+            for path in [*partial.folder.rglob("*"), partial.folder, home] if sync else ():
+                _sync(path)
+            journal.finish(partial.folder.stat().st_ino)
+            _place(partial, force=force)
+            if sync:
+                _sync(target.parent)
+            remove(home)
+
+
+def _clear(home: Path, partial: Partial) -> None:
+    """Remove what is not worth keeping; what workers wrote is theirs."""
+    theirs = any(WORKERS.fullmatch(path.name) for path in home.glob("worker-*")) and not partial.placed
+    if home.exists() and not theirs and (partial.placed or not partial.journal.shards):
+        remove(home)
 
 
 @contextmanager

@@ -55,3 +55,21 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
     )  # fmt: skip
     assert done.stdout == "on\n", done.stderr
+
+
+def test_a_signal_waits_for_the_end_of_a_moment() -> None:
+    program = """
+import os
+from fuse import interruption
+interruption.listen()
+try:
+    with interruption.held():
+        with interruption.held():
+            os.kill(os.getpid(), 15)
+        print("on", flush=True)
+    print("never")
+except SystemExit as stop:
+    print(stop.code)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "on\n143\n", done.stderr
