@@ -85,7 +85,7 @@ def locate(location: str, revision: str | None, relative_to: Path, hint: str) ->
 
         if (store := open_hub(location, revision)) is not None:
             return store.folder, store, store.commit
-    if any(len(part.encode()) > 255 for part in Path(location).parts) or len(location) > 4000:
+    if any(len(os.fsencode(part)) > 255 for part in Path(location).parts) or len(location) > 4000:
         raise RecipeError(f"{short(location)} does not exist", hint="a name in it is too long for a disk")
     path = Path(location if Path(location).is_absolute() else relative_to / location)
     if location.startswith("hf://") or not path.exists():

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
@@ -94,7 +94,9 @@ class Journal:
 
     def _write(self, line: Mapping[str, Any]) -> None:
         with self._lock:
-            os.write(self._handle, json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            left = json.dumps(line, separators=(",", ":")).encode() + b"\n"
+            while left:  # a disk that fills up takes a part
+                left = left[os.write(self._handle, left) :]
             if self._sync:
                 os.fsync(self._handle)
 
@@ -115,8 +117,10 @@ class Journal:
         for key, value in line.items():
             if key == "makes":
                 self.head = dict(value)
+            elif not self.head:
+                raise LookupError(key)  # of what?
             elif key == "shard":
-                shard = Shard(**value)
+                shard = _shard(**value)
                 self.shards[shard.name] = shard
             elif key == "input":
                 path, digest = value
@@ -127,6 +131,16 @@ class Journal:
                 self.complete = value
             elif key != "run":
                 raise LookupError(key)
+
+
+def _shard(name: str, bytes: int, sha256: str, marks: str, synced: bool) -> Shard:
+    """A shard of a journal, which may have been written by anybody. ValueError for what no run writes."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name or len(name) > 1000:
+        raise ValueError(name)
+    if type(bytes) is not int or not isinstance(sha256 + marks, str) or type(synced) is not bool:
+        raise ValueError(name)
+    return Shard(name, bytes, sha256, marks, synced)
 
 
 def _locked(path: Path, target: Path, lock: int) -> int:

@@ -70,7 +70,8 @@ def merge(
         team(cores(), stop) as pool,
         hashed_beside([f for of in inputs.values() for f in of if hashed and f not in unknown], pool, stop) as hashes,
     ):  # fmt: skip
-        partial.keep(lambda path, shard: is_whole(path, shard, stop, hashed=hashed))
+        planned = {name for name, _ in copied(plan)}
+        partial.keep(lambda path, shard: path.name in planned and is_whole(path, shard, stop, hashed=hashed))
         progress(sum(plan.rows[i].nbytes for name, own in plan.shards if name in partial.kept for i in own))
         run(
             plan.rows, [shard for shard in copied(plan) if shard[0] not in partial.kept], partial.folder, progress,
@@ -117,7 +118,7 @@ def copied(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
 
 def is_whole(path: Path, shard: Shard, stop: Event, *, hashed: bool) -> bool:
     """Whether a file of an earlier run can be kept. hashed: whether its sha256 is wanted."""
-    if not path.is_file() or path.stat().st_size != shard.bytes:
+    if not path.is_file() or path.is_symlink() or path.stat().st_size != shard.bytes:
         return False
     return file_digest(path, (), stop).sha256 == shard.sha256 if shard.sha256 else shard.synced and not hashed
 

@@ -16,6 +16,7 @@ SMALL_FILES = 64 << 20  # room for tokenizer, configs and card
 
 def check_target(plan: Plan, target: Path, *, force: bool) -> None:
     """Refuse a target that exists (unless forced), that lies in a member, or that the disk has no room for."""
+    home_of(target)  # refuses what is no name
     if target.is_symlink():
         raise RecipeError("the output is a link", where=target, hint="name the folder itself")
     if target.exists() and not force:

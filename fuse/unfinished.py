@@ -4,8 +4,9 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fuse.errors import RecipeError
 from fuse.journal import JOURNAL, Journal
 
 FOLDER, OLD, WORK = "folder", "old", "work"
+LONGEST = 255  # bytes of a name on most disks
 WORKERS = re.compile(r"worker-(\d+)-of-(\d+)\.jsonl")  # their journals
 ONCE = {"what": "import"}
 # what differs -> what an unfinished output is, in words
@@ -27,17 +29,26 @@ OTHERS: Mapping[str, Callable[[Any], str]] = {
 
 
 def home_of(target: Path) -> Path:
-    """The folder that holds an unfinished output."""
-    return target.parent / f".{target.name}.partial"
+    """The folder that holds an unfinished output. RecipeError for a target that has no name of its own."""
+    if target.name in ("", ".."):
+        raise RecipeError("the output has no name of its own", where=target, hint="name a folder, such as ../out")
+    if target.name.endswith(".partial"):
+        raise RecipeError("the output is named as unfinished ones are", where=target, hint="choose another name")
+    home = target.parent / f".{target.name}.partial"
+    if len(os.fsencode(home.name)) > LONGEST:
+        told = f"the output's name is longer than {LONGEST - len('..partial')} bytes"
+        raise RecipeError(told, where=target.parent, hint="choose a shorter one")
+    return home
 
 
 def settle(target: Path) -> None:
     """Complete what a killed run left half done between its last check and its end.
 
-    Raises RecipeError where another process is writing the target.
+    Raises RecipeError where another process is writing the target, or where its place is taken.
     """
     home = home_of(target)
-    if home.is_symlink() or not (home / JOURNAL).is_file():
+    _check_ours(home)
+    if not (home / JOURNAL).is_file():
         with suppress(OSError):
             home.rmdir()  # an empty one is the rest of a removal
         return
@@ -54,12 +65,27 @@ def enter(home: Path) -> bool:
         home.mkdir()
         return True
     except FileExistsError:
-        status = home.lstat()
-        ours = home.is_dir() and not home.is_symlink() and status.st_uid == os.geteuid()
-        names = {path.name for path in home.iterdir() if not WORKERS.fullmatch(path.name)} if ours else set()
-        if not ours or names - {JOURNAL, FOLDER, OLD, WORK}:
-            raise RecipeError("is in the way and fuse did not make it", where=home, hint="remove it yourself") from None
+        _check_ours(home)
         return False
+
+
+def _check_ours(home: Path) -> None:
+    """RecipeError for what has the folder's name and was not made by this user's fuse; links in it lead elsewhere."""
+    try:
+        status = home.lstat()
+        ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+        with os.scandir(home) if ours else nullcontext(()) as entries:
+            ours = ours and all(_is_ours(entry) for entry in entries)
+    except FileNotFoundError:  # or no longer
+        return
+    if not ours:
+        raise RecipeError("is in the way and fuse did not make it", where=home, hint="remove it yourself")
+
+
+def _is_ours(entry: os.DirEntry[str]) -> bool:
+    if entry.name in (FOLDER, OLD, WORK):
+        return entry.is_dir(follow_symlinks=False)
+    return entry.is_file(follow_symlinks=False) and bool(entry.name == JOURNAL or WORKERS.fullmatch(entry.name))
 
 
 def take_over(home: Path, journal: Journal, makes: Mapping[str, Any], *, restart: bool) -> None:

@@ -20,7 +20,7 @@ from fuse.merge import Merged, complete, constants, copied, is_whole, makes
 from fuse.output import SMALL_FILES, check_target
 from fuse.partial import partial_folder
 from fuse.plan import Plan
-from fuse.unfinished import FOLDER, WORKERS, check_same, enter, home_of, normal, settle
+from fuse.unfinished import FOLDER, WORKERS, check_same, enter, home_of, moved, normal, settle
 
 # who numbers the workers: number, count, and what the first is called
 NUMBERED = (
@@ -85,18 +85,22 @@ def work(
     from fuse.engine.team import team
 
     stop, inputs, home = Event(), bring(plan), home_of(target)
+    making = normal(makes(plan, inputs, device))
     share = worker.share(copied(plan))
     files = worker.share(sorted({file for of in inputs.values() for file in of}))
     enter(home)
     _team(home, worker.count)
     (home / FOLDER).mkdir(exist_ok=True)
     with (
-        closing(Journal(home, target, sync=sync, shared=True)),
+        closing(Journal(home, target, sync=sync, shared=True)) as whole,
         closing(Journal(home, target, worker.journal, sync=sync)) as journal,
         _telling(home, journal, len(share)),
     ):
-        making = normal(makes(plan, inputs, device))
-        check_same(home, journal, making)
+        for one in (whole, journal):
+            check_same(home, one, making)
+        if moved(home, whole):
+            told = "holds the rest of a merge that was killed at its end"
+            raise RecipeError(told, where=home, hint="fuse merge --restart begins anew")
         journal.begin(making)
         for name, shard in list(journal.shards.items()):
             if not is_whole(home / FOLDER / name, shard, stop, hashed=hashed):
@@ -109,7 +113,8 @@ def work(
         with team(cores(), stop) as pool, hashed_beside(unread, pool, stop) as hashes:
             execute(
                 plan.rows, left, home / FOLDER, progress, constants(plan), threads=threads, device=device,
-                hashed=hashed, sync=sync, stop=stop, written=lambda name, size, digest: journal.add(Shard(name, size, *astuple(digest), synced=sync)),
+                hashed=hashed, sync=sync, stop=stop,
+                written=lambda name, size, digest: journal.add(Shard(name, size, *astuple(digest), synced=sync)),
             )  # fmt: skip
             for file, job in hashes.items():
                 journal.add_hash(str(file.resolve()), job.result().sha256)
@@ -169,13 +174,13 @@ def _gathered(plan: Plan, target: Path, making: Mapping[str, Any]) -> tuple[dict
         raise RecipeError(
             "no worker has written anything of it", where=target, hint="fuse merge RECIPE OUT --worker 0/4"
         )
-    count = _team(home)
+    count, planned = _team(home), {name for name, _ in copied(plan)}
     shards: dict[str, Shard] = {}
     hashes: dict[str, str] = {}
     for name in names:
         with closing(Journal(home, target, name)) as journal:
             check_same(home, journal, normal(making))
-            shards |= journal.shards
+            shards |= {name: shard for name, shard in journal.shards.items() if name in planned}
             hashes |= journal.hashes
     for number, (name, _) in enumerate(copied(plan)):
         if name not in shards:
