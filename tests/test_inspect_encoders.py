@@ -128,7 +128,7 @@ def test_layers_and_cells_that_are_asked_for(given):
     assert told["members"]["a"]["layers"] == [1] and told["pairs"][0]["layers"]["samples"] == N
     assert told["common_grid"]["encoder"] == {
         "grid": [1, 1],
-        "sentence": "tokens are averaged over the cells of a 1 x 1 grid, of at most 1 cells, from a (2 x 2) and b (2 x 2)",
+        "sentence": "tokens are averaged over the cells of a 1 x 1 grid, of at most 1 cell, from a (2 x 2) and b (2 x 2)",
     }
 
 
@@ -177,7 +177,7 @@ def test_images_that_are_all_the_same_do_not_end_it(given, tmp_path):
         Image.new("RGB", (40, 40), "red").save(tmp_path / "images" / f"{i}.png")
     told = document(given, "a", "b", images=tmp_path / "images", cells=1)
     (pair,) = told["pairs"]
-    assert pair["layers"]["unmeasured"] == "layer 0 of the features of a do not vary over 5 samples"
+    assert pair["layers"]["unmeasured"] == "the features of a at layer 0 do not vary over 5 samples"
     assert pair["encoder"]["values"] == {} and told["members"]["a"]["effective_rank"] is None
     assert pair["encoder"]["unmeasured"]["procrustes"] == "the features of a do not vary over 5 samples"
 

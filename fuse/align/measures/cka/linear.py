@@ -86,7 +86,7 @@ class LinearCKA:
         own = [self._sums.own(side) for side in range(2)]
         for side, widths in enumerate(self._widths):
             for layer in range(len(widths)):
-                whose = SIDES[side] if len(widths) == 1 else f"layer {layer} of {SIDES[side]}"
+                whose = SIDES[side] if len(widths) == 1 else f"{SIDES[side]} at layer {layer}"
                 self._sums.check(side, layer, whose)
                 check_unbiased(own[side].unbiased[layer], own[side].biased[layer], whose)
         kinds = zip(self._sums.cross(), *own, strict=True)

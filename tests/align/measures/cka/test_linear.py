@@ -169,8 +169,8 @@ def test_features_that_do_not_vary(form):
     flat[1] += 1e-9
     for a, b, whose in [
         ([flat], [x], "the first features"),
-        ([x, flat], [x], "layer 1 of the first features"),
-        ([x], [flat, x], "layer 0 of the second features"),
+        ([x, flat], [x], "the first features at layer 1"),
+        ([x], [flat, x], "the second features at layer 0"),
     ]:
         with pytest.raises(Unmeasurable) as caught:
             in_batches(LinearCKA(form=form), a, b, 6).value()
