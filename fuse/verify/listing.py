@@ -10,7 +10,8 @@ from fuse import strict_json
 from fuse.checkpoint import INDEX, LEGACY
 from fuse.code_keys import CODE_KEYS
 from fuse.digests import CARD, RECORD, file_sha256
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, MachineError
+from fuse.folder_links import inside
 from fuse.sizes import counted
 from fuse.verify.outcome import Outcome
 from fuse.verify.record import Record
@@ -29,7 +30,8 @@ def check_files(folder: Path, record: Record | None) -> Outcome:
     """Every file of the folder has a reason to be there, and the small ones are those that were recorded.
 
     Raises CheckpointError for a half-written file, a link out of the folder, code that fuse.json does not record, a
-    JSON file that names code, and for a small file that is missing, was not recorded or differs from the record.
+    JSON file that names code, and for a small file that is missing, was not recorded or differs from the record;
+    MachineError for a folder that may not be read.
     """
     names = _names(folder)
     for name in names:
@@ -47,7 +49,7 @@ def check_files(folder: Path, record: Record | None) -> Outcome:
     for name, sha256 in record.files.items():
         if name not in names:
             raise CheckpointError(f"is missing, and {RECORD} records it", where=folder / name)
-        if sha256 and file_sha256(folder / name) != sha256:
+        if sha256 and _sha256(folder / name) != sha256:
             raise CheckpointError(f"is not as {RECORD} records it", where=folder / name)
     known = {*record.files, *record.sha256, *record.code, RECORD, CARD}
     for name in sorted(names):
@@ -58,24 +60,34 @@ def check_files(folder: Path, record: Record | None) -> Outcome:
 
 
 def _names(folder: Path) -> set[str]:
-    """Every file below the folder, by its path in it."""
-    home = folder.resolve()
-    blobs = home.parent.parent / "blobs"  # where the hub's cache keeps what a snapshot links to
+    """Every file below the folder, by its path in it. Hidden folders and links to folders are not gone into."""
     names: set[str] = set()
-    for here, folders, files in os.walk(folder):
-        root = Path(here)
-        for name in [*files, *(inner for inner in folders if (root / inner).is_symlink())]:
-            path = root / name
-            real = path.resolve()
-            if path.is_symlink() and not (real.is_relative_to(home) or real.parent == blobs):
-                raise CheckpointError(f"is a link out of the folder, to {real}", where=path)
-            if not path.exists() or not (path.is_file() or path.is_dir()):
-                raise CheckpointError("is neither a file nor a folder", where=path)
-            names.add(path.relative_to(folder).as_posix())
-        if len(names) > MAX_FILES:
-            raise CheckpointError(f"holds more than {MAX_FILES:,} files", where=folder)
-        folders[:] = sorted(inner for inner in folders if not inner.startswith(".") and not (root / inner).is_symlink())
+    count, todo = 0, [""]
+    while todo:
+        at = todo.pop()
+        try:
+            with os.scandir(folder / at) as entries:
+                for entry in entries:
+                    count += 1
+                    if count > MAX_FILES:
+                        raise CheckpointError(f"holds more than {MAX_FILES:,} files", where=folder)
+                    if entry.is_symlink():
+                        inside(folder, Path(entry.path))
+                    if entry.is_dir(follow_symlinks=False):
+                        todo += [] if entry.name.startswith(".") else [f"{at}{entry.name}/"]
+                    elif entry.is_file() or entry.is_dir():
+                        names.add(f"{at}{entry.name}")
+                    else:
+                        raise CheckpointError("is neither a file nor a folder", where=entry.path)
+        except OSError as error:
+            raise MachineError(f"cannot be read ({error.strerror})", where=folder / at) from None
     return names
+
+
+def _sha256(path: Path) -> str:
+    if path.is_dir():  # by a link
+        raise CheckpointError(f"is a folder, and {RECORD} records a file", where=path)
+    return file_sha256(path)
 
 
 def _is_harmless(name: str) -> bool:
@@ -89,7 +101,7 @@ def _check_code(folder: Path, names: set[str], record: Record | None) -> None:
     for name, sha256 in code.items():
         if name not in names:
             raise CheckpointError(f"is missing, and {RECORD} records it", where=folder / name)
-        if file_sha256(folder / name) != sha256:
+        if _sha256(folder / name) != sha256:
             raise CheckpointError(f"is code, and not as {RECORD} records it", where=folder / name)
     for name in sorted(names):
         if Path(name).suffix.lower() in CODE and name not in code:

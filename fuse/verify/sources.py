@@ -29,8 +29,8 @@ def check_sources(record: Record | None, home: Path, threads: int, bar: Bar) -> 
     away = 0
     for origin, name, sha256 in _origins(record.told):
         path = home / origin  # an absolute origin stands alone
-        file = path if path.is_file() else path / name
-        if sha256 and file.is_file() and not origin.startswith("hf://"):
+        file = path if _is_weights(path) else path / name
+        if sha256 and _is_weights(file) and not origin.startswith("hf://"):
             found[file] = sha256
         else:
             away += 1
@@ -42,6 +42,14 @@ def check_sources(record: Record | None, home: Path, threads: int, bar: Bar) -> 
             raise CheckpointError("is not the file that the folder was made of", where=file)
     told = f"{counted(len(found), 'source file')} as recorded"
     return Outcome(f"{told}; {away:,} elsewhere or without a hash" if away else told, counts={"files": len(found)})
+
+
+def _is_weights(path: Path) -> bool:
+    """Whether there is such a file, of the only kind that outputs are made of: fuse.json may name any file."""
+    try:
+        return path.suffix == ".safetensors" and path.is_file()
+    except OSError:  # no name of a file
+        return False
 
 
 def _digests(files: list[Path], threads: int, bar: Bar) -> dict[Path, str]:
