@@ -13,6 +13,7 @@ from fuse.families.family import Part
 from fuse.fusable import kind_of
 from fuse.fused import FusedBranch, Lender
 from fuse.fused_turned import branch_turned
+from fuse.image_files import Sizes
 from fuse.parameters import Parameters, stack_depths
 from fuse.plan import Drop, Row, Source
 from fuse.recipe_vision import Branch
@@ -86,6 +87,7 @@ def _check_processor(member: Member) -> None:
             f"{member.name} has no preprocessor_config.json, so its branch could not prepare images",
             where=member.folder, hint="copy it from the member's own repository",
         )  # fmt: skip
+    Sizes(member.checkpoint.config, member.folder).check_edge()
 
 
 def _of_files(loaded: LoadedRecipe, number: int, branch: Branch, host: Member) -> FusedBranch:

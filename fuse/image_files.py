@@ -46,6 +46,13 @@ class Sizes:
         check_numbers(own, folder / "preprocessor_config.json")
         self.image = {**own, **(inner if isinstance(inner, dict) else {})}
 
+    def check_edge(self) -> None:
+        """A CLIP tower takes pictures of one size only: CheckpointError where the processor makes others."""
+        edge, taken = self.edge(), self.vision.get("image_size")
+        if self.vision.get("model_type") == "clip_vision_model" and isinstance(taken, int) and edge != taken:
+            told = f"the processor makes images of {edge}x{edge} pixels, and vision_config.image_size is {taken}"
+            raise CheckpointError(told, where=self.folder)
+
     def edge(self) -> int:
         """The edge of a square view; what the tower takes where no file says."""
         cropped = self.image.get("do_center_crop", True) is not False

@@ -23,17 +23,9 @@ def _square(sizes: Sizes, size: Size) -> Written:
     """LLaVA: the patches of one view; its processor drops the class token."""
     if sizes.processor.get("processor_class") == "PixtralProcessor":
         return _pixtral(sizes, size)
-    _check_edge(sizes)
+    sizes.check_edge()
     side = sizes.edge() // sizes.patch()
     return Written((side * side + _class_token(sizes),))
-
-
-def _check_edge(sizes: Sizes) -> None:
-    """A CLIP tower takes pictures of one size only."""
-    edge, taken = sizes.edge(), sizes.vision.get("image_size")
-    if sizes.vision.get("model_type") == "clip_vision_model" and isinstance(taken, int) and edge != taken:
-        told = f"the processor makes images of {edge}x{edge} pixels, and vision_config.image_size is {taken}"
-        raise CheckpointError(told, where=sizes.folder)
 
 
 def _class_token(sizes: Sizes) -> int:

@@ -33,7 +33,7 @@ def slow(**files: object) -> Make:
 TEMPLATES: list[tuple[str, Make, str]] = [
     ("loops in loops", template(nested(3)), "a: the chat template takes more than 3 seconds"),
     ("a range too long", template("{% for i in range(10**9) %}{% endfor %}"), "a: the chat template writes no prompt: Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000)."),
-    ("letters without end", template("{% for i in range(100000) %}" + "{{ messages }}" * 100 + "{% endfor %}"), "a: the chat template takes more than 3 seconds"),
+    ("300,000 letters", template("{% for i in range(100000) %}abc{% endfor %}"), "a: the chat template writes 300,000 letters, more than 262,284"),
     ("a text of 10 GB", template("{{ 'a' * 10**10 }}"), "a: the chat template asks for more than 256 MiB or a bounded depth"),
     ("a text of 100 MB", template("{% set a = 'a' * 10**8 %}{{ a }}"), "a: the chat template takes more than 3 seconds"),
     ("doubled 60 times", template("{% set ns = namespace(x='aa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}"), "a: the chat template asks for more than 256 MiB or a bounded depth"),
