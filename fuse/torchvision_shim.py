@@ -27,6 +27,8 @@ def install() -> bool:
 
     if torch.version.cuda or torch.version.hip or not _extension_is_broken(torch):
         return False
+    if hasattr(torch.ops.torchvision, _OPERATORS[0]):  # another copy of this file, in a portable folder, was first
+        return True
     _library = torch.library.Library("torchvision", "DEF")
     for name in _OPERATORS:
         _library.define(name + _SCHEMA)

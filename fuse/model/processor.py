@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from transformers import AutoConfig, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
 
 from fuse.branches.branch import Prepared
 from fuse.branches.budget import budgeted_layout
@@ -20,7 +20,7 @@ from fuse.model.batches import deal, padded
 from fuse.model.config import FusedConfig
 from fuse.model.messages import images_in, takes_lists, with_images, with_plain_text, with_slots
 from fuse.model.writing import Layout, branch_inputs, graft_slots, write
-from fuse.sidecars import COPIED, write_json
+from fuse.small_files import COPIED, write_json
 
 BRANCH_FILES = "branches"
 PIECEWISE_HOSTS = frozenset({"llava_original", "mgm", "slime"})  # their code tokenizes the text around images in pieces
@@ -59,10 +59,11 @@ class FusedProcessor(ProcessorMixin):
             patterns = ["*.json", "*.jinja", "*.txt", "*.model"]
             keep = {k: kwargs[k] for k in ("revision", "cache_dir", "local_files_only", "token") if k in kwargs}
             folder = Path(snapshot_download(str(pretrained_model_name_or_path), allow_patterns=patterns, **keep))
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if not isinstance(config, FusedConfig):
-            raise CheckpointError(f"config.json has model_type {config.model_type!r}, not 'fuse'", where=folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        told, _ = FusedConfig.get_config_dict(folder)
+        if told.get("model_type") != "fuse":
+            raise CheckpointError(f"config.json has model_type {told.get('model_type')!r}, not 'fuse'", where=folder)
+        config = FusedConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
         eyes = [open_eyes(branch, folder / BRANCH_FILES / branch["name"]) for branch in config.branches]
         template = folder / "chat_template.jinja"
         text = template.read_text(encoding="utf-8") if template.is_file() else None
