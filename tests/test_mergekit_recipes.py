@@ -1,5 +1,6 @@
 """Recipes written for mergekit: fuse's output beside mergekit's own, and what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests import recipe_members
 from tests.cli import fuse_here
 from tests.members import perturbed, save_member, words
 
@@ -194,3 +196,161 @@ def test_agrees_with_mergekit(family: Path, tmp_path: Path, kind: str, monkeypat
         far, near, total = far + int((apart > 1).sum()), near + int((apart == 1).sum()), total + apart.numel()
     assert far <= (3e-4 * total if kind in SELECTING else 0), (far, near, total)
     assert near <= 0.005 * total, (far, near, total)
+
+
+def test_slices_mean_what_they_say_behind_the_layers(family: Path, tmp_path: Path) -> None:
+    """Where the last slice has more sources than the first, mergekit forgets some of them there."""
+    slices = "slices:\n  - sources: [{model: a, layer_range: [0, 2]}]\n  - sources:\n" + "".join(
+        f"      - {{model: {name}, layer_range: [2, 4]}}\n" for name in "ab"
+    )
+    out = merge(family, tmp_path / "out", "merge_method: linear\nparameters: {weight: 1}\n" + slices)
+    a, b = (load_file(family / name / "model.safetensors") for name in "ab")
+    torch.testing.assert_close(out["lm_head.weight"], (a["lm_head.weight"] + b["lm_head.weight"]) / 2)
+    assert torch.equal(out["model.embed_tokens.weight"], a["model.embed_tokens.weight"])
+
+
+@pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", "della_linear"])
+def test_what_is_drawn_at_random(family: Path, tmp_path: Path, method: str) -> None:
+    """mergekit's draws hang on its seed and order, so only their kind is compared: a share, and the L1 norm restored."""
+    text = (
+        f"merge_method: {method}\nbase_model: base\nparameters: {{density: 0.6, weight: 1}}\nmodels: [{{model: a}}]\n"
+    )
+    out, base, a = (merge(family, tmp_path / "out", text), *(load_file(family / n / "model.safetensors") for n in
+                    ("base", "a")))  # fmt: skip
+    kept = {name: (out[name] != base[name]).float().mean().item() for name in out if out[name].ndim == 2}
+    assert all(0.5 < share < 0.7 for share in kept.values()), kept
+    for name in kept:
+        torch.testing.assert_close((out[name] - base[name]).abs().sum(), (a[name] - base[name]).abs().sum())
+
+
+KERNELS = {
+    "linear": "linear of a + b [weights 0.7/0.4]",
+    "slerp beyond its ends": "mergekit/slerp of b over base [t 1.2]",
+    "slerp of one and its base": "slerp of base_model + a [t 0.3]",
+    "ties that rescales": "mergekit/ties of a + b over base",
+    "task_arithmetic": "task_arithmetic of a + b over base [weights 0.7/0.4, lambda 0.8]",
+    "dare_linear": "dare_linear of a + b over base",
+    "della": "mergekit/della of a + b over base",
+    "breadcrumbs": "breadcrumbs of a + b over base",
+    "breadcrumbs_ties": "mergekit/breadcrumbs_ties of a + b over base",
+    "ram": "mergekit/ram of a + b over base",
+}
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_fuses_own_method_where_it_means_the_same(family: Path, kind: str) -> None:
+    (family / "recipe.yml").write_text(ACCEPTED[kind])
+    ran = fuse_here("plan", family / "recipe.yml")
+    assert (ran.code, ran.err) == (0, "")
+    assert f" {KERNELS[kind]}" in ran.out
+
+
+def test_the_output_is_the_bases_and_tells_the_recipe(family: Path, tmp_path: Path) -> None:
+    text = "merge_method: linear  # words\nbase_model: b\nchat_template: auto\nparameters: {weight: 1}\n" + BARE
+    merge(family, tmp_path / "out", text)
+    told = json.loads((tmp_path / "out" / "fuse.json").read_text())
+    assert told["recipe"] == text
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (family / "b" / "tokenizer.json").read_bytes()
+
+
+def test_the_most_frequent_template(family: Path, tmp_path: Path) -> None:
+    models = "models:\n" + "".join(f"  - model: {name}\n" for name in "cab")
+    text = "merge_method: karcher\nchat_template: auto\n" + models
+    merge(family, tmp_path / "out", text)
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == "{{ messages }}"
+    (family / "recipe.yml").write_text("merge_method: karcher\n" + models)
+    assert "c has none and the output will have none" in fuse_here("plan", family / "recipe.yml").out
+
+
+def test_a_lora_is_an_adapter(family: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(3)
+    model = LlamaForCausalLM.from_pretrained(family / "base", dtype=torch.float32)
+    model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    model.save_pretrained(tmp_path / "lora")
+    text = f"merge_method: passthrough\nmodels: [{{model: base+{tmp_path / 'lora'}}}]\n"
+    out = merge(family, tmp_path / "out", text)
+    for name, tensor in model.merge_and_unload().state_dict().items():
+        torch.testing.assert_close(out[name], tensor)
+
+
+LINEAR = "merge_method: linear\n"
+OVER = "merge_method: ties\nbase_model: base\nparameters: {weight: 1}\n"
+ONE = "models: [{model: a}]\n"
+REFUSED = {
+    "merge_method: lineer\n" + ONE: "1:1: merge_method: unknown method 'lineer' (did you mean: linear)",
+    "merge_method: ties\n" + ONE: "1:1: merge_method: ties needs a base_model",
+    LINEAR: "1:1: merge_method: the recipe needs either models or slices",
+    LINEAR + ONE: "2:10: models.0.parameters: a has no weight for lm_head.weight",
+    LINEAR + "paramters: {}\n" + ONE: "2:1: paramters: unknown key (did you mean: parameters) (mergekit reads over keys "
+    "that it does not know)",
+    LINEAR + "modules: {text_decoder: {}}\n": "2:1: modules: means nothing here: fuse knows the parts of a checkpoint "
+    "by itself (write a recipe with members and language; `vision` says what becomes of encoders)",
+    LINEAR + "out_path: x\n" + ONE: "2:1: out_path: means nothing here: the output is named on the command line "
+    "(leave it out)",
+    LINEAR + "dtype: float64\n" + ONE: "2:1: dtype: should be bfloat16, float16 or float32, not 'float64'",
+    LINEAR + "models: [{model: a, parameters: {weigth: 1}}]\n": "2:34: models.0.parameters.weigth: unknown parameter "
+    "(did you mean: weight) (mergekit reads over keys that it does not know)",
+    LINEAR + "parameters: {weight: 1, rescale: true}\n" + ONE: "2:25: parameters.rescale: unknown parameter (known: "
+    "int8_mask, normalize, weight) (mergekit reads over keys that it does not know)",
+    LINEAR + "models: [{model: a, parameters: {weight: 1, normalize: false}}]\n": "2:45: models.0.parameters.normalize: "
+    "is one for all models, and mergekit does not read it here (write it under the recipe's own parameters)",
+    LINEAR + "parameters: {weight: [{filter: mpl, value: 1}, {value: 2}]}\n" + ONE: "2:24: parameters.weight.0.filter: "
+    "'mpl' is part of no tensor's name",
+    LINEAR + "parameters: {weight: [{pattern: mlp, value: 1}]}\n" + ONE: "2:24: parameters.weight.0.pattern: unknown key "
+    "(known: filter, value) (mergekit reads over keys that it does not know)",
+    LINEAR + "parameters: {weight: [{filter: mlp, value: 1}]}\n" + ONE: "2:14: parameters.weight: a has no weight for "
+    "lm_head.weight (a list of filters may end with a value alone, which fits all)",
+    LINEAR + "parameters: {weight: heavy}\n" + ONE: "2:14: parameters.weight: should be a number, not 'heavy'",
+    LINEAR + "parameters: {weight: [1, {value: 2}]}\n" + ONE: "2:26: parameters.weight.1: a list holds numbers, or "
+    "tables of filter and value, not both",
+    LINEAR + "parameters: {weight: 1, normalize: 2}\n" + ONE: "2:25: parameters.normalize: should be true or false, "
+    "not 2",
+    LINEAR + "parameters: {weight: 1}\nmodels: [{model: a}, {model: a}]\n": "3:23: models.1.model: the model stands here "
+    "twice",
+    LINEAR + "parameters: {weight: 1}\nmodels: [{model: gone}]\n": "3:11: models.0.model: 'gone' does not exist (a "
+    "folder, relative to the recipe, or a hub id org/name)",
+    LINEAR + "parameters: {weight: 1}\nmodels: [{model: a@main}]\n": "3:11: models.0.model: 'a' is a local folder and "
+    "has no revision (leave `revision` out)",
+    LINEAR + "parameters: {weight: 1}\nmodels: [{model: {model: a, override_architecture: X}}]\n": "3:29: "
+    "models.0.model.override_architecture: means nothing here: fuse takes a checkpoint as its config describes it "
+    "(leave it out)",
+    "merge_method: task_arithmetic\nbase_model: base\nparameters: {weight: 0}\n" + ONE: "3:14: parameters.weight: is 0 at every tensor, so nothing is merged",
+    OVER + "models: [{model: base}]\n": "1:1: merge_method: ties merges nothing: the base_model is the only model",
+    OVER + "slices: [{sources: [{model: a, layer_range: [0, 4]}]}]\n": "4:11: slices.0.sources: ties needs the "
+    "base_model among them",
+    OVER + "slices: [{sources: [{model: a, layer_range: [0, 2]}, {model: base, layer_range: [1, 3]}]}]\n": "4:32: "
+    "slices.0.sources.0.layer_range: ties takes the base's layers of the same numbers, which are [1, 3]",
+    LINEAR + "parameters: {weight: 1}\nslices: [{sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: "
+    "[1, 4]}]}]\n": "3:11: slices.0.sources: ranges that are merged have one length, and these have 2 layers and 3 layers",
+    LINEAR + "parameters: {weight: 1}\nslices: [{sources: [{model: a, layer_range: [2, 7]}]}]\n": "3:32: "
+    "slices.0.sources.0.layer_range: [2, 7] reaches beyond the 4 layers of a ([2, 4] ends with its last)",
+    OVER + "slices: [{base_model: a, sources: [{model: base, layer_range: [0, 4]}]}]\n": "4:11: slices.0.base_model: "
+    "differs from the recipe's base_model, and fuse has one base for all layers",
+    OVER + "tokenizer: {source: union, pad_to_multiple_of: 8}\n" + ONE: "4:28: tokenizer.pad_to_multiple_of: means "
+    "nothing here: fuse keeps the rows that the embedding has (leave it out)",
+    OVER + "tokenizer: {tokens: {<x>: {source: a}}}\n" + ONE: "4:13: tokenizer.tokens: means nothing here: fuse takes the "
+    "row of a token from whoever has it, without settings by token (leave it out)",
+    OVER + "tokenizer_source: b\n" + ONE: "4:1: tokenizer_source: is none of the models (base, union or one of them)",
+    OVER + "tokenizer_source: base\ntokenizer: {}\n" + ONE: "5:1: tokenizer: the recipe has a tokenizer_source, too "
+    "(leave one of them out)",
+    LINEAR + "tokenizer_source: union\nparameters: {weight: 1}\nmodels: [{model: a}, {model: long}, {model: longer}]\n":
+    "2:1: tokenizer_source: mergekit makes up rows for 2 tokens such as '<x>', which long and longer have and a lacks, "
+    "and merges them; fuse takes such a row from one member (write a recipe with members and language, whose "
+    "`embeddings` says from whom)",
+    OVER + "chat_template: chatml\n" + ONE: "4:1: chat_template: fuse takes the template of a member, or the most "
+    "frequent one with `auto` (put another one into the output's chat_template.jinja)",
+    LINEAR + "parameters: {weight: 1}\nmodels: [{model: eyes}]\n": "3:11: models.0.model: eyes can see, and a mergekit "
+    "recipe does not say whose eyes to keep (write a recipe with members, language and vision)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_refuses(family: Path, text: str) -> None:
+    if not (family / "eyes").exists():
+        recipe_members.save("llava", family / "eyes", 1)
+        (family / "longer").symlink_to(family / "long")
+    (family / "recipe.yml").write_text(text)
+    ran = fuse_here("plan", family / "recipe.yml")
+    assert (ran.code, ran.err) == (2, f"fuse: recipe.yml:{REFUSED[text]}\n")

@@ -75,9 +75,11 @@ class Settings:
         if found := next((hit for hit in asked if hit is not None), None):
             return found
         if param.default is REQUIRED:
-            told = f"{whose or 'the recipe'} has no {name} for {tensor}"
-            path = next((one.path for one in scopes if name in one.table), scopes[-1].path)
-            raise self.given.error(path, told, "a filter's list may end with a value alone, which fits all")
+            filtered = next(((*one.path, name) for one in scopes if name in one.table), None)
+            hint = "a list of filters may end with a value alone, which fits all" if filtered else ""
+            raise self.given.error(
+                filtered or scopes[0].path, f"{whose or 'the recipe'} has no {name} for {tensor}", hint
+            )
         return param.default, None
 
     def _at(self, path: Path_, setting: Any, tensor: str, t: float, param: Param) -> tuple[Any, Path_] | None:
