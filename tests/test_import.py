@@ -145,8 +145,16 @@ def test_where_the_output_goes(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     assert into(tmp_path / "link") == f"fuse: {tmp_path}/link: the output is a link (name the folder itself)\n"
     assert into(tmp_path, "--force") == f"fuse: {tmp_path}: the output and file.pt would lie in each other\n"
-    assert (tmp_path / "taken").read_text() == "mine"
-    alone(tmp_path, "file.pt", "taken", "link")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    hint = "(choose another folder, or remove it yourself)"
+    told = f"fuse: {tmp_path}/full: the output exists and fuse import did not make it {hint}\n"
+    assert into(tmp_path / "full", "--force") == told
+    assert into(Path(".."), "--force") == (
+        "fuse: ..: the output has no name of its own (name a folder, such as ../out)\n"
+    )  # fmt: skip
+    assert (tmp_path / "taken").read_text() == (tmp_path / "full" / "mine").read_text() == "mine"
+    alone(tmp_path, "file.pt", "taken", "link", "full")
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

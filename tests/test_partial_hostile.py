@@ -195,3 +195,16 @@ def test_workers_do_not_add_to_what_another_recipe_left(family: Path, tmp_path: 
     said = f"fuse: {home}: holds an unfinished merge of another recipe (--restart throws it away)\n"
     assert (ran.code, ran.err) == (2, said) and names(home / "folder") == ["one"]
     assert home_of(out) == home
+
+
+def test_what_another_user_left_is_not_gone_on_with(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / ".out.partial"
+    assert merged(family, tmp_path / "out", "--worker", "0/1").code == 0
+    before = sorted(home.rglob("*"))
+    monkeypatch.setattr(os, "geteuid", lambda: home.stat().st_uid + 1)
+    for verb in (["merge"], ["merge", "--restart"], ["merge", "--worker", "0/1"], ["commit"]):
+        ran = fuse_here(*verb, family / "recipe.yaml", tmp_path / "out")
+        assert (ran.code, ran.err) == (2, f"fuse: {home}: {IN_THE_WAY}\n")
+    assert sorted(home.rglob("*")) == before

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fuse.checkpoint import INDEX
+from fuse.journal import Journal
+from fuse.stores.address import address_of
+from fuse.stores.output import staging_for
 from tests.cli import fuse_here
 from tests.members import perturbed, save_member
 from tests.store_server import Store, s3_server
@@ -294,3 +298,42 @@ def test_another_writer_is_noticed_before_the_marker(
         "fuse: s3://models/both/model-00001-of-00003.safetensors: the store does not have what was sent; "
     )
     assert "fuse.json" not in store.names("both")
+
+
+def test_restart_throws_nothing_away_that_another_writes(store: Store, recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, "2", "merge", str(recipe), "s3://models/busy"]
+    subprocess.run(command, env={**os.environ, **store.env}, capture_output=True, check=False)
+    (home,) = staged(tmp_path)
+    before = sorted(home.rglob("*"))
+    for folder, name in ((home, "busy"), (home / ".busy.partial", "busy")):
+        folder.mkdir(exist_ok=True)
+        with closing(Journal(folder, home / name)):
+            ran = fuse_here("merge", recipe, "s3://models/busy", "--restart")
+            said = f"fuse: {home}/busy: another fuse is writing it"
+            assert ran.code == 2 and ran.err.startswith(said) and set(before) <= set(home.rglob("*"))
+    assert fuse_here("merge", recipe, "s3://models/busy", "--restart").code == 0 and not home.exists()
+    assert store.names("busy")[0] == "README.md" and "fuse.json" in store.names("busy")
+
+
+def test_restart_takes_back_what_was_sent_and_nothing_else(store: Store, recipe: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, "2", "merge", str(recipe), "s3://models/back"]
+    subprocess.run(command, env={**os.environ, **store.env}, capture_output=True, check=False)
+    _, second = store.names("back")
+    store.write(f"back/{second}", b"another's")
+    ran = fuse_here("merge", recipe, "s3://models/back", "--restart")
+    assert (ran.code, store.names("back")) == (2, [second])
+    assert ran.err == "fuse: s3://models/back: the output already exists (choose another folder, or --force)\n"
+
+
+def test_a_staging_folder_is_no_link(store: Store, recipe: Path, tmp_path: Path) -> None:
+    home = staging_for(address_of("s3://models/linked"), tmp_path)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("precious")
+    home.symlink_to("precious")
+    for options in ([], ["--restart"]):
+        ran = fuse_here("merge", recipe, "s3://models/linked", *options)
+        assert (ran.code, ran.err) == (
+            2,
+            f"fuse: {home}: is in the way and fuse did not make it (remove it yourself)\n",
+        )
+    assert (tmp_path / "precious" / "file").read_text() == "precious"

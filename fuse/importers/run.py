@@ -27,10 +27,11 @@ from fuse.partial import new_folder
 from fuse.safetensors_header import TensorEntry
 from fuse.small_files import COPIED, copy_small, without_code, write_json
 from fuse.suggest import did_you_mean
+from fuse.unfinished import home_of
 
 FORMAT = 1
+MADE = ("projector.json", "graft.json", "language/config.json")  # one of them is in every import
 FLOATS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
 
 
@@ -111,6 +112,7 @@ def _number(text: str) -> int | float | str:
 
 
 def _check_target(out: Path, inputs: list[Path], force: bool) -> None:
+    home_of(out)  # refuses what is no name
     if out.is_symlink():
         raise RecipeError("the output is a link", where=out, hint="name the folder itself")
     if out.exists() and (not force or not out.is_dir()):
@@ -121,6 +123,9 @@ def _check_target(out: Path, inputs: list[Path], force: bool) -> None:
     for path in (path.resolve() for path in inputs):
         if real == path or real in path.parents or (path.is_dir() and path in real.parents):
             raise RecipeError(f"the output and {path.name} would lie in each other", where=out)
+    if out.exists() and any(out.iterdir()) and not any((out / name).is_file() for name in MADE):
+        hint = "choose another folder, or remove it yourself"
+        raise RecipeError("the output exists and fuse import did not make it", where=out, hint=hint)
 
 
 def _check_pieces(imported: Imported) -> None:

@@ -2,21 +2,22 @@
 
 import hashlib
 import json
+import os
 import shutil
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from fuse.errors import MachineError, RecipeError
 from fuse.inputs import bring
-from fuse.journal import JOURNAL
+from fuse.journal import JOURNAL, Journal
 from fuse.merge import Merged, makes, merge
 from fuse.plan import Plan
 from fuse.progress import byte_progress
 from fuse.stores.address import Address, address_of, is_store
-from fuse.stores.publish import MARKER, check_free, output_address, publish
+from fuse.stores.publish import MARKER, check_free, output_address, publish, take_back
 from fuse.strict_json import read_object
-from fuse.unfinished import normal
+from fuse.unfinished import normal, settle
 
 MADE = "made.json"  # of what the finished folder beside it was made
 
@@ -34,8 +35,10 @@ def merge_to_store(
     address = output_address(url)
     _check_apart(plan, address)
     home = staging_for(address, staging or plan.recipe_file.parent)
+    if home.is_symlink() or (home.exists() and not home.is_dir()):
+        raise RecipeError("is in the way and fuse did not make it", where=home, hint="remove it yourself")
     if restart:
-        shutil.rmtree(home, ignore_errors=True)
+        _throw_away(home, home / address.name, url)
     if not (home / JOURNAL).exists():
         check_free(url, force=force)
     try:
@@ -46,7 +49,7 @@ def merge_to_store(
         if not _is_made(home, folder, making):
             with byte_progress(plan.bytes_written, shown=shown) as progress:
                 merged = merge(plan, folder, force=folder.exists(), progress=progress, device=device, **options)
-            (home / MADE).write_text(json.dumps(making))
+            _note(home / MADE, json.dumps(making))
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         with byte_progress(size, shown=shown) as progress:
             publish(folder, url, force=force, progress=progress)
@@ -75,6 +78,25 @@ def _is_made(home: Path, folder: Path, making: dict[str, Any]) -> bool:
         told = "holds a merge of another recipe, or of members that changed since, that was not published"
         raise RecipeError(told, where=home, hint="--restart throws it away")
     return True
+
+
+def _throw_away(home: Path, folder: Path, url: str) -> None:
+    """Remove the staging folder and what was sent of it; errors as `take_back`."""
+    settle(folder)
+    if (home / JOURNAL).exists():
+        take_back(folder, url)
+    with closing(Journal(home, folder)) if (home / JOURNAL).exists() else nullcontext():
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _note(path: Path, text: str) -> None:
+    """A file whole or not at all, also after a power cut."""
+    new = path.with_suffix(".new")
+    with new.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
 
 
 def _check_apart(plan: Plan, address: Address) -> None:

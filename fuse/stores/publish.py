@@ -76,6 +76,21 @@ def publish(folder: Path, url: str, *, force: bool = False, progress: Callable[[
         return len(sent)
 
 
+def take_back(folder: Path, url: str) -> None:
+    """Remove what an unfinished `publish` of the folder sent, where it is as it was sent and is no whole output.
+
+    Raises RecipeError where another run is publishing the folder, MachineError where the store refuses.
+    """
+    address = output_address(url)
+    with closing(Journal(folder.parent, folder)) as journal, sentences(address):
+        if not journal.head or journal.head.get("url") != str(address):
+            return
+        system = connect(address)
+        there = _there(system, address)
+        for name in _still_there(journal, there) if MARKER not in there else ():
+            system.rm_file(address.file(name))
+
+
 def _there(system: Any, address: Address) -> dict[str, Far]:
     """Every file under the address, by its name from there."""
     system.invalidate_cache()
