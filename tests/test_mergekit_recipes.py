@@ -1,6 +1,8 @@
 """Recipes written for mergekit: fuse's output beside mergekit's own, and what is refused."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from fuse.methods.table_foreign import FOREIGN, PREFIX
 from tests import recipe_members
 from tests.cli import fuse_here
 from tests.members import perturbed, save_member, words
+from tests.test_docs import ROOT, blocks, commands
 
 CONFIG = LlamaConfig(
     hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
@@ -316,7 +320,8 @@ REFUSED = {
     LINEAR + "parameters: {weight: 1}\nmodels: [{model: {model: a, override_architecture: X}}]\n": "3:29: "
     "models.0.model.override_architecture: means nothing here: fuse takes a checkpoint as its config describes it "
     "(leave it out)",
-    "merge_method: task_arithmetic\nbase_model: base\nparameters: {weight: 0}\n" + ONE: "3:14: parameters.weight: is 0 at every tensor, so nothing is merged",
+    OVER + "models: [{model: a, parameters: {density: 1.5}}]\n": "4:34: models.0.parameters.density: should be at most "
+    "1, not 1.5",
     OVER + "models: [{model: base}]\n": "1:1: merge_method: ties merges nothing: the base_model is the only model",
     OVER + "slices: [{sources: [{model: a, layer_range: [0, 4]}]}]\n": "4:11: slices.0.sources: ties needs the "
     "base_model among them",
@@ -354,3 +359,18 @@ def test_refuses(family: Path, text: str) -> None:
     (family / "recipe.yml").write_text(text)
     ran = fuse_here("plan", family / "recipe.yml")
     assert (ran.code, ran.err) == (2, f"fuse: recipe.yml:{REFUSED[text]}\n")
+
+
+def test_the_document(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/mergekit.md: its recipes and commands run, and its table names every method."""
+    for seed, name in enumerate(("base", "math", "code")):
+        recipe_members.save("llama", tmp_path / name, seed)
+    for language, text in blocks("docs/mergekit.md"):
+        if language == "yml":
+            (tmp_path / text.split(maxsplit=2)[1]).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for line in commands("docs/mergekit.md"):
+        ran = fuse_here(*shlex.split(line)[1:])
+        assert (ran.code, ran.err) == (0, ""), line
+    page = (ROOT / "docs/mergekit.md").read_text().partition("| method |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", page)) - {"density", "rescale"} == {name.removeprefix(PREFIX) for name in FOREIGN}
