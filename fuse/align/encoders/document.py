@@ -1,5 +1,6 @@
 """The result of a comparison of encoders as one JSON document, before sentences are made of its numbers."""
 
+from contextlib import suppress
 from itertools import combinations
 from typing import Any
 
@@ -8,6 +9,7 @@ from fuse.align.encoders.pair import Drawn, matrices, measured, space_between
 from fuse.align.encoders.run import Run, Side
 from fuse.align.features.images import Skipped
 from fuse.align.features.look import END
+from fuse.align.measures.cka.mixed import mixed_cka
 from fuse.align.measures.spread import spread
 from fuse.model.norms import embedding_norm
 
@@ -71,23 +73,28 @@ def _pair(run: Run, i: int, j: int, drawn: dict[str, dict[str, Drawn]]) -> dict[
     last = {
         kind: [[layers[kind][-1][-1]]] if kind in layers else None for kind in ("biased", "unbiased")
     } | {key: layers[key] for key in ("unmeasured",) if key in layers}  # fmt: skip
+    both = {place: (drawn[a.name][place], drawn[b.name][place]) for place in a.widths if place in b.widths}
     pair: dict[str, Any] = {
         "a": a.name, "b": b.name, "layers": layers,
-        "encoder": _with_cka(measured(drawn[a.name]["encoder"], drawn[b.name]["encoder"], names, TOWERS), last),
+        "encoder": _with_cka(measured(*both["encoder"], names, TOWERS), last, *both["encoder"]),
         "projector": None, "llm": None,
     }  # fmt: skip
     if (i, j, "projector") in run.sums:
         widths = (a.widths["projector"], b.widths["projector"])
         cosine, no_space = space_between((a.encoder.words, b.encoder.words), widths, names)
-        found = measured(drawn[a.name]["projector"], drawn[b.name]["projector"], names, no_space)
+        found = measured(*both["projector"], names, no_space)
         cka = matrices(run.sums[i, j, "projector"], names, ([END], [END]))
-        pair["projector"] = {**_with_cka(found, cka), "embeddings_cosine": cosine}
+        pair["projector"] = {**_with_cka(found, cka, *both["projector"]), "embeddings_cosine": cosine}
     return pair
 
 
-def _with_cka(found: dict[str, Any], cka: dict[str, Any]) -> dict[str, Any]:
-    """The measures of a place with the streamed CKA of all its samples."""
+def _with_cka(found: dict[str, Any], cka: dict[str, Any], a: Drawn, b: Drawn) -> dict[str, Any]:
+    """The measures of a place with the streamed CKA of all its samples, and what drawn ones have between images."""
     if "unmeasured" in cka:
         return {**found, "unmeasured": {"cka": cka["unmeasured"], **found["unmeasured"]}}
     streamed = {"cka": cka["unbiased"][0][0], "cka_biased": cka["biased"][0][0]}
-    return {**found, "values": {**streamed, **found["values"]}}
+    details = found["details"]
+    if a.cells is not None:
+        with suppress(Unmeasurable):  # one image has no other
+            details = {"cka": {"other_images": mixed_cka(a.rows, b.rows, a.cells.to(a.rows.device))}, **details}
+    return {**found, "values": {**streamed, **found["values"]}, "details": details}

@@ -24,10 +24,11 @@ SIDES = ("the first features", "the second features")  # as the measures call th
 
 @dataclass(frozen=True)
 class Drawn:
-    """Samples of one encoder at one place: rows [n, D] of cells, means [m, D] of images."""
+    """Samples of one encoder at one place: rows [n, D] of cells, means [m, D] of images, cells [n], each row's cell."""
 
     rows: torch.Tensor
     means: torch.Tensor
+    cells: torch.Tensor | None = None
 
 
 def measured(a: Drawn, b: Drawn, names: tuple[str, str], no_space: str) -> dict[str, Any]:

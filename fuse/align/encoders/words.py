@@ -3,9 +3,10 @@
 Likeness of two encoders is the unbiased linear CKA of their last layers: from 0.9 nearly one, from 0.5 alike, from 0.2
 alike in part, below it different. Tokens of two projectors are of different length from a ratio of 2, and lie apart
 where the cosine of their means is below 0.5. Neighbours agree by chance up to twice what independent features give.
+A CKA is one of places, and an SVCCA one of chance, where half of it is left without the images that they share.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -18,6 +19,7 @@ EXACT = "exact"  # how `fuse.align.measures.cka.linear` says so
 K = 10  # neighbours, as `fuse.align.measures.knn` has them
 APART = 0.5
 CHANCE = 2.0
+MUCH = 0.5
 
 
 def best_match(layers: Mapping[str, Any]) -> tuple[int, int, float] | None:
@@ -32,18 +34,19 @@ def best_match(layers: Mapping[str, Any]) -> tuple[int, int, float] | None:
 def pair_sentences(pair: Mapping[str, Any], document: Mapping[str, Any]) -> list[str]:
     """The verdicts on one pair: of what is seen, of where tokens lie, of language models; and what is not measured."""
     return [
-        *_seen(pair),
+        *_seen(pair, document["images"]),
         *_projected(pair, document["members"]),
         *_spoken(pair),
         *_unmeasured(pair),
     ]  # fmt: skip
 
 
-def _seen(pair: Mapping[str, Any]) -> list[str]:
+def _seen(pair: Mapping[str, Any], images: int) -> list[str]:
     a, b, values = pair["a"], pair["b"], pair["encoder"]["values"]
     if (cka := values.get("cka")) is None:
         return []
     found = [f"{a} and {b} {_likeness(cka)}: CKA {cka:.2f} at their last layers, {_bound(cka)}."]
+    found += _places(cka, pair["encoder"]["details"].get("cka"), images)
     if not (how := pair["layers"].get("how", EXACT)).startswith(EXACT):
         found.append(f"Their CKA is {how}: exact sums would not fit into memory.")
     if (knn := values.get("knn")) is not None:
@@ -53,7 +56,24 @@ def _seen(pair: Mapping[str, Any]) -> list[str]:
             f"Of an image's {K} nearest images {K * knn:.1f} are the same to both, {how} "
             f"({K * chance:.1f}, to twice that)."
         )
+    if (svcca := values.get("svcca")) is not None:
+        chance = pair["encoder"]["details"]["svcca"]["chance"]
+        if chance >= MUCH * svcca:
+            found.append(f"Of their SVCCA of {svcca:.2f} chance gives up to {chance:.2f}: more images make that less.")
     return found
+
+
+def _places(cka: float, details: Mapping[str, float] | None, images: int) -> Iterator[str]:
+    """How much of a CKA over tokens is told by their places, whatever the image."""
+    if images == 1:
+        yield "With a single image that is between the places in it, and says nothing of what both see."
+    elif details is not None:
+        other = details["other_images"]
+        told = f"the CKA between the same cells of different images is {other:.2f}"
+        much = cka >= PARTLY and other >= MUCH * cka
+        yield (
+            f"Much of that is where tokens lie, not what they see: {told}." if much else f"{told[0].upper()}{told[1:]}."
+        )
 
 
 def _likeness(cka: float) -> str:

@@ -32,6 +32,35 @@ def test_neighbours_beside_chance():
     )
 
 
+@pytest.mark.parametrize(
+    ("cka", "other", "said"),
+    [
+        (0.5, 0.25, "Much of that is where tokens lie, not what they see: the CKA between the same cells of different "
+         "images is 0.25."),
+        (0.5, 0.24, "The CKA between the same cells of different images is 0.24."),
+        (0.19, 0.18, "The CKA between the same cells of different images is 0.18."),
+    ],
+)  # fmt: skip
+def test_likeness_of_places(cka, other, said):
+    one = pair({"cka": cka}, {"cka": {"other_images": other}})
+    assert pair_sentences(one, document(one))[1] == said
+
+
+def test_a_single_image_says_nothing_of_others():
+    one = pair({"cka": 0.5})
+    assert pair_sentences(one, {**document(one), "images": 1})[1:] == [
+        "With a single image that is between the places in it, and says nothing of what both see."
+    ]
+
+
+def test_chance_in_svcca():
+    much, little = (pair({"cka": 0.1, "svcca": 0.5}, {"svcca": {"chance": chance}}) for chance in (0.25, 0.24))
+    assert pair_sentences(much, document(much))[1:] == [
+        "Of their SVCCA of 0.50 chance gives up to 0.25: more images make that less."
+    ]
+    assert len(pair_sentences(little, document(little))) == 1
+
+
 def test_where_tokens_lie_and_how_long_they_are():
     behind = {"cosine_of_means": 0.49, "mmd": 0.2}
     one = pair({}, projector=behind, details={"mmd": {"null": 0.01}})
