@@ -128,7 +128,7 @@ def test_what_is_missing_is_named(given: Path) -> None:
     assert pair["parts"]["new"] == {"value": None, "why": "blind sees nothing"}
     (pair,) = document(given, "near", "like", images=None)["pairs"]
     assert pair["parts"]["space"] == {"value": None, "why": "no --images were given"}
-    assert pair["verdict"].endswith("; not measured: space, new")
+    assert pair["verdict"].endswith("; not measured: space, new (no --images were given)")
 
 
 def test_a_member_that_is_the_base(given: Path, tmp_path: Path) -> None:

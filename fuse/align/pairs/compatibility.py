@@ -129,7 +129,11 @@ def _verdict(
     if fit and cosine is not None and cosine >= SAME:
         found.append(f"their task vectors are nearly one (cosine {digits(cosine)})")
     if missing:
-        found.append(f"not measured: {', '.join(missing)}")
+        reasons: dict[str, list[str]] = {}
+        for name in missing:
+            reasons.setdefault(parts[name].why, []).append(name)
+        told = (", ".join(names) + (f" ({why})" if why else "") for why, names in reasons.items())
+        found.append(f"not measured: {', '.join(told)}")
     return "; ".join(found)
 
 

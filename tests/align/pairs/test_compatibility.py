@@ -72,7 +72,10 @@ def test_a_fit_below_the_threshold_is_poor() -> None:
 def test_what_is_missing_is_named() -> None:
     found = score(parts(space=None, new=None, size=0.5), NAMES)
     assert (found.score, found.fit, found.missing) == (0.5, 0.5, ("space", "new"))
-    assert found.verdict == "a and b fit (the weakest, size is 0.50: the size); not measured: space, new"
+    assert (
+        found.verdict
+        == "a and b fit (the weakest, size is 0.50: the size); not measured: space (the space), new (the new)"
+    )
     nothing = score(parts(**dict.fromkeys(FIT)), NAMES)
     assert (nothing.score, nothing.fit, nothing.weakest, nothing.missing) == (None, None, None, FIT)
     assert nothing.verdict == "a and b: nothing was measured"
