@@ -27,7 +27,7 @@ def least(k: int) -> int:
 def mutual_knn(x: Tensor, y: Tensor, *, k: int = K) -> Neighbours:
     """The mean, over samples, of ``|N_x(i) & N_y(i)| / k``, where N(i) are the k samples with the largest cosine to i.
 
-    Huh et al. (arXiv 2405.07987), section 3 and appendix A. The features are not centred, as there. Invariant to
+    Huh et al. (arXiv 2405.07987), appendix A. The features are not centred, as there. Invariant to
     rotating and scaling a side, and to scaling a sample. Among equally near samples the choice is arbitrary.
     x: ``(n, p)``; y: ``(n, q)``, any float dtype, n >= k + 2; computed in float64. Time grows with n^2 (p + q); memory
     is two blocks of 512 x n.

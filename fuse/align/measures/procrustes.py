@@ -13,7 +13,7 @@ ROWS = 4096
 def procrustes(x: Tensor, y: Tensor) -> float:
     """``min_R |x~ - y~ R|_F^2 = 2 - 2 |x~' y~|_*``, both centred and scaled to a Frobenius norm of 1.
 
-    Ding, Denain and Steinhardt (arXiv 2108.01661), section 3. R is orthogonal; the narrower side is padded with zero
+    Ding, Denain and Steinhardt (arXiv 2108.01661). R is orthogonal; the narrower side is padded with zero
     columns, which leaves the nuclear norm as it is. 0 for rotated, scaled and moved copies, at most 2. Like CCA
     it grows smaller where features are not few beside samples, whether they are alike or not.
     x: ``(n, p)``; y: ``(n, q)``, any float dtype, n >= 2; computed in float64. Time is that of the singular values of

@@ -31,7 +31,7 @@ class Spread:
 
     effective rank: ``exp(-sum p_i ln p_i)`` with ``p_i = s_i / sum s``, s the singular values of the centred features
     (Roy and Vetterli, EUSIPCO 2007, section 2, who do not centre: our choice).
-    participation ratio: ``(sum s_i^2)^2 / sum s_i^4`` (Gao et al. 2017, equation 5). It is smaller, as it weighs the
+    participation ratio: ``(sum s_i^2)^2 / sum s_i^4`` (Gao et al. 2017). It is smaller, as it weighs the
     large directions more.
     """
 

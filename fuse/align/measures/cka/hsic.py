@@ -2,8 +2,8 @@
 
 For kernel matrices K and L over n samples, with ``H = I - 11'/n`` and with K~ and L~ for K and L with a zero diagonal:
 
-    HSIC_0 = tr(K H L H) / (n - 1)^2                                        (Gretton et al. 2005, definition 3)
-    HSIC_1 = [tr(K~ L~) + 1'K~1 1'L~1 / ((n-1)(n-2)) - 2/(n-2) 1'K~L~1] / (n(n-3))      (Song et al. 2012, theorem 2)
+    HSIC_0 = tr(K H L H) / (n - 1)^2                                        (Gretton et al. 2005)
+    HSIC_1 = [tr(K~ L~) + 1'K~1 1'L~1 / ((n-1)(n-2)) - 2/(n-2) 1'K~L~1] / (n(n-3))      (Song et al. 2012)
 
 HSIC_0 is at least zero and grows with p/n even for independent features; HSIC_1 has the mean zero for them.
 
@@ -23,6 +23,7 @@ from fuse.align import Unmeasurable
 
 # HSIC_1 of a side with itself below this share of its largest term is rounding (our choice)
 NOTHING = 1e-12
+NO_PAIRS = "its samples are all equally far apart, or one lies far from all others"
 
 
 class Hsic(NamedTuple):
@@ -69,6 +70,7 @@ def alignment(cross: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def check_unbiased(unbiased: Tensor, biased: Tensor, whose: str) -> None:
-    """Raise Unmeasurable where HSIC_1 of a side with itself is zero, as it is for equally distant samples."""
+    """Raise Unmeasurable where HSIC_1 of a side with itself is zero, as it is for equally distant samples, and
+    for one sample far from all others."""
     if not bool(unbiased > NOTHING * biased):
-        raise Unmeasurable(f"unbiased CKA of {whose} is not defined, as no two of the samples are alike")
+        raise Unmeasurable(f"unbiased CKA of {whose} is not defined, as {NO_PAIRS}")

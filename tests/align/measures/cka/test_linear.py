@@ -194,10 +194,14 @@ def test_too_few_samples():
     assert table.MEASURES["cka"].least(2, 2, 10) == 4
 
 
-def test_samples_of_which_no_two_are_alike():
+@pytest.mark.parametrize("far", [torch.eye(6), normal(2, 6, 2) * torch.tensor([[1e8], *[[1.0]] * 5])])
+def test_samples_equally_far_apart_and_one_far_from_all(far):
     with pytest.raises(Unmeasurable) as caught:
-        linear_cka(torch.eye(6), normal(1, 6, 2))
-    assert str(caught.value) == "unbiased CKA of the first features is not defined, as no two of the samples are alike"
+        linear_cka(far, normal(1, 6, 2))
+    assert str(caught.value) == (
+        "unbiased CKA of the first features is not defined, as its samples are all equally far apart, or one lies far "
+        "from all others"
+    )
 
 
 def test_layers_that_do_not_belong_together():
