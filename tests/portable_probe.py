@@ -1,6 +1,6 @@
 """A process without `fuse`: opens portable folders as anybody would, and compares with what `fuse` computed.
 
-Arguments: a folder that holds NAME/portable, photo.png and wanted.pt, and the names. Prints one JSON document.
+Arguments: a folder that holds NAME/portable, photo.png and wanted.pt, and the names. Writes one JSON document.
 """
 
 import json
@@ -54,4 +54,4 @@ if __name__ == "__main__":
         except Exception as error:
             found[name] = {"error": f"{type(error).__name__}: {error}"}
     found["fuse"] = sorted(one for one in sys.modules if one.split(".")[0] == "fuse")
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))

@@ -18,8 +18,7 @@ from tests.test_recipes import DONORS, KINDS, ROOT
 
 RECIPES = [
     "visionfuse_llava_pair.yaml", "visionfuse_mgm_slime.yaml", "visionfuse_qwen2.yaml", "clipcap.yaml", "lavin.yaml",
-    "lion.yaml", "lion_with_lmeye.yaml", "llama_adapter.yaml", "llama_adapter_v2.yaml", "lmeye.yaml", "lora.yaml",
-    "mks2_mixture.yaml",
+    "lion_with_lmeye.yaml", "llama_adapter_v2.yaml", "lmeye.yaml", "mks2_mixture.yaml",
 ]  # fmt: skip
 NAMES = [Path(recipe).stem for recipe in RECIPES]
 
@@ -82,3 +81,91 @@ def test_says_the_same_without_fuse(without: dict, name: str) -> None:
 
 def test_nothing_of_fuse_was_imported(without: dict) -> None:
     assert without["fuse"] == []
+
+
+@pytest.mark.parametrize("name", ["visionfuse_mgm_slime", "lavin"])
+def test_verify_accepts_the_code_that_is_recorded(root: Path, name: str) -> None:
+    ran = fuse_here("verify", root / name / "portable", "--json")
+    assert (ran.code, ran.err) == (0, ""), ran
+    record = json.loads((root / name / "portable" / "fuse.json").read_text())
+    assert {"configuration_fuse.py", "modeling_fuse.py", "processing_fuse.py"} <= set(record["code"])
+    assert set(record["code"]) == {path.name for path in (root / name / "portable").glob("*.py")}
+
+
+def test_weights_are_the_same_files(root: Path) -> None:
+    for file in (root / "lavin" / "out").glob("*.safetensors"):
+        assert file.samefile(root / "lavin" / "portable" / file.name)
+
+
+def test_a_folder_is_exported_once(root: Path, tmp_path: Path) -> None:
+    folder = root / "lavin" / "portable"
+    ran = fuse_here("export", folder, "--to", "portable", tmp_path / "again")
+    told = f"fuse: {folder}: the folder has its code already: it is portable as it is\n"
+    assert (ran.code, ran.err) == (2, told)
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("portable", "the output already exists (choose another folder, or --force)"),
+        ("out", "the output already exists (choose another folder, or --force)"),
+        ("out/inner", "the output and the folder would lie in each other"),
+        ("none/there", "the folder {parent!r} does not exist (make it first)"),
+    ],
+)
+def test_where_it_cannot_be_written(root: Path, out: str, told: str) -> None:
+    target = root / "lavin" / out
+    ran = fuse_here("export", root / "lavin" / "out", "--to", "portable", target)
+    assert (ran.code, ran.err) == (2, f"fuse: {target}: {told.format(parent=str(target.parent))}\n")
+
+
+def test_another_folder_with_force_is_replaced_only_where_fuse_made_it(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    ran = fuse_here("export", root / "lavin" / "out", "--to", "portable", tmp_path / "mine", "--force")
+    hint = "choose another folder, or remove it yourself"
+    told = f"fuse: {tmp_path / 'mine'}: the output exists and fuse did not make it (it has no fuse.json) ({hint})\n"
+    assert (ran.code, ran.err) == (2, told)
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_a_native_folder_needs_no_export(root: Path, tmp_path: Path) -> None:
+    native = tmp_path / "native"
+    native.mkdir()
+    (native / "fuse.json").write_text('{"sha256": {}}')
+    (native / "config.json").write_text('{"model_type": "llava"}')
+    ran = fuse_here("export", native, "--to", "portable", tmp_path / "out")
+    told = "transformers has the class of 'llava' itself: the folder is portable as it is"
+    assert (ran.code, ran.err) == (2, f"fuse: {native}: {told}\n")
+
+
+def test_a_folder_that_fuse_did_not_write(tmp_path: Path) -> None:
+    ran = fuse_here("export", tmp_path / "none", "--to", "portable", tmp_path / "out")
+    assert (ran.code, ran.err) == (2, f"fuse: {tmp_path / 'none'}: there is no such folder\n")
+    (tmp_path / "bare").mkdir()
+    ran = fuse_here("export", tmp_path / "bare", "--to", "portable", tmp_path / "out")
+    told = f"fuse: {tmp_path / 'bare'}: the folder has no fuse.json (export what `fuse merge` wrote)\n"
+    assert (ran.code, ran.err) == (2, told)
+
+
+def test_code_that_nobody_recorded_is_not_taken_along(root: Path, tmp_path: Path) -> None:
+    stray = root / "lavin" / "out" / "stray.py"
+    stray.write_text("import os\n")
+    try:
+        ran = fuse_here("export", root / "lavin" / "out", "--to", "portable", tmp_path / "out")
+    finally:
+        stray.unlink()
+    hint = "do not load this folder with trust_remote_code"
+    assert (ran.code, ran.err) == (3, f"fuse: {stray}: is code that fuse.json does not record ({hint})\n")
+
+
+def test_changed_code_is_found(root: Path) -> None:
+    file = root / "lavin" / "portable" / "modeling_fuse.py"
+    before = file.read_bytes()
+    file.write_bytes(before + b"\nimport os\n")
+    try:
+        ran = fuse_here("verify", root / "lavin" / "portable", "--no-load")
+    finally:
+        file.write_bytes(before)
+    assert (ran.code, ran.err) == (3, f"fuse: {file}: is code, and not as fuse.json records it\n")

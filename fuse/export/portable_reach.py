@@ -9,6 +9,7 @@ run a folder share files with those that write one, and would bring most of the 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from fuse.errors import FuseError
@@ -45,8 +46,9 @@ def is_ours(module: str) -> bool:
     return module == PACKAGE or module.startswith(f"{PACKAGE}.")
 
 
+@cache
 def read_module(name: str) -> Module:
-    """The module by its top-level statements."""
+    """The module by its top-level statements. Raises FuseError where there is none of that name."""
     file = file_of(name)
     if file is None:
         raise FuseError(f"there is no module {name}")
@@ -76,15 +78,14 @@ def imported(statement: ast.ImportFrom) -> Iterator[tuple[str, Name]]:
 def reached(roots: Iterable[Name]) -> dict[str, set[str]]:
     """The definitions that the roots reach, by module; the roots are among them.
 
-    A module that is reached as a whole (its name is handed around) brings all of its definitions.
+    A module that is reached as a whole (its name is handed around) brings all of its definitions. Raises FuseError for
+    a name that its module does not define.
     """
-    modules: dict[str, Module] = {}
     found: dict[str, set[str]] = {}
     todo = list(roots)
     while todo:
         module, name = todo.pop()
-        source = modules[module] if module in modules else modules.setdefault(module, read_module(module))
-        kept = found.setdefault(module, set())
+        source, kept = read_module(module), found.setdefault(module, set())
         if name in kept:
             continue
         if not name:
