@@ -9,13 +9,17 @@ from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.fused import BRANCHES, GRAFTS, LANGUAGE
 from fuse.plan import Plan
 from fuse.safetensors_header import TensorEntry
+from fuse.small_files import check_small
 from fuse.unfinished import home_of
 
 SMALL_FILES = 64 << 20  # room for tokenizer, configs and card
 
 
 def check_target(plan: Plan, target: Path, *, force: bool) -> None:
-    """Refuse a target that exists (unless forced), that lies in a member, or that the disk has no room for."""
+    """Refuse a target that exists (unless forced), that lies in a member, or that the disk has no room for.
+
+    And members whose small files are too large to go into it, which would be seen only once all weights are written.
+    """
     home_of(target)  # refuses what is no name
     if target.is_symlink():
         raise RecipeError("the output is a link", where=target, hint="name the folder itself")
@@ -29,6 +33,7 @@ def check_target(plan: Plan, target: Path, *, force: bool) -> None:
     folders = {m.name: m.folder for m in plan.members}
     folders |= {m.name: m.checkpoint.folder for m in plan.lenders if m.checkpoint}
     for name, lent in folders.items():
+        check_small(lent)
         inside = lent.resolve()
         if real == inside or inside in real.parents or real in inside.parents:
             raise RecipeError(f"the output and the member {name} would lie in each other", where=target)

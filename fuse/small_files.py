@@ -1,13 +1,14 @@
 """Which small files of a checkpoint folder travel, and how: JSON loses what would make a loader run code."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fuse import strict_json
 from fuse.code_keys import without_code
+from fuse.errors import CheckpointError
+from fuse.strict_json import MAX_BYTES
 
 # Copied as they are; nothing else travels, so no code does.
 COPIED = (
@@ -29,7 +30,18 @@ def copy_small(source: Path, target: Path) -> None:
         if (clean := without_code(value)) != value:
             write_json(target, clean)
             return
-    shutil.copyfile(source, target)
+    target.write_bytes(strict_json.read_bytes(source))
+
+
+def check_small(folder: Path) -> None:
+    """Refuse a folder whose small files are too large to be copied: it may say so of holes that take no room on disk.
+
+    Raises CheckpointError for the first.
+    """
+    for path in (place / name for place in (folder, *(folder / inner for inner in FOLDERS)) for name in COPIED):
+        if path.is_file() and (size := path.stat().st_size) > MAX_BYTES:
+            told = f"{size:,} bytes is more than the {MAX_BYTES:,} that fuse reads"
+            raise CheckpointError(told, where=path)
 
 
 def set_dtype(config: dict[str, Any], dtype: str) -> None:

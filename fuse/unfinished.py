@@ -76,7 +76,7 @@ def _check_ours(home: Path) -> None:
         ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
         with os.scandir(home) if ours else nullcontext(()) as entries:
             ours = ours and all(_is_ours(entry) for entry in entries)
-    except FileNotFoundError:  # or no longer
+    except (FileNotFoundError, NotADirectoryError):  # or no longer
         return
     if not ours:
         raise RecipeError("is in the way and fuse did not make it", where=home, hint="remove it yourself")

@@ -208,3 +208,24 @@ def test_what_another_user_left_is_not_gone_on_with(
         ran = fuse_here(*verb, family / "recipe.yaml", tmp_path / "out")
         assert (ran.code, ran.err) == (2, f"fuse: {home}: {IN_THE_WAY}\n")
     assert sorted(home.rglob("*")) == before
+
+
+def test_an_output_below_a_file(family: Path) -> None:
+    out = family / "recipe.yaml" / "out"
+    ran = merged(family, out)
+    told = f"fuse: {out}: the folder '{family}/recipe.yaml' does not exist (make it first)\n"
+    assert (ran.code, ran.err) == (2, told)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "merges.txt", "qformer_tokenizer/vocab.txt"])
+def test_small_files_that_are_huge_on_paper(family: Path, tmp_path: Path, name: str) -> None:
+    """A file of holes takes no room until it is copied."""
+    for member in "ab":
+        shutil.copytree(family / member, tmp_path / member)
+    (file := tmp_path / "a" / name).parent.mkdir(exist_ok=True)
+    file.touch()
+    os.truncate(file, 1 << 40)
+    (tmp_path / "recipe.yaml").write_text("members: {a: a, b: b}\nlanguage: {method: linear, weights: 1}\n")
+    ran = fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out")
+    told = f"fuse: {file}: 1,099,511,627,776 bytes is more than the 100,000,000 that fuse reads\n"
+    assert (ran.code, ran.err) == (3, told) and names(tmp_path) == ["a", "b", "recipe.yaml"]
