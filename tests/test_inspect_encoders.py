@@ -180,6 +180,9 @@ def test_images_that_are_all_the_same_do_not_end_it(given, tmp_path):
     assert pair["layers"]["unmeasured"] == "the features of a at layer 0 do not vary over 5 samples"
     assert pair["encoder"]["values"] == {} and told["members"]["a"]["effective_rank"] is None
     assert pair["encoder"]["unmeasured"]["procrustes"] == "the features of a do not vary over 5 samples"
+    (pair,) = document(given, "a", "b", images=tmp_path / "images")["pairs"]
+    about = pair["encoder"]["details"]["cka"]
+    assert about["other_images"] == pytest.approx(pair["encoder"]["values"]["cka"], abs=1e-6)  # of places alone
 
 
 def test_fewer_images_than_a_measure_needs(given, tmp_path):
