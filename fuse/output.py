@@ -27,6 +27,9 @@ def check_target(plan: Plan, target: Path, *, force: bool) -> None:
         raise RecipeError("the output already exists", where=target, hint="choose another folder, or --force")
     if target.exists() and not target.is_dir():
         raise RecipeError("the output exists and is not a folder", where=target)
+    if target.is_mount():
+        raise RecipeError("the output is where a disk begins, which cannot be replaced", where=target,
+                          hint="name a folder in it")  # fmt: skip
     if not target.parent.is_dir():
         raise RecipeError(f"the folder {str(target.parent)!r} does not exist", where=target, hint="make it first")
     real = target.resolve()

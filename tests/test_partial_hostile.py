@@ -229,3 +229,9 @@ def test_small_files_that_are_huge_on_paper(family: Path, tmp_path: Path, name: 
     ran = fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out")
     told = f"fuse: {file}: 1,099,511,627,776 bytes is more than the 100,000,000 that fuse reads\n"
     assert (ran.code, ran.err) == (3, told) and names(tmp_path) == ["a", "b", "recipe.yaml"]
+
+
+def test_a_disk_is_no_output(family: Path) -> None:
+    ran = merged(family, Path("/proc"), "--force")
+    told = "fuse: /proc: the output is where a disk begins, which cannot be replaced (name a folder in it)\n"
+    assert (ran.code, ran.err) == (2, told)
