@@ -81,6 +81,7 @@ def _imports(
     whole = {module for local, (module, what) in source.ours.items() if not what and local in used}
     for statement in statements:
         whole |= {module for module, what in _inner(statement).values() if not what}
+    for statement in statements if whole else ():
         by_name |= {module: what for module, what in sorted(uses(source, statement)) if module in whole and what}
     return python, others, ours
 
