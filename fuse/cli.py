@@ -75,6 +75,8 @@ def main() -> NoReturn:
         _say(f"interrupted; {_left(stop) or 'nothing was written'}")
         sys.exit(130)
     except SystemExit as stop:
+        if "PacifyFlush" in type(sys.stdout).__name__:  # click's, which ends with 1 where nobody reads what is said
+            sys.exit(0)
         if stop.code == 143:
             _say(f"interrupted; {_left(stop) or 'nothing was written'}")
         raise
