@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fuse.methods.table_foreign import FOREIGN, PREFIX
-from tests import recipe_members
+from tests import recipe_members, tiny_text
 from tests.cli import fuse_here
 from tests.members import perturbed, save_member, words
 from tests.test_docs import ROOT, blocks, commands
@@ -200,6 +200,22 @@ def test_agrees_with_mergekit(family: Path, tmp_path: Path, kind: str, monkeypat
         far, near, total = far + int((apart > 1).sum()), near + int((apart == 1).sum()), total + apart.numel()
     assert far <= (3e-4 * total if kind in SELECTING else 0), (far, near, total)
     assert near <= 0.005 * total, (far, near, total)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "gemma2", "phi3", "opt"])
+def test_filters_and_gradients_of_other_llms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    model = tiny_text.build(kind, bos_token_id=1, eos_token_id=2)
+    for seed, name in enumerate(("base", "a", "b")):  # mergekit remembers a folder by its name
+        save_member(perturbed(model, seed) if seed else model, tmp_path / f"{kind}_{name}")
+    text = (
+        f"merge_method: task_arithmetic\nbase_model: {kind}_base\nmodels:\n"
+        f"  - {{model: {kind}_a, parameters: {{weight: [{{filter: attn, value: [0.2, 1]}}, {{value: [0.7, 0.3]}}]}}}}\n"
+        f"  - {{model: {kind}_b, parameters: {{weight: [0.1, 0.9]}}}}\n{DTYPES}"
+    )
+    ours, theirs = merge(tmp_path, tmp_path / "ours", text), mergekits(tmp_path, tmp_path / "theirs", text, monkeypatch)
+    assert ours.keys() == theirs.keys()
+    assert all(int(steps(tensor, theirs[name]).max()) <= 1 for name, tensor in ours.items())
 
 
 def test_slices_mean_what_they_say_behind_the_layers(family: Path, tmp_path: Path) -> None:
