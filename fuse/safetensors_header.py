@@ -82,13 +82,14 @@ def parse_header(
     read: Callable[[int, int], bytes], size: int, path: Path, seen: Stamp | None = None
 ) -> dict[str, TensorEntry]:  # fmt: skip
     """As `read_header`, for a file of `size` bytes of which `read(begin, end)` gives any range. seen: its stamp."""
-    start = read(0, 8)
+    start = read(0, 9)
+    plain = start[8:] == b"{" and struct.unpack("<Q", start[:8])[0] <= MAX_HEADER  # a length may look like any magic
     for magic, (told, hint) in OTHERS.items():
-        if start.startswith(magic):
+        if start.startswith(magic) and not plain:
             raise CheckpointError(f"this is {told}, not safetensors", where=path, hint=hint)
     if len(start) < 8:
         raise CheckpointError(f"{size} bytes is too short for a safetensors file", where=path)
-    (length,) = struct.unpack("<Q", start)
+    (length,) = struct.unpack("<Q", start[:8])
     if length > MAX_HEADER:
         raise CheckpointError(f"a header of {length:,} bytes is more than {MAX_HEADER:,}", where=path)
     if 8 + length > size:

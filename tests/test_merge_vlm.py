@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, LlamaForCausalLM, PreTrainedModel
 
 from tests import layouts, tiny_vlm
@@ -296,6 +296,7 @@ def test_images_for_a_text_model_are_refused_before_it_is_loaded(tmp_path: Path)
     from fuse.errors import RecipeError
 
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')  # a folder that would not load
+    save_file({"x": torch.ones(1)}, tmp_path / "model.safetensors")
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, images=(tmp_path / "photo.png",))
     assert str(caught.value) == f"{tmp_path}: no image processor in this folder; ask it without --image"

@@ -104,3 +104,11 @@ def test_refuses_what_is_not_a_file(tmp_path: Path) -> None:
         read_header(tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="not a plain file"):
         read_header(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x88B1F])
+def test_a_header_whose_length_looks_like_another_format(tmp_path: Path, length: int) -> None:
+    """A pickle begins with 80 02, gzip with 1f 8b 08; so does the length of some headers."""
+    header = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'.ljust(length)
+    (tmp_path / "a.safetensors").write_bytes(length.to_bytes(8, "little") + header + b"x")
+    assert list(read_header(tmp_path / "a.safetensors")) == ["a"]

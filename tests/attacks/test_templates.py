@@ -31,14 +31,13 @@ def slow(**files: object) -> Make:
 
 
 TEMPLATES: list[tuple[str, Make, str]] = [
-    ("loops in loops", template(nested(3)), "a: the chat template takes more than 3 seconds"),
+    ("loops in loops", template(nested(3)), "a: the chat template takes more than 2 seconds"),
     ("a range too long", template("{% for i in range(10**9) %}{% endfor %}"), "a: the chat template writes no prompt: Range too big. The sandbox blocks ranges larger than MAX_RANGE (100000)."),
     ("300,000 letters", template("{% for i in range(100000) %}abc{% endfor %}"), "a: the chat template writes 300,000 letters, more than 262,284"),
     ("a text of 10 GB", template("{{ 'a' * 10**10 }}"), "a: the chat template asks for more than 256 MiB or a bounded depth"),
-    ("a text of 100 MB", template("{% set a = 'a' * 10**8 %}{{ a }}"), "a: the chat template takes more than 3 seconds"),
     ("doubled 60 times", template("{% set ns = namespace(x='aa') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}"), "a: the chat template asks for more than 256 MiB or a bounded depth"),
     ("a field of a billion letters", template("{{ '%1000000000d' % 1 }}"), "a: the chat template asks for more than 256 MiB or a bounded depth"),
-    ("a number of a billion digits", template("{% set a = messages | length * 9 %}{{ (a ** 99999999) % 10 }}"), "a: the chat template takes more than 3 seconds"),
+    ("a number of a billion digits", template("{% set a = messages | length * 9 %}{{ (a ** 99999999) % 10 }}"), "a: the chat template takes more than 2 seconds"),
     ("without end", template("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"), "a: the chat template asks for more than 256 MiB or a bounded depth"),
     ("the classes of Python", template("{{ ''.__class__.__mro__[1].__subclasses__() }}"), "a: the chat template writes no prompt: access to attribute '__class__' of 'str' object is unsafe."),
     ("the globals of a function", template("{{ raise_exception.__globals__.x }}"), "a: the chat template writes no prompt: access to attribute '__globals__' of 'function' object is unsafe."),

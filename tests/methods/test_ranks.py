@@ -33,7 +33,7 @@ def test_ascending_is_a_stable_sort(seed, rows, width, dtype):
 @pytest.mark.parametrize("rescale", [True, False])
 def test_oracle(draw, close, shape, rescale):
     (delta,) = draw(1, 1, shape)
-    rows = delta.numpy().reshape(shape[0] if len(shape) > 1 else 1, -1)
+    rows = delta.numpy().reshape(-1, shape[-1])
     chance = chances(rows, 0.6, 0.25)
     stays = uniform(7, delta.numel()).numpy().reshape(rows.shape) < chance.astype(np.float32)
     expected = np.where(stays, rows / (chance if rescale else 1), 0).reshape(shape)
