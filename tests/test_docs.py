@@ -109,6 +109,7 @@ MEMBERS = {
     "docs/grafts_lora.md": {"llama": "llama", "vicuna": "llama"},
     "docs/search.md": {"base": "llama", "vlm": "llava_next", "math": "llama"},
     "docs/verify.md": {"base": "llama", "vlm": "llava_next", "math": "llama"},
+    "docs/scale.md": {"base": "llama", "vlm": "llava_next", "math": "llama"},
 }  # fmt: skip
 # what writes each donor that a document names, by the last part of its path
 DONORS: dict[str, dict[str, recipe_members.Donor]] = {

@@ -3,7 +3,8 @@
     python tools/bench_merge.py build/bench --params 1B --only copy --repeats 1   # makes the members
     python tools/bench_checks.py build/bench/llama-1000000000
 
-The checks are those of every number read and written, of inputs that stay as they were, and of the folder at the end;
+Waiting for the disk goes past the page cache, not waiting through it, so the last row may be slower. The checks are
+those of every number read and written, of inputs that stay as they were, and of the folder at the end;
 what reading headers, index and config strictly costs is measured apart, against Python's own JSON.
 """
 
@@ -28,11 +29,10 @@ from fuse.cli import run
 run()
 """
 RUNS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
-    "without checks": (("-c", UNCHECKED), ("--no-hash", "--no-sync")),
-    "with checks": (("-m", "fuse"), ("--no-hash", "--no-sync")),
-    "and sync": (("-m", "fuse"), ("--no-hash",)),
-    "and sha256": (("-m", "fuse"), ("--no-sync",)),
-    "and both": (("-m", "fuse"), ()),
+    "without checks": (("-c", UNCHECKED), ("--no-hash",)),
+    "with checks": (("-m", "fuse"), ("--no-hash",)),
+    "and sha256": (("-m", "fuse"), ()),
+    "with checks, not waiting for the disk": (("-m", "fuse"), ("--no-hash", "--no-sync")),
 }
 
 
