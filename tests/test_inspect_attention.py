@@ -264,7 +264,7 @@ def test_sentences_of_pairs() -> None:
     pairs = [pair("a", "b", 0.2), pair("a", "c", 0.0499), pair("b", "c", 0.05)]
     assert sentences({"members": members, "pairs": pairs}) == [
         "a and c look at the same places (Jensen-Shannon divergence 0.050).",
-        "b and c look at places that partly agree (Jensen-Shannon divergence 0.050).",
+        "b and c look at partly different places (Jensen-Shannon divergence 0.050).",
         "a and b look at different places (Jensen-Shannon divergence 0.200).",
     ]
     assert sentences({"members": members, "pairs": [*pairs, pair("c", "d", 0.9)]}) == [

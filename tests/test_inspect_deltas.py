@@ -64,7 +64,7 @@ def test_the_table(family: Path) -> None:
     ran = fuse("inspect", "deltas", recipe(family, "near", "other"), env={"COLUMNS": "200"})
     assert (ran.code, ran.err) == (0, "")
     lines = [" ".join(line.split()) for line in ran.out.splitlines()]
-    assert lines[0] == "member moved weights changed effective rank strongest"
+    assert lines[0] == "member moved weights changed participation strongest"
     assert "module near other cosine signs outputs inputs" in lines
     assert "layer near other cosine signs outputs inputs" in lines
     for module in ("embedding", "q", "k", "v", "o", "gate", "up", "down", "norm", "head", "all"):

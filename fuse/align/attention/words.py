@@ -35,7 +35,7 @@ def sentences(document: Mapping[str, Any]) -> list[str]:
 def _pair(pair: Mapping[str, Any]) -> str:
     value = pair["jensen_shannon"]
     how = "look at the same places" if value < SAME else "look at different places" if value >= DIFFERENT else (
-        "look at places that partly agree")  # fmt: skip
+        "look at partly different places")  # fmt: skip
     return f"{pair['a']} and {pair['b']} {how} (Jensen-Shannon divergence {value:.3f})."
 
 

@@ -24,14 +24,14 @@ class Directions:
     """The k strongest singular triplets of a matrix in float64; zeros where it has fewer.
 
     left: ``(rows, k)``. values: ``(k,)``, largest first. right: ``(width, k)``.
-    effective_rank: ``(sum s^2)^2 / sum s^4`` over all singular values s, the number of directions that a matrix with
+    participation: ``(sum s^2)^2 / sum s^4`` over all singular values s, the number of directions that a matrix with
     equal singular values would have. energy: the share of ``sum s^2`` that these k have. NaN for a matrix of zeros.
     """
 
     left: Tensor
     values: Tensor
     right: Tensor
-    effective_rank: float
+    participation: float
     energy: float
 
 
@@ -55,7 +55,7 @@ def directions(matrix: Tensor, top: int, seed: int) -> Directions:
         return _sketched(matrix, top, scale, seed)
     if rows < width:
         turned = _exact(matrix.T, top, scale)
-        return Directions(turned.right, turned.values, turned.left, turned.effective_rank, turned.energy)
+        return Directions(turned.right, turned.values, turned.left, turned.participation, turned.energy)
     return _exact(matrix, top, scale)
 
 

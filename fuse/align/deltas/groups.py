@@ -18,11 +18,11 @@ Numbers = dict[str, Any]
 class Spectra:
     """What `deltas_directions` tells of the members' matrices, float64, NaN for a member that is not there.
 
-    effective_rank, energy: ``(n,)``. overlap_left, overlap_right: ``(n, n)``, of the spaces of outputs and of inputs
+    participation, energy: ``(n,)``. overlap_left, overlap_right: ``(n, n)``, of the spaces of outputs and of inputs
     where weights lie [out, in]. chance_left, chance_right: ``(n, n)``, of random directions.
     """
 
-    effective_rank: Tensor
+    participation: Tensor
     energy: Tensor
     overlap_left: Tensor
     overlap_right: Tensor
@@ -105,7 +105,7 @@ def _by(measured: Sequence[Measured], key: Callable[[Measured], Numbers]) -> lis
 def _maps(cells: Sequence[Numbers]) -> list[Numbers]:
     """For each stack of layers a matrix of layers by modules: per member and per pair, null for what is not there.
 
-    relative, changed, effective_rank: ``(members, layers, modules)``. cosine, sign_agreement, overlap_left,
+    relative, changed, participation: ``(members, layers, modules)``. cosine, sign_agreement, overlap_left,
     overlap_right: ``(pairs, layers, modules)``, pairs as `pairs` lists them, by the members' numbers.
     """
     maps = []
@@ -123,7 +123,7 @@ def _maps(cells: Sequence[Numbers]) -> list[Numbers]:
 
         maps.append({
             "part": part, "stack": stack, "layers": layers, "modules": modules, "pairs": [list(pair) for pair in pairs],
-            **{name: [drawn(name, (i,)) for i in members] for name in ("relative", "changed", "effective_rank")},
+            **{name: [drawn(name, (i,)) for i in members] for name in ("relative", "changed", "participation")},
             **{name: [drawn(name, pair) for pair in pairs] for name in
                ("cosine", "sign_agreement", "overlap_left", "overlap_right")},
         })  # fmt: skip

@@ -98,7 +98,7 @@ def _measured(row: Row, reader: Reader, names: list[str], top: int) -> Measured:
 def _spectra(found: list[Directions], who: list[int], count: int) -> Spectra:
     single, pairs = torch.full((2, count), torch.nan).double(), torch.full((4, count, count), torch.nan).double()
     for i, one in zip(who, found, strict=True):
-        single[:, i] = torch.tensor([one.effective_rank, one.energy])
+        single[:, i] = torch.tensor([one.participation, one.energy])
     for (i, one), (j, other) in combinations_with_replacement(zip(who, found, strict=True), 2):
         told = [overlap(one.left, other.left), overlap(one.right, other.right),
                 chance(one.left, other.left), chance(one.right, other.right)]  # fmt: skip

@@ -51,9 +51,9 @@ def _table(head: str, rows: Sequence[tuple[str, Row]], members: Sequence[str]) -
 
 
 def _members(row: Row, members: Sequence[str]) -> Table:
-    table = _empty("member", ["moved", "weights changed", "effective rank", "strongest"])
+    table = _empty("member", ["moved", "weights changed", "participation", "strongest"])
     for i, name in enumerate(members):
-        rank, energy = ((row.get(key) or {i: None})[i] for key in ("effective_rank", "energy"))
+        rank, energy = ((row.get(key) or {i: None})[i] for key in ("participation", "energy"))
         moved = [_told(row[key][i], percent) for key in ("relative", "changed")]
         table.add_row(_line(name), *moved, _told(rank, lambda value: f"{value:.1f}"), _told(energy, percent))
     return table
@@ -121,7 +121,7 @@ def _caption(document: dict[str, Any]) -> str:
     matrices = "1 matrix" if overall["matrices"] == 1 else f"{overall['matrices']:,} matrices"
     told = (
         f"all: {matrices}, {counted(overall['elements'], 'weight')}; norms and biases count where there is no matrix. "
-        "moved, and under a member's name: the length of its task vector as a share of the base's. effective rank: "
+        "moved, and under a member's name: the length of its task vector as a share of the base's. participation: "
         f"directions of a matrix; strongest: what the {top} largest of them hold of its energy."
     )
     if len(document["members"]) > 1:

@@ -1,4 +1,4 @@
-"""Strongest directions, effective rank and overlap of subspaces against numpy's singular value decomposition."""
+"""Strongest directions, participation and overlap of subspaces against numpy's singular value decomposition."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_oracle(shape: tuple[int, int], dtype: torch.dtype) -> None:
     for mine, theirs in ((found.left, left[:, :k]), (found.right, right[:k].T)):
         assert mine.dtype == torch.float64
         np.testing.assert_allclose(mine.numpy() @ mine.numpy().T, theirs @ theirs.T, atol=1e-6)
-    assert found.effective_rank == pytest.approx(rank_of(matrix), rel=1e-9)
+    assert found.participation == pytest.approx(rank_of(matrix), rel=1e-9)
     assert found.energy == pytest.approx((values[:k] ** 2).sum() / (values**2).sum(), rel=1e-9)
 
 
@@ -64,11 +64,11 @@ def test_a_sketch_finds_what_stands_out(
         found = directions(matrix, 8, seed)
         np.testing.assert_allclose(found.values.numpy(), exact.values.numpy(), rtol=1e-3)
         assert overlap(found.left, exact.left) > 0.999 and overlap(found.right, exact.right) > 0.999
-        assert found.effective_rank == pytest.approx(rank_of(matrix), rel=0.01)
+        assert found.participation == pytest.approx(rank_of(matrix), rel=0.01)
         assert found.energy == pytest.approx(exact.energy, rel=1e-3)
         np.testing.assert_allclose((found.left.T @ found.left).numpy(), np.eye(8), atol=1e-10)
         again = directions(matrix, 8, seed)
-        assert torch.equal(again.left, found.left) and again.effective_rank == found.effective_rank
+        assert torch.equal(again.left, found.left) and again.participation == found.participation
 
 
 @pytest.mark.parametrize("shape", [(600, 1200), (1200, 600)])
@@ -76,8 +76,8 @@ def test_a_sketch_of_noise(shape: tuple[int, int]) -> None:
     """A flat spectrum: no direction stands out, and neither rank nor overlap is made up."""
     one, other = (normal(seed, *shape).float() for seed in (1, 2))
     a, b = directions(one, 8, seed=1), directions(other, 8, seed=2)
-    assert a.effective_rank == pytest.approx(rank_of(one), rel=0.05)
-    assert a.effective_rank == pytest.approx(shape[0] * shape[1] / sum(shape), rel=0.05)
+    assert a.participation == pytest.approx(rank_of(one), rel=0.05)
+    assert a.participation == pytest.approx(shape[0] * shape[1] / sum(shape), rel=0.05)
     assert overlap(a.left, b.left) < 3 * chance(a.left, b.left)
     assert overlap(a.right, b.right) < 3 * chance(a.right, b.right)
 
@@ -97,9 +97,9 @@ def test_laws(seed: int, shape: tuple[int, int], scale: float) -> None:
     """Neither the scale nor the transpose changes what is measured; the rank lies between 1 and the smaller side."""
     matrix = normal(seed, *shape)
     found, turned, scaled = (directions(x, 3, seed=0) for x in (matrix, matrix.T, matrix * scale))
-    assert 1 <= found.effective_rank <= min(shape)
-    assert turned.effective_rank == pytest.approx(found.effective_rank, rel=1e-9)
-    assert scaled.effective_rank == pytest.approx(found.effective_rank, rel=1e-9)
+    assert 1 <= found.participation <= min(shape)
+    assert turned.participation == pytest.approx(found.participation, rel=1e-9)
+    assert scaled.participation == pytest.approx(found.participation, rel=1e-9)
     assert overlap(turned.right, found.left) == pytest.approx(1) == overlap(scaled.left, found.left)
     assert overlap(found.left, found.left @ orthonormal(seed, 3, 3)) == pytest.approx(1)
 
@@ -116,18 +116,18 @@ def test_fewer_directions_than_asked_for(sketched: bool, monkeypatch: pytest.Mon
     assert torch.count_nonzero(a.left[:, 2:]) == 0 == torch.count_nonzero(a.right[:, 2:])
     assert overlap(a.left, b.left) == pytest.approx(0.5, abs=1e-5)  # one of the two that the smaller one has
     assert chance(a.left, b.left) == 4 / 50 and chance(a.right, b.right) == 4 / 60
-    assert (a.energy, a.effective_rank) == (pytest.approx(1), pytest.approx(rank_of(two), rel=1e-5))
+    assert (a.energy, a.participation) == (pytest.approx(1), pytest.approx(rank_of(two), rel=1e-5))
 
 
 def test_known_answers() -> None:
     equal = directions(torch.eye(6), 2, seed=0)
-    assert (equal.effective_rank, equal.energy) == (pytest.approx(6), pytest.approx(1 / 3))
+    assert (equal.participation, equal.energy) == (pytest.approx(6), pytest.approx(1 / 3))
     one = directions(torch.outer(torch.arange(5.0), torch.ones(3)), 2, seed=0)
-    assert (one.effective_rank, one.energy, one.values[1]) == (pytest.approx(1), pytest.approx(1), 0)
+    assert (one.participation, one.energy, one.values[1]) == (pytest.approx(1), pytest.approx(1), 0)
     eye = torch.eye(6, dtype=torch.float64)
     assert [overlap(eye[:, :2], eye[:, a : a + 2]) for a in (0, 1, 2)] == [1, 0.5, 0]
     nothing = directions(torch.zeros(5, 3), 2, seed=0)
-    assert math.isnan(nothing.effective_rank) and math.isnan(nothing.energy)
+    assert math.isnan(nothing.participation) and math.isnan(nothing.energy)
     assert directions(torch.zeros(0, 3), 2, seed=0).right.shape == (3, 0)
     assert math.isnan(overlap(nothing.left, equal.left[:5])) and math.isnan(chance(nothing.left, equal.left[:5]))
 

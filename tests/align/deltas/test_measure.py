@@ -96,7 +96,7 @@ def test_every_tensor_agrees_with_the_oracle(family: Path) -> None:
         deltas = [member[name] - base[name] for member in own]
         for i, delta in enumerate(deltas):
             squares = np.linalg.svd(delta, compute_uv=False) ** 2
-            assert one["effective_rank"][i] == pytest.approx(squares.sum() ** 2 / (squares**2).sum(), rel=1e-5)
+            assert one["participation"][i] == pytest.approx(squares.sum() ** 2 / (squares**2).sum(), rel=1e-5)
             assert one["energy"][i] == pytest.approx(squares[:4].sum() / squares.sum(), rel=1e-5)
         (u, v), (s, t) = (leading(delta, 4) for delta in (deltas[0], deltas[2]))
         assert one["overlap_left"][0][2] == pytest.approx(((u.T @ s) ** 2).sum() / 4, abs=1e-5)
@@ -171,7 +171,7 @@ def test_an_adapter_has_as_many_directions_as_its_rank(family: Path) -> None:
     ))  # fmt: skip
     for one in told["tensors"]:
         if one["module"] in {"q", "up"}:
-            assert one["effective_rank"][1] <= 2 + 1e-4 and one["energy"][1] == pytest.approx(1)
+            assert one["participation"][1] <= 2 + 1e-4 and one["energy"][1] == pytest.approx(1)
             assert one["chance_left"][1][1] == 2 / one["shape"][0]
             assert one["changed"][1] > 0.99
         else:
