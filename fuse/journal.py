@@ -65,7 +65,11 @@ class Journal:
         self._write({"run": {"pid": os.getpid(), "host": socket.gethostname()}})
 
     def add(self, shard: Shard) -> None:
-        self._write({"shard": asdict(shard)})
+        try:
+            self._write({"shard": asdict(shard)})
+        except OSError:  # the line may be there: what is read again is compared with the file
+            self.shards[shard.name] = shard
+            raise
         self.shards[shard.name] = shard
 
     def add_hash(self, path: str, sha256: str) -> None:

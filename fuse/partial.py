@@ -94,8 +94,7 @@ def partial_folder(
         with interruption.held():
             journal = stack.enter_context(closing(_opened(home, target, sync=sync)))
             if not adopted:
-                refuse_workers(home, restart=restart)
-                take_over(home, journal, makes, restart=restart)
+                _taken_over(home, journal, makes, restart=restart)
             partial = Partial(target, journal, files, size)
             stack.callback(_clear, home, partial)
         with _sentences(partial):
@@ -143,6 +142,15 @@ def _opened(home: Path, target: Path, *, sync: bool) -> Journal:
         if not isinstance(error, OSError):
             raise
         raise MachineError(f"cannot be written ({error.strerror})", where=target.parent) from None
+
+
+def _taken_over(home: Path, journal: Journal, makes: Mapping[str, Any], *, restart: bool) -> None:
+    try:
+        refuse_workers(home, restart=restart)
+        take_over(home, journal, makes, restart=restart)
+    except OSError as error:
+        _leave(home)
+        raise MachineError(f"cannot be written ({error.strerror})", where=home) from None
 
 
 def _leave(home: Path) -> None:
