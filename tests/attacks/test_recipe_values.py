@@ -128,7 +128,7 @@ OTHERS = [
     Attack("a member that is an empty folder", member_b(directory("b")), 3, "b/config.json: the file is missing"),
     Attack("an output in a member", recipe(GOOD), 2, "a/out: the output and the member a would lie in each other", "merge recipe.yaml a/out"),
     Attack("an output that is a member", recipe(GOOD), 2, "a: the output and the member a would lie in each other", "merge recipe.yaml a --force"),
-    Attack("an output that holds the members", recipe(GOOD), 2, ".: the output and the member a would lie in each other", "merge recipe.yaml . --force"),
+    Attack("an output that holds the members", recipe(GOOD), 2, ".: the output has no name of its own (name a folder, such as ../out)", "merge recipe.yaml . --force"),
     Attack("an output through a link into a member", recipe(GOOD, link("l", "a")), 2, "l/out: the output and the member a would lie in each other", "merge recipe.yaml l/out"),
     Attack("an output that is a link", recipe(GOOD, link("out", "a")), 2, "out: the output is a link (name the folder itself)"),
     Attack("an output that is a link to itself", recipe(GOOD, link("out", "out")), 2, "out: the output is a link (name the folder itself)"),
@@ -139,9 +139,9 @@ OTHERS = [
     Attack("an output that holds the recipe", recipe(GOOD, file("out/fuse.json", {}), file("out/r.yaml", at("../b").replace("a: a", "a: ../a"))), 2, "out: the recipe lies in the output that would be replaced", "merge out/r.yaml out --force"),
     Attack("an output in no folder", recipe(GOOD), 2, "no/such/out: the folder 'no/such' does not exist (make it first)", "merge recipe.yaml no/such/out"),
     Attack("an output in a file", recipe(GOOD), 2, "recipe.yaml/out: the folder 'recipe.yaml' does not exist (make it first)", "merge recipe.yaml recipe.yaml/out"),
-    Attack("an output of 300 letters", recipe(GOOD), 4, ".ooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooo...: File name too long", f"merge recipe.yaml {'o' * 300}"),
-    Attack("an output of 250 letters", recipe(GOOD), 4, ".ooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooooo...: File name too long", f"merge recipe.yaml {'o' * 250}"),
-    Attack("an empty output", recipe(GOOD), 2, ".: the output already exists (choose another folder, or --force)", ("merge", "recipe.yaml", "")),
+    Attack("an output of 300 letters", recipe(GOOD), 2, ".: the output's name is longer than 246 bytes (choose a shorter one)", f"merge recipe.yaml {'o' * 300}"),
+    Attack("an output of 250 letters", recipe(GOOD), 2, ".: the output's name is longer than 246 bytes (choose a shorter one)", f"merge recipe.yaml {'o' * 250}"),
+    Attack("an empty output", recipe(GOOD), 2, ".: the output has no name of its own (name a folder, such as ../out)", ("merge", "recipe.yaml", "")),
     Attack("an output that is a device", recipe(GOOD), 2, "/dev/null: the output exists and is not a folder", "merge recipe.yaml /dev/null --force"),
 ]  # fmt: skip
 
