@@ -65,12 +65,7 @@ class Journal:
         self._write({"run": {"pid": os.getpid(), "host": socket.gethostname()}})
 
     def add(self, shard: Shard) -> None:
-        try:
-            self._write({"shard": asdict(shard)})
-        except OSError:  # the line may be there: what is read again is compared with the file
-            self.shards[shard.name] = shard
-            raise
-        self.shards[shard.name] = shard
+        self._write({"shard": asdict(shard)}, shard)
 
     def add_hash(self, path: str, sha256: str) -> None:
         """Of an input."""
@@ -96,11 +91,13 @@ class Journal:
             os.close(self._handle)
             self._handle = -1
 
-    def _write(self, line: Mapping[str, Any]) -> None:
+    def _write(self, line: Mapping[str, Any], shard: Shard | None = None) -> None:
         with self._lock:
             left = json.dumps(line, separators=(",", ":")).encode() + b"\n"
             while left:  # a disk that fills up takes a part
                 left = left[os.write(self._handle, left) :]
+            if shard:  # its line is there, though the disk may still fail
+                self.shards[shard.name] = shard
             if self._sync:
                 os.fsync(self._handle)
 
