@@ -1,6 +1,5 @@
 """A member taken apart: which stored tensor is which part, under its canonical name, on which base."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,15 +12,13 @@ from fuse.errors import CheckpointError
 from fuse.families.eyes import check_encoder
 from fuse.families.family import Basis, Family, Part, Place, TextFamily
 from fuse.families.plain import check_plain
+from fuse.licence_files import UNSTATED, stated_in
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
 from fuse.small_files import TEMPLATES, TOKENIZER
 from fuse.vocabulary import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     from fuse.adapters.adapter import Adapter
-
-
-UNSTATED = "not stated"  # of a licence
 
 
 @dataclass(frozen=True)
@@ -83,23 +80,12 @@ class Member:
 
     @cached_property
     def licence(self) -> str:
-        """The licence that the model card states, or ""; where its adapter's states another, both."""
-        own, theirs = licence_of(self.folder), licence_of(self.adapter.folder) if self.adapter else ""
+        """What its card, a LICENSE file or its config states, or ""; where an adapter states another, both."""
+        own = stated_in(self.folder, self.checkpoint.config).licence
+        theirs = stated_in(self.adapter.folder).licence if self.adapter else ""
         if self.adapter is None or own == theirs:
             return own
         return f"{own or UNSTATED} + {theirs or UNSTATED}"
-
-
-def licence_of(folder: Path) -> str:
-    """The licence in the front matter of a folder's README.md, or ""."""
-    card = folder / "README.md"
-    if not card.is_file():
-        return ""
-    with card.open("rb") as file:
-        text = file.read(1 << 16).decode("utf-8", "replace")
-    front = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
-    found = re.search(r"^license:\s*([\w.+-]+)\s*$", front[1], re.MULTILINE) if front else None
-    return found[1] if found else ""
 
 
 def open_member(name: str, location: str, *, revision: str | None, relative_to: Path) -> Member:

@@ -5,10 +5,11 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from fuse.anatomy import UNSTATED, Member
+from fuse.anatomy import Member
 from fuse.errors import one_line, printable
 from fuse.fused import Fit, Fits, Fused, FusedBranch
 from fuse.fused_view import CODE, NORMS, bridge_text, folded_text, graft_text
+from fuse.licence_files import UNSTATED
 from fuse.plan import Plan
 from fuse.sizes import counted
 from fuse.stores.address import is_store

@@ -1,0 +1,148 @@
+"""What members state of their licences, and what that means together."""
+
+from pathlib import Path
+
+import pytest
+
+from fuse.errors import CheckpointError
+from fuse.front_matter import read_front_matter
+from fuse.licence_files import Stated, stated_in
+from fuse.licence_terms import NO_CHANGE, NO_TRADE, NOTICES, OWN, SAME, UNKNOWN, Terms, terms_of
+from fuse.licences import Parent, RollUp, licences_json, read_licences, roll_up_lines
+
+
+def card(front: str) -> str:
+    return f"---\n{front}\n---\n\n# A model\n\nlicense: mit\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (card("license: apache-2.0"), {"license": ("apache-2.0",)}),
+        (card("license: 'apache-2.0'  # ours"), {"license": ("apache-2.0",)}),
+        (card("license: apache-2.0 # ours"), {"license": ("apache-2.0",)}),
+        (card("license: [mit, \"apache-2.0\"]"), {"license": ("mit", "apache-2.0")}),
+        (card("license:\n- mit\n  - apache-2.0\ntags: [a]"), {"license": ("mit", "apache-2.0"), "tags": ("a",)}),
+        (card("license: mit\nlicense: gpl-3.0"), {"license": ("mit",)}),
+        (card("license:"), {"license": ()}),
+        (card("license: ~"), {"license": ()}),
+        (card("license: &a mit"), {"license": ()}),
+        (card("license: {a: b}"), {"license": ()}),
+        (card("license: " + "[" * 60_000 + "]"), {"license": ()}),
+        (card("model-index:\n- name: a\n  results:\n  - task: b\nlicense: mit"), {"license": ("mit",)}),
+        (card("# nothing\n\nlicense: mit"), {"license": ("mit",)}),
+        ("\ufeff" + card("license: mit").replace("\n", "\r\n"), {"license": ("mit",)}),
+        ("# A model\n\n---\nlicense: mit\n---\n", {}),
+        ("---\nlicense: mit\n", {}),
+        ("", {}),
+    ],
+)  # fmt: skip
+def test_front_matter(text: str, found: dict[str, tuple[str, ...]], tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_bytes(text.encode())
+    assert read_front_matter(tmp_path) == found
+
+
+def test_front_matter_of_no_card(tmp_path: Path) -> None:
+    assert read_front_matter(tmp_path) == {}
+    (tmp_path / "README.md").mkdir()
+    assert read_front_matter(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "config", "stated"),
+    [
+        ({}, {}, Stated()),
+        ({"README.md": card("license: MIT")}, {}, Stated("mit", "", "README.md")),
+        ({"README.md": card("license: unknown")}, {"license": "mit"}, Stated("mit", "", "config.json")),
+        ({"README.md": card("license: [mit, gpl-3.0]")}, {}, Stated("gpl-3.0 + mit", "", "README.md")),
+        ({"README.md": card("license: other")}, {}, Stated("other", "", "README.md")),
+        (
+            {"README.md": card("license: other\nlicense_name: qwen-research\nlicense_link: https://a.b/c")}, {},
+            Stated("qwen-research", "https://a.b/c", "README.md"),
+        ),
+        ({"README.md": card("license: other\nlicense_name: '<script>'")}, {}, Stated("other", "", "README.md")),
+        ({"README.md": card("license: mit\nlicense_link: javascript:x")}, {}, Stated("mit", "", "README.md")),
+        ({"README.md": card("license: a|b")}, {}, Stated()),
+        ({"LICENSE": "\n   Apache License\n   Version 2.0, January 2004"}, {}, Stated("apache-2.0", "", "LICENSE")),
+        ({"LICENSE.txt": "LLAMA 3.1 COMMUNITY LICENSE AGREEMENT"}, {}, Stated("llama3.1", "", "LICENSE.txt")),
+        ({"COPYING": "GNU GENERAL PUBLIC LICENSE\n Version 3"}, {}, Stated("gpl-3.0", "", "COPYING")),
+        ({"LICENSE": "MIT License\n\nPermission is hereby granted, free of charge"}, {}, Stated("mit", "", "LICENSE")),
+        ({"LICENSE": "Ask my lawyer."}, {"license": "mit"}, Stated("other", "", "LICENSE")),
+        ({"LICENSE": ""}, {"license": ["mit"]}, Stated()),
+    ],
+)  # fmt: skip
+def test_what_a_folder_states(files: dict[str, str], config: dict, stated: Stated, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert stated_in(tmp_path, config) == stated
+
+
+@pytest.mark.parametrize(
+    ("licence", "terms"),
+    [
+        ("apache-2.0", NOTICES), ("cc-by-4.0", NOTICES), ("cc-by-nc-4.0", NO_TRADE), ("cc-by-nc-nd-4.0", NO_CHANGE),
+        ("cc-by-nd-4.0", NO_CHANGE), ("gpl-3.0", SAME), ("llama3.1", OWN), ("gemma", OWN), ("openrail++", OWN),
+        ("my-own", UNKNOWN), ("other", UNKNOWN), ("mit + cc-by-nc-2.0", NO_TRADE),
+    ],
+)  # fmt: skip
+def test_terms(licence: str, terms: Terms) -> None:
+    assert terms_of(licence) == terms
+
+
+def together(**stated: str) -> RollUp:
+    return RollUp(tuple(Parent(name, f"org/{name}", Stated(licence)) for name, licence in stated.items()))
+
+
+@pytest.mark.parametrize(
+    ("licences", "lines"),
+    [
+        (
+            together(base="mit", a="mit"),
+            ["  base, a: mit (its notices are kept)", "  = the output's card says mit, as every parent does"],
+        ),
+        (
+            together(base="llama3", a="cc-by-nc-4.0", b=""),
+            [
+                "  base: llama3 (has terms of its own, which go with what is made of it)",
+                "  a: cc-by-nc-4.0 (no commercial use)",
+                "  b: not stated",
+                "  ! the output's card says other: not all parents state the same; the strictest that is stated is "
+                "cc-by-nc-4.0 of a: no commercial use",
+                "  ! what b allows is not known: ask before you share",
+            ],
+        ),
+        (
+            together(a="cc-by-sa-4.0", b="gpl-3.0"),
+            [
+                "  a: cc-by-sa-4.0 (what is made of it bears the same licence)",
+                "  b: gpl-3.0 (what is made of it bears the same licence)",
+                "  ! the output's card says other: not all parents state the same; the strictest that is stated is "
+                "cc-by-sa-4.0 of a: what is made of it bears the same licence",
+                "  ! cc-by-sa-4.0 of a and gpl-3.0 of b each want what is made of them under the same licence, which "
+                "only one can be",
+            ],
+        ),
+        (
+            together(a="", b=""),
+            ["  a, b: not stated", "  ! the output's card says other: no parent states a licence"],
+        ),
+        (
+            together(a="other", b="other"),
+            [
+                "  a, b: other (fuse does not know its terms)",
+                "  ! the output's card says other: of a licence that the hub has no word for; the strictest that is "
+                "stated is other of a and b: fuse does not know its terms",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_together(licences: RollUp, lines: list[str]) -> None:
+    assert roll_up_lines(licences) == lines
+    assert read_licences(licences_json(licences), "fuse.json") == licences
+
+
+@pytest.mark.parametrize("told", [[], {}, {"parents": []}, {"parents": [{}]}, {"parents": {"a": "mit"}}, "mit"])
+def test_a_record_of_another_form(told: object) -> None:
+    with pytest.raises(CheckpointError) as error:
+        read_licences(told, "out/fuse.json")
+    assert str(error.value) == "out/fuse.json: licences is not a table of parents"
