@@ -10,6 +10,7 @@ from typing import TypeAlias
 from fuse.checkpoint import fetch
 from fuse.digests import Digest, file_digest
 from fuse.errors import CheckpointError
+from fuse.handles import unread
 from fuse.plan import Plan
 from fuse.safetensors_header import Stamp, stamp
 from fuse.stores.needed import wanted_of
@@ -65,7 +66,7 @@ def hashed_beside(files: list[Path], pool: Executor, stop: Event) -> Iterator[Ma
     except (OSError, Stopped):
         for file, job in jobs.items():
             if isinstance(error := error_of(job), OSError):
-                raise CheckpointError(f"cannot be read ({error.strerror})", where=file) from None
+                raise unread(error, file) from None
         raise
 
 
@@ -73,4 +74,4 @@ def _stamp(file: Path) -> Stamp:
     try:
         return stamp(file.stat())
     except OSError as error:
-        raise CheckpointError(f"cannot be read ({error.strerror})", where=file) from None
+        raise unread(error, file) from None

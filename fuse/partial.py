@@ -16,6 +16,7 @@ from typing import Any
 
 from fuse import interruption, rename
 from fuse.errors import CheckpointError, FuseError, MachineError, RecipeError
+from fuse.handles import Spare, reason, spare_handles
 from fuse.journal import JOURNAL, Journal, Shard
 from fuse.unfinished import (
     FOLDER,
@@ -38,12 +39,16 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass
 class Partial:
-    """The folder to write into, and its journal. files: how many weight files it is to have. size: bytes it needs."""
+    """The folder to write into, and its journal.
+
+    files: how many weight files it is to have. size: bytes it needs. spare: open files, for what is to be removed.
+    """
 
     target: Path
     journal: Journal
     files: int
     size: int
+    spare: Spare = field(default_factory=Spare)
     kept: dict[str, Shard] = field(default_factory=dict)  # whole files of an earlier run
     placed: bool = False
 
@@ -92,10 +97,11 @@ def partial_folder(
     makes = normal(makes)
     with ExitStack() as stack:
         with interruption.held():
+            spare = stack.enter_context(spare_handles(target.parent))
             journal = stack.enter_context(closing(_opened(home, target, sync=sync)))
             if not adopted:
                 _taken_over(home, journal, makes, restart=restart)
-            partial = Partial(target, journal, files, size)
+            partial = Partial(target, journal, files, size, spare)
             stack.callback(_clear, home, partial)
         with _sentences(partial):
             partial.folder.mkdir(exist_ok=True)
@@ -114,6 +120,7 @@ def partial_folder(
 
 def _clear(home: Path, partial: Partial) -> None:
     """Remove what is not worth keeping; what workers wrote is theirs."""
+    partial.spare.release()
     theirs = any(WORKERS.fullmatch(path.name) for path in home.glob("worker-*")) and not partial.placed
     if home.exists() and not theirs and (partial.placed or not partial.journal.shards):
         remove(home)
@@ -141,7 +148,7 @@ def _opened(home: Path, target: Path, *, sync: bool) -> Journal:
             _leave(home)
         if not isinstance(error, OSError):
             raise
-        raise MachineError(f"cannot be written ({error.strerror})", where=target.parent) from None
+        raise MachineError(f"cannot be written ({reason(error)})", where=target.parent) from None
 
 
 def _taken_over(home: Path, journal: Journal, makes: Mapping[str, Any], *, restart: bool) -> None:
@@ -150,7 +157,7 @@ def _taken_over(home: Path, journal: Journal, makes: Mapping[str, Any], *, resta
         take_over(home, journal, makes, restart=restart)
     except OSError as error:
         _leave(home)
-        raise MachineError(f"cannot be written ({error.strerror})", where=home) from None
+        raise MachineError(f"cannot be written ({reason(error)})", where=home) from None
 
 
 def _leave(home: Path) -> None:
@@ -199,7 +206,7 @@ def _sentences(partial: Partial) -> Iterator[None]:
         if partial.size and error.errno in FULL - {errno.EFBIG}:
             stat = os.statvfs(partial.target.parent)
             room = f" (the output needs {partial.size:,} bytes, {stat.f_bavail * stat.f_frsize:,} are free)"
-        raise MachineError(f"{error.strerror or error}{room}; {partial.told()}", where=where) from None
+        raise MachineError(f"{reason(error)}{room}; {partial.told()}", where=where) from None
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not any(text in str(error) for text in NO_MEMORY):
             raise
@@ -211,6 +218,7 @@ def _sentences(partial: Partial) -> Iterator[None]:
 
 
 def _forget(partial: Partial) -> None:
+    partial.spare.release()
     if not partial.placed:
         shutil.rmtree(partial.folder, ignore_errors=True)
         partial.journal.shards = {}

@@ -5,7 +5,6 @@ and NaN are refused where they stand and nothing is ever constructed by name. Wh
 while it is read, before anything is built of it.
 """
 
-import errno
 import math
 import re
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from fuse.errors import RecipeError
+from fuse.handles import OF_MACHINE
 from fuse.recipe import Recipe
 from fuse.recipe_mistakes import Path_, dotted, sentence, where_of
 
@@ -96,7 +96,7 @@ def _read(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise RecipeError(f"not UTF-8 at byte {error.start}", where=file) from None
     except OSError as error:
-        if error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:  # the machine's, not the recipe's
+        if error.errno in OF_MACHINE:  # the machine's, not the recipe's
             raise
         raise RecipeError(f"cannot be read ({error.strerror})", where=file) from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n")

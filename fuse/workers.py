@@ -14,6 +14,7 @@ from threading import Event
 from typing import Any
 
 from fuse.errors import FuseError, MachineError, RecipeError
+from fuse.handles import reason
 from fuse.inputs import bring, check_unchanged, hashed_beside
 from fuse.journal import Journal, Shard
 from fuse.merge import Merged, complete, constants, copied, is_whole, makes
@@ -135,7 +136,7 @@ def _telling(home: Path, journal: Journal, files: int) -> Iterator[None]:
     except FuseError:
         raise
     except OSError as error:
-        raise MachineError(f"{error.strerror or error}; {told()}", where=error.filename or home) from None
+        raise MachineError(f"{reason(error)}; {told()}", where=error.filename or home) from None
     except BaseException as stop:
         stop.add_note(told())
         raise

@@ -108,7 +108,7 @@ def test_who_is_to_blame(tmp_path: Path, number: str, kind: type, monkeypatch: p
         raise OSError(getattr(write.errno, number), "no")
 
     monkeypatch.setattr(read.mmap, "mmap", fail)
-    with Reader() as reader, pytest.raises(kind, match=r"cannot be read \(no\)") as caught:
+    with Reader() as reader, pytest.raises(kind, match=r"cannot be read \(no") as caught:
         reader.tensor(source)
     assert type(caught.value) is kind
 

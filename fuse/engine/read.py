@@ -1,6 +1,5 @@
 """Stored tensors as torch tensors over memory-mapped files: nothing is read before it is used."""
 
-import errno
 import mmap
 import os
 import weakref
@@ -16,7 +15,8 @@ from fuse.adapters.update import Update
 from fuse.engine.adapted import Adapted
 from fuse.engine.finite import checked
 from fuse.engine.views import Stored
-from fuse.errors import CheckpointError, MachineError
+from fuse.errors import CheckpointError
+from fuse.handles import unread
 from fuse.plan import Source
 from fuse.safetensors_header import TensorEntry
 from fuse.stores import sparse
@@ -27,7 +27,6 @@ TORCH = {
     "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 LOOKS_APART = 0.01  # seconds; a look costs as much as a block's addition
-NO_ROOM = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 # Copy on write, because torch wants a writable buffer; nothing is ever written. Without the second flag (Linux's, which
 # Python names from 3.13 on) a file larger than the machine's memory could not be mapped.
 PRIVATE = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -105,13 +104,12 @@ class Reader:
         file = entry.file
         with self._lock:
             if file not in self._maps:
-                self._there[file] = sparse.present(file)
                 try:
+                    self._there[file] = sparse.present(file)
                     self._handles[file] = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
                     self._maps[file] = mmap.mmap(self._handles[file], 0, flags=PRIVATE)
                 except OSError as error:
-                    kind = MachineError if error.errno in NO_ROOM else CheckpointError
-                    raise kind(f"cannot be read ({error.strerror})", where=file) from None
+                    raise unread(error, file) from None
                 except ValueError:  # an empty file cannot be mapped
                     raise CheckpointError("the file became shorter while it was read", where=file) from None
             sparse.check_there(file, self._there[file], entry.begin, entry.end)

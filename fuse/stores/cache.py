@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from fuse.errors import MachineError
+from fuse.handles import reason
 from fuse.stores.address import Address
 
 
@@ -23,7 +24,7 @@ def folder_of(address: Address, commit: str) -> Path:
         found = stores.joinpath(address.scheme, *address.parts[:-1], f"{address.name}@{commit[:16]}")
         found.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MachineError(f"cannot be written ({error.strerror})", where=stores, hint="set XDG_CACHE_HOME") from None
+        raise MachineError(f"cannot be written ({reason(error)})", where=stores, hint="set XDG_CACHE_HOME") from None
     if status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise MachineError("others may write there", where=stores, hint="chmod 700, or set XDG_CACHE_HOME")
     return found

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse.errors import MachineError, RecipeError
+from fuse.handles import reason
 from fuse.inputs import bring
 from fuse.journal import JOURNAL, Journal
 from fuse.merge import Merged, makes, merge
@@ -55,7 +56,7 @@ def merge_to_store(
             publish(folder, url, force=force, progress=progress)
         shutil.rmtree(home)
     except OSError as error:
-        raise MachineError(f"cannot be written ({error.strerror})", where=error.filename or home,
+        raise MachineError(f"cannot be written ({reason(error)})", where=error.filename or home,
                            hint="--staging DIR makes it elsewhere") from None  # fmt: skip
     finally:
         with suppress(OSError):  # nothing was left there

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import TypeAlias
 
 from fuse.errors import CheckpointError, MachineError
+from fuse.handles import reason
 
 PIECE = 1 << 24  # bytes of one request
 GAP = 1 << 20  # bytes that are fetched rather than asked around
@@ -133,7 +134,7 @@ def put(file: Path, begin: int, data: bytes) -> None:
         with note_of(file).open("a") as note:
             note.write(f"\n{begin} {begin + len(data)};")
     except OSError as error:
-        raise MachineError(f"cannot be written ({error.strerror})", where=file) from None
+        raise MachineError(f"cannot be written ({reason(error)})", where=file) from None
 
 
 def close(file: Path, size: int) -> None:

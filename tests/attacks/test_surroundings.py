@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +14,10 @@ from tests.attacks.harness import ROOT, attack, listing, within
 from tests.attacks.scenes import place
 
 MERGE = "merge recipe.yaml out"
+SHORT = re.compile(
+    r"fuse: [ab]/model-\d{5}-of-00200\.safetensors: cannot be read \(Too many open files: 64 are allowed, "
+    r"`ulimit -n NUMBER` allows more\); nothing was written\n"
+)
 SURROUNDINGS: dict[str, dict[str, str]] = {
     "no home": {"HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent/cache", "HF_HOME": "/nonexistent/hf"},
     "locale C": {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0"},
@@ -38,9 +42,7 @@ def test_200_shards(family: Path, tmp_path: Path) -> None:
         in_shards(tmp_path / name, 200)
     before = listing(tmp_path)
     ran = attack(MERGE, tmp_path, limits={"NOFILE": 64})
-    assert ran.code == 4 and ran.err.count("\n") == 1 and "(Too many open files); nothing was written" in ran.err
-    assert not (tmp_path / "out").exists()
-    shutil.rmtree(tmp_path / ".out.partial", ignore_errors=True)  # to remove it takes a handle too
+    assert ran.code == 4 and SHORT.fullmatch(ran.err), ran.err
     assert listing(tmp_path) == before
     ran = attack(MERGE, tmp_path, limits={"NOFILE": 1024})
     assert (ran.code, ran.err) == (0, "")
