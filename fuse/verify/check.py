@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuse.errors import CheckpointError, RecipeError
+from fuse.no_folder import no_folder
 from fuse.verify.headers import Weights, check_described, check_headers, told_of
 from fuse.verify.listing import check_files
 from fuse.verify.outcome import Outcome, skipped
@@ -167,7 +168,7 @@ def _check_folder(folder: Path) -> None:
         raise RecipeError("there is no such folder, but an unfinished merge", where=folder,
                           hint="the same fuse merge goes on from there")  # fmt: skip
     if not folder.is_dir():
-        raise RecipeError("there is no such folder", where=folder)
+        raise no_folder(folder)
     if any(path.name.endswith(".partial") for path in (folder.absolute(), folder.absolute().parent)):
         raise RecipeError("is an unfinished merge", where=folder, hint="the same fuse merge goes on from there")
     if not ((folder / "config.json").exists() or is_parts(folder) or is_adapter(folder)):
