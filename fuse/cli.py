@@ -6,14 +6,18 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from fuse import __version__, process
 from fuse.errors import FuseError, one_line
+from fuse.handles import reason, take_all
 from fuse.interruption import listen
 from fuse.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # verb -> one line for `fuse --help`, so that no command module is imported to print it
 VERBS = {
@@ -28,6 +32,7 @@ VERBS = {
     "eval": "Score model folders on questions, with intervals; compare them.",
     "export": "Write a finished folder in another form, such as one that needs no fuse.",
     "schema": "Print the JSON schema of recipes.",
+    "completion": "Print the script that lets a shell complete fuse's commands.",
 }
 
 
@@ -46,6 +51,12 @@ class Verbs(click.Group):
             ctx.fail(f"no verb {args[0]!r} ({did_you_mean(args[0], VERBS)})")
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem[str]]":
+        from click.shell_completion import CompletionItem
+
+        verbs = [CompletionItem(name, help=line) for name, line in VERBS.items() if name.startswith(incomplete)]
+        return [*verbs, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
@@ -63,6 +74,8 @@ def main() -> NoReturn:
         100_000, 20, 20
     )  # imports make many objects and no cycles: looking for them costs more than it frees
     listen()
+    if instruction := os.environ.get("_FUSE_COMPLETE"):
+        _complete(instruction)
     try:
         cli.main(standalone_mode=False)
     except FuseError as error:
@@ -75,7 +88,7 @@ def main() -> NoReturn:
         _say(f"interrupted; {_left(stop) or 'nothing was written'}")
         sys.exit(130)
     except SystemExit as stop:
-        if "PacifyFlush" in type(sys.stdout).__name__:  # click's, which ends with 1 where nobody reads what is said
+        if isinstance(stop.__context__, BrokenPipeError):  # click ends with 1 where nobody reads what is said
             sys.exit(0)
         if stop.code == 143:
             _say(f"interrupted; {_left(stop) or 'nothing was written'}")
@@ -85,12 +98,22 @@ def main() -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         name = str(error.filename or "")
-        _say(f"{name[:80] + '...' if len(name) > 80 else name}: {error.strerror or error}")
+        _say(f"{name[:80] + '...' if len(name) > 80 else name}: {reason(error)}" if name else reason(error))
         sys.exit(4)
     except MemoryError:
         _say("out of memory; nothing was written")
         sys.exit(4)
     sys.exit(0)
+
+
+def _complete(instruction: str) -> NoReturn:
+    """Answer a shell that asks what may stand at the cursor."""
+    from fuse.completion import answer
+
+    told = answer(cli, instruction)
+    if told is not None:
+        click.echo(told)
+    sys.exit(0 if told is not None else 2)
 
 
 def run() -> NoReturn:
@@ -99,6 +122,7 @@ def run() -> NoReturn:
     code: object = 0
     process.OURS = True
     _open_streams()
+    take_all()
     try:
         main()
     except SystemExit as stop:
