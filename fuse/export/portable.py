@@ -5,8 +5,6 @@ that config.json and processor_config.json name under `auto_map`, which is how t
 that it does not have. Weights stay as they are. fuse.json records the sha256 of every file of code.
 """
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,12 @@ from typing import Any
 from fuse import strict_json
 from fuse.digests import RECORD, file_sha256, small_files
 from fuse.errors import CheckpointError, RecipeError
+from fuse.export.folders import CONFIG, Opened, check_target, copy, link, opened
 from fuse.export.portable_reach import reached
 from fuse.export.portable_roots import ENTRY_ROOTS, by_name
 from fuse.export.portable_source import flat, written
 from fuse.partial import new_folder
 from fuse.small_files import json_bytes, write_json
-from fuse.verify.listing import check_files
-from fuse.verify.record import Record, read_record
 
 MODEL = "modeling_fuse.FusedForConditionalGeneration"
 PROCESSOR = "processing_fuse.FusedProcessor"
@@ -30,7 +27,7 @@ AUTO_MAP = {
     "AutoModelForMultimodalLM": MODEL,
     "AutoProcessor": PROCESSOR,
 }
-CONFIG, PROCESSOR_CONFIG = "config.json", "processor_config.json"
+PROCESSOR_CONFIG = "processor_config.json"
 
 
 def export_portable(folder: Path, out: Path, *, force: bool) -> None:
@@ -39,19 +36,20 @@ def export_portable(folder: Path, out: Path, *, force: bool) -> None:
     Weights are hard links where the file system can, copies elsewhere. Raises RecipeError for a folder that needs no
     code of ours and for a target that cannot be written, CheckpointError for a folder that is not as fuse wrote it.
     """
-    record, config = _opened(folder)
-    _check_target(folder, out, force=force)
+    source = _opened(folder)
+    record, config = source.record, source.config
+    check_target(folder, out, force=force)
     try:
         code = sources(config)
     except (KeyError, TypeError, AttributeError):
         raise CheckpointError("branches and grafts are of no kind that fuse knows", where=folder / CONFIG) from None
     with new_folder(out, force=force) as made:
         for name in sorted(record.sha256):
-            _link(folder / name, made / name)
+            link(folder / name, made / name)
         for name in sorted(small_files(folder)):
-            _copy(folder / name, made / name)
+            copy(folder / name, made / name)
         if (folder / "README.md").is_file():
-            _copy(folder / "README.md", made / "README.md")
+            copy(folder / "README.md", made / "README.md")
         write_json(made / CONFIG, {**config, "auto_map": AUTO_MAP})
         told = strict_json.read_object(made / PROCESSOR_CONFIG)
         write_json(made / PROCESSOR_CONFIG, {**told, "auto_map": {"AutoProcessor": PROCESSOR}})
@@ -73,47 +71,12 @@ def sources(config: Mapping[str, Any]) -> dict[str, str]:
     return {f"{flat(module)}.py": written(module, kept, tables.get(module, ())) for module, kept in found.items()}
 
 
-def _opened(folder: Path) -> tuple[Record, dict[str, Any]]:
-    """The record and the config of a folder that has something to export."""
-    if not folder.is_dir():
-        raise RecipeError("there is no such folder", where=folder)
-    record = read_record(folder)
-    if record is None:
-        raise RecipeError(f"the folder has no {RECORD}", where=folder, hint="export what `fuse merge` wrote")
-    check_files(folder, record)
-    config = strict_json.read_object(folder / CONFIG)
-    if config.get("model_type") != "fuse":
-        told = f"transformers has the class of {config.get('model_type')!r} itself: the folder is portable as it is"
+def _opened(folder: Path) -> Opened:
+    """A folder that needs code of ours and has none yet."""
+    source = opened(folder)
+    if not source.is_fused:
+        told = f"transformers has the class of {source.config['model_type']!r} itself: the folder is portable as it is"
         raise RecipeError(told, where=folder)
-    if record.code:
+    if source.record.code:
         raise RecipeError("the folder has its code already: it is portable as it is", where=folder)
-    return record, config
-
-
-def _check_target(folder: Path, out: Path, *, force: bool) -> None:
-    if out.is_symlink():
-        raise RecipeError("the output is a link", where=out, hint="name the folder itself")
-    if out.exists() and not force:
-        raise RecipeError("the output already exists", where=out, hint="choose another folder, or --force")
-    if not out.parent.is_dir():
-        raise RecipeError(f"the folder {str(out.parent)!r} does not exist", where=out, hint="make it first")
-    real, source = out.resolve(), folder.resolve()
-    if real == source or source in real.parents or real in source.parents:
-        raise RecipeError("the output and the folder would lie in each other", where=out)
-    if out.exists() and not (out / RECORD).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RecipeError(f"the output exists and fuse did not make it (it has no {RECORD})", where=out,
-                          hint="choose another folder, or remove it yourself")  # fmt: skip
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same bytes at another place: a hard link, or a copy where there can be none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        _copy(source, target)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
+    return source
