@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from fuse import families, strict_json, torchvision_shim
 from fuse.branches.library_names import check_names
 from fuse.chat import runs, written
@@ -14,6 +16,7 @@ from fuse.fusable import REFUSED
 from fuse.grafts.asking import Options, phrased, slots_behind
 from fuse.handed import check_small
 from fuse.images import open_image
+from fuse.no_folder import no_folder
 from fuse.quiet import quiet_loading
 from fuse.vocabulary import read_template
 
@@ -92,7 +95,7 @@ def check_folder(folder: Path, *, images: Sequence[Path] = ()) -> tuple[dict[str
     images: that will be asked about. Raises RecipeError and CheckpointError for what can be told before loading.
     """
     if not folder.is_dir():
-        raise RecipeError("there is no such folder", where=folder)
+        raise no_folder(folder)
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise RecipeError("this is an adapter, which changes a model and is none", where=folder,
                           hint="a recipe with the member {base: MODEL, adapter: FOLDER} makes the model")  # fmt: skip
@@ -220,11 +223,15 @@ def inputs_of(answerer: Answerer, question: str, images: tuple[Path, ...]) -> An
     if images and answerer.processor is None:
         raise _blind(answerer.folder)
     opened = [open_image(path) for path in images]
-    prompt = prompt_of(answerer, question, len(opened))
+    return processed(answerer, prompt_of(answerer, question, len(opened)), opened)
+
+
+def processed(answerer: Answerer, prompt: str, images: Sequence[Image.Image]) -> Any:
+    """What the model takes for a written prompt and its images. Raises RecipeError where its processor refuses it."""
     extra = {"add_special_tokens": False} if has_template(answerer) else {}
     try:
         if answerer.processor:
-            return answerer.processor(images=opened or None, text=[prompt], return_tensors="pt", **extra)
+            return answerer.processor(images=list(images) or None, text=[prompt], return_tensors="pt", **extra)
         return answerer.tokenizer([prompt], return_tensors="pt", **extra)
     except (FuseError, MemoryError):
         raise

@@ -5,7 +5,7 @@ together: words are filled up on the left under an explicit attention mask, imag
 batch's sake. So a batch holds the same numbers as its questions one by one, whatever the class.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ LOOKS_BACK = {
 }  # fmt: skip
 
 Row = Mapping[str, Any]
+Read = Callable[[Answerer, Question], tuple[str, Row]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +53,18 @@ class Batch:
         return joined(self.rows, self.fill)
 
 
-def prepare(answerer: Answerer, questions: Iterable[Question], *, batch: int = BATCH) -> Iterator[Batch]:
+def written(answerer: Answerer, question: Question) -> tuple[str, Row]:
+    """A question's prompt, and what the folder's processor makes of it and its images."""
+    prompt = prompt_of(answerer, question.text, len(question.images))
+    return prompt, inputs_of(answerer, question.text, question.images)
+
+
+def prepare(
+    answerer: Answerer, questions: Iterable[Question], *, batch: int = BATCH, read: Read = written
+) -> Iterator[Batch]:  # fmt: skip
     """The questions in batches of up to `batch` rows, each as soon as it is full; keys tell which question is which.
+
+    read: a question's prompt and what the processor makes of it, where it is not written from its text and images.
 
     Questions with choices are kept apart from open ones, and so are images of different shape. A question with choices
     counts as many rows as its choices have different beginnings. Raises RecipeError for a question that the folder's
@@ -65,8 +76,8 @@ def prepare(answerer: Answerer, questions: Iterable[Question], *, batch: int = B
     waiting: dict[Any, list[tuple[Question, Row, tuple[tuple[int, ...], ...]]]] = {}
     counts: dict[Any, int] = {}
     for question in questions:
-        row = _row(answerer, question)
-        answers = _answers(answerer, question, row, border)
+        prompt, row = _row(answerer, question, read)
+        answers = _answers(answerer, question, prompt, row, border)
         key = (bool(question.choices), _shape(row), row["input_ids"].shape[1] if looks_back else None)
         waiting.setdefault(key, []).append((question, row, answers))
         counts[key] = counts.get(key, 0) + (len(beginnings(answers)) if question.choices else 1)
@@ -112,23 +123,23 @@ def _longer(part: torch.Tensor, length: int, value: int, *, left: bool) -> torch
     return torch.cat([filled, part] if left else [part, filled], 1)
 
 
-def _row(answerer: Answerer, question: Question) -> Row:
-    """What the processor makes of one question."""
+def _row(answerer: Answerer, question: Question, read: Read) -> tuple[str, Row]:
+    """The prompt of one question, and what the processor makes of it."""
     try:
-        row = dict(inputs_of(answerer, question.text, question.images))
+        prompt, made = read(answerer, question)
     except FuseError as error:
         raise type(error)(f"{answerer.folder}: {error.problem}", where=question.where, hint=error.hint) from None
+    row = dict(made)
     row.pop("labels", None)
     if row["input_ids"].shape[1] == 0:
         raise RecipeError(f"the question has no tokens for {answerer.folder}", where=question.where)
     row.setdefault("attention_mask", torch.ones_like(row["input_ids"]))
-    return row
+    return prompt, row
 
 
 def _answers(
-    answerer: Answerer, question: Question, row: Row, border: str | None
+    answerer: Answerer, question: Question, prompt: str, row: Row, border: str | None
 ) -> tuple[tuple[int, ...], ...]:  # fmt: skip
-    prompt = prompt_of(answerer, question.text, len(question.images))
     read = row["input_ids"][0].tolist()
     said = tuple(
         continuation(answerer, prompt, read, border, answer) for answer in question.choices or question.answers[:1]

@@ -23,11 +23,17 @@ def scored(logs: Tensor, norm: str) -> float:
     return float(logs.mean() if norm == "token" else logs.sum())
 
 
-@torch.no_grad()
 def answer_logs(answerer: Answerer, batch: Batch) -> list[list[Tensor]]:
-    """For each question and each of its answers, the log-likelihood in nats of every token: float64 [n], on the CPU.
+    """For each question and each of its answers, the log-likelihood in nats of every token: float64 [n], on the CPU."""
+    return [[logs for logs, _ in some] for some in answer_tokens(answerer, batch)]
 
-    One pass over one row for each beginning that answers share: four choices of one token each cost one row.
+
+@torch.no_grad()
+def answer_tokens(answerer: Answerer, batch: Batch) -> list[list[tuple[Tensor, Tensor]]]:
+    """For each question and each of its answers, two rows over its tokens, on the CPU.
+
+    The log-likelihood in nats, float64 [n], and whether no token is likelier there, bool [n]. One pass
+    over one row for each beginning that answers share: four choices of one token each cost one row.
     """
     places = [(number, begin) for number, some in enumerate(batch.answers) for begin in beginnings(some)]
     row_of = {place: row for row, place in enumerate(places)}
@@ -36,15 +42,15 @@ def answer_logs(answerer: Answerer, batch: Batch) -> list[list[Tensor]]:
     ends = [next(ids[-1] for ids in batch.answers[number] if ids[:-1] == begin) for number, begin in places]
     logits = _logits(answerer, [batch.rows[number] for number, _ in places], tails, ends, batch.fill)
     whole = [row.double().logsumexp(-1) for row in logits]
-    found: list[list[Tensor]] = []
+    found: list[list[tuple[Tensor, Tensor]]] = []
     for number, some in enumerate(batch.answers):
-        rows = [row_of[number, ids[:-1]] for ids in some]
-        found.append(
-            [
-                (logits[row][torch.arange(len(ids)), list(ids)].double() - whole[row][: len(ids)]).cpu()
-                for row, ids in zip(rows, some, strict=True)
-            ]
-        )
+        answers = []
+        for ids in some:
+            row = row_of[number, ids[:-1]]
+            mine = logits[row][torch.arange(len(ids)), list(ids)]
+            logs = mine.double() - whole[row][: len(ids)]
+            answers.append((logs.cpu(), (mine == logits[row][: len(ids)].amax(-1)).cpu()))
+        found.append(answers)
     return found
 
 
