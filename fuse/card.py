@@ -1,143 +1,108 @@
 """The model card of an output folder."""
 
-import json
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
-from fuse.anatomy import Member
-from fuse.errors import one_line, printable
-from fuse.fused import Fit, Fits, Fused, FusedBranch
-from fuse.fused_view import CODE, NORMS, bridge_text, folded_text, graft_text
-from fuse.licence_files import UNSTATED
+from fuse.card_tables import (
+    branch_table,
+    folded_table,
+    graft_table,
+    licence_section,
+    member_table,
+    sha256_section,
+)
+from fuse.card_text import cell, fenced
+from fuse.card_use import Used, use_text, used
+from fuse.checkpoint import Checkpoint
+from fuse.front_matter import read_front_matter
+from fuse.fused import Fits
+from fuse.licence_files import OTHER
+from fuse.licences import RollUp, roll_up
 from fuse.plan import Plan
 from fuse.sizes import counted
 from fuse.stores.address import is_store
-from fuse.visual_tokens import encoder_name
 
-OTHER = "other"
 OTHERS = {"fold": "folded", "make": "made"}  # what else becomes of tensors
 
 
-def model_card(plan: Plan, fits: Fits | None = None) -> str:
-    """README.md: front matter for the hub, what was merged, the recipe, how to load it.
+def model_card(
+    plan: Plan, folder: Path, sources: Mapping[str, Mapping[str, str]], outputs: Mapping[str, str], fits: Fits
+) -> str:
+    """README.md: front matter for the hub, what was merged, the recipe, how to use it, licences, hashes.
 
-    fits: how well the maps of bridges fit, by graft.
+    folder: the output, which has its config and tokenizer. sources, outputs: sha256 by file, "" where not hashed, of
+    each member and of what else lends tensors, and of the output. fits: how well the maps of bridges fit, by graft.
     """
-    from huggingface_hub import ModelCardData
-
-    sees = bool(plan.fused.branches) if plan.fused else plan.host.sees
-    licences = {licence for m in plan.members for licence in m.licence.split(" + ")}
-    opened = [c for m in plan.members for c in (m.checkpoint, m.adapter.checkpoint if m.adapter else None) if c]
-    from_hub = [c.origin.removeprefix("hf://") for c in opened if c.revision and not is_store(c.origin)]
-    hub_ids = list(dict.fromkeys(from_hub))
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-text-to-text" if sees else "text-generation",
-        tags=["merge", "fuse", *(["multimodal"] if sees else [])],
-        license=licences.pop() if len(licences) == 1 and not licences & {"", UNSTATED} else OTHER,
-        base_model=hub_ids or None,
+    licences = roll_up(plan)
+    fused = branch_table(plan.fused, fits) + graft_table(plan.fused, fits) if plan.fused else ""
+    return (
+        f"---\n{front_matter(plan, licences, used(folder)).to_yaml()}\n---\n\n"
+        f"# A {'fused' if plan.fused else 'merged'} model\n\n{_summary(plan)}\n\n{member_table(plan)}\n"
+        f"{fused}{folded_table(plan)}"
+        f"## Recipe\n\n{fenced(plan.recipe_text.rstrip(), 'yaml')}\n"
+        f"{use_text(folder)}{_disagreements(plan)}\n"
+        f"{licence_section(licences)}\n{sha256_section(sources, outputs)}"
     )
-    if hub_ids:
-        data["base_model_relation"] = "merge"
-    return f"---\n{data.to_yaml()}\n---\n\n{_body(plan, fits or {})}"
 
 
-def _body(plan: Plan, fits: Fits) -> str:
+def _summary(plan: Plan) -> str:
     count = Counter(row.action for row in plan.rows)
     others = "".join(f"{count[key]:,} {word}, " for key, word in OTHERS.items() if count[key])
-    language = "AutoModelForSeq2SeqLM" if plan.host.text.name == "t5" else "AutoModelForCausalLM"
-    auto = "AutoModelForImageTextToText" if plan.host.sees or plan.fused else language
-    members = "\n".join(
-        f"| {m.name} | {_cell(_origin(m))} | {_cell(m.checkpoint.revision or '-')} | {_cell(m.licence or UNSTATED)} |"
-        for m in plan.members
-    )
-    fence = "`" * max(3, max((len(run) for run in re.findall(r"`+", plan.recipe_text)), default=0) + 1)
-    loading = (
-        f"```python\n{'import fuse  # registers the class' + chr(10) if plan.fused else ''}"
-        f"from transformers import {auto}\n\n"
-        f'model = {auto}.from_pretrained("path/to/this/folder", dtype="auto", device_map="auto")\n```\n'
-        if plan.host.family.native or plan.fused
-        else "This folder has the layout of the original code of its family, which is what loads it.\n"
-    )
     copied = {row.sources[0].member for row in plan.rows if row.action == "copy"}
     givers = [m.name for m in plan.members if m.name in copied] or [plan.host.name]
     whose = "" if plan.fused else f" from {' and '.join(f'`{name}`' for name in givers)}"
-    return (
-        f"# A {'fused' if plan.fused else 'merged'} model\n\n"
-        f"Made without training: {counted(count['merge'], 'tensor')} merged, {count['copy']:,} copied{whose}, {others}"
-        f"{len(plan.drops):,} left out by the recipe (listed with reasons in `fuse.json`).\n\n"
-        f"| member | origin | revision | licence |\n|---|---|---|---|\n{members}\n\n"
-        f"{_branches(plan, fits)}{_folded_table(plan)}"
-        f"## Recipe\n\n{fence}yaml\n{_seen(plan.recipe_text.rstrip())}\n{fence}\n\n"
-        f"## Load\n\n{loading}"
+    return (f"Made without training: {counted(count['merge'], 'tensor')} merged, {count['copy']:,} copied{whose}, "
+            f"{others}{len(plan.drops):,} left out by the recipe (listed with reasons in `fuse.json`).")  # fmt: skip
+
+
+def _disagreements(plan: Plan) -> str:
+    """What the members did not agree in, which the licences are told of apart."""
+    told = [v for v in plan.verdicts if not v.agrees and v.topic != "licence"]
+    lines = "".join(f"- {cell(v.topic)}: {cell(v.text)}\n" for v in told)
+    return f"\n## Where the members differ\n\n{lines}" if lines else ""
+
+
+def front_matter(plan: Plan, licences: RollUp, how: Used) -> Any:
+    """The hub's metadata of the output, as a `ModelCardData`: nothing that no parent states."""
+    from huggingface_hub import ModelCardData
+
+    opened = [c for m in plan.members for c in (m.checkpoint, m.adapter.checkpoint if m.adapter else None) if c]
+    hub_ids = list(
+        dict.fromkeys(c.origin.removeprefix("hf://") for c in opened if c.revision and not is_store(c.origin))
     )
-
-
-def _branches(plan: Plan, fits: Fits) -> str:
-    """The tables of a fused folder: branches in the order of their visual tokens, and grafts."""
-    if plan.fused is None:
-        return ""
-    return (_branch_table(plan.fused, fits) if plan.fused.branches else "") + _graft_table(plan.fused, fits)
-
-
-def _graft_table(fused: Fused, fits: Fits) -> str:
-    fit = {name: f", {r2_text(own)}" for name, own in fits.items()}
-    rows = "\n".join(
-        f"| {g.name} | {_cell(g.lender.origin)} | {_cell(graft_text(g) + fit.get(g.name, ''))} |" for g in fused.grafts
+    data = ModelCardData(
+        library_name=None if how.form == "original" else "transformers",
+        pipeline_tag="image-text-to-text" if how.sees else "text-generation",
+        tags=["merge", "fuse", *(["multimodal"] if how.sees else [])],
+        language=_stated(opened, "language"),
+        datasets=_stated(opened, "datasets"),
+        base_model=hub_ids or None,
     )
-    return f"## Grafts\n\n| graft | from | what it is |\n|---|---|---|\n{rows}\n\n" if rows else ""
+    for key, value in licence_keys(licences).items():
+        data[key] = value
+    if hub_ids:
+        data["base_model_relation"] = "merge"
+    return data
 
 
-def r2_text(fits: Sequence[Fit]) -> str:
-    """`R2 0.931 to 0.994 on held-out data`: the worst and the best map of a bridge."""
-    found = [fit.r2 for fit in fits]
-    return f"R2 {min(found):.3f} to {max(found):.3f} on held-out data"
+def licence_keys(licences: RollUp) -> dict[str, Any]:
+    """`license`, and for one that the hub has no word for `license_name` and `license_link`."""
+    if not licences.agreed:
+        return {"license": OTHER}
+    if licences.named:
+        found = {"license": OTHER, "license_name": licences.agreed}
+        return found | ({"license_link": licences.link} if licences.link else {})
+    words = licences.agreed.split(" + ")
+    return {"license": words[0] if len(words) == 1 else words}
 
 
-def _folded_table(plan: Plan) -> str:
-    rows = "\n".join(
-        f"| {one.graft.name} | {_cell(one.graft.lender.origin)} | {_cell(folded_text(plan, one))} |"
-        for one in plan.folded
-    )
-    return f"## Folded grafts\n\n| graft | from | what it was |\n|---|---|---|\n{rows}\n\n" if rows else ""
+def _stated(opened: Iterable[Checkpoint], key: str) -> list[str] | None:
+    """The words of a key that parents' cards state, each once; None where none does."""
+    found = [word for one in opened for word in read_front_matter(one.folder).get(key, ()) if _is_word(word)]
+    return sorted(set(found)) or None
 
 
-def _branch_table(fused: Fused, fits: Fits) -> str:
-    bridges = {b.name: f"{bridge_text(b.bridge)}, {r2_text(fits[b.name])}" for b in fused.branches if b.bridge}
-    rows = "\n".join(
-        f"| {b.name} | {_cell(_kind(b) + bridges.get(b.name, ''))} | {_cell(encoder_name(b))} | "
-        f"{'all' if b.max_tokens is None else f'at most {b.max_tokens:,} ({b.prune})'}{_options(b)} |"
-        for b in fused.branches
-    )
-    return (
-        "## Branches\n\nOne language model, in the layout of the host, reads the visual tokens of every "
-        f"branch, one after another.\n\n| branch | kind | encoder | visual tokens |\n|---|---|---|---|\n{rows}\n\n"
-    )
-
-
-def _options(branch: FusedBranch) -> str:
-    """What the branch asks for among the others."""
-    text = f", behind the separator {_cell(json.dumps(branch.separator))}" if branch.separator is not None else ""
-    text += ", at the positions of the first branch" if branch.positions == "shared" else ""
-    return text + (f", with the {NORMS[branch.norm]}" if branch.norm in NORMS else "")
-
-
-def _kind(branch: FusedBranch) -> str:
-    """Whose code a branch follows: the model_type of a class of transformers, or a name."""
-    if branch.kind == "native":
-        return str(branch.config.get("model_type"))
-    return CODE.get(branch.kind, "encoder from files")
-
-
-def _origin(member: Member) -> str:
-    return member.checkpoint.origin + (f" + {member.adapter.checkpoint.origin}" if member.adapter else "")
-
-
-def _seen(text: str) -> str:
-    """The text with what would hide or turn a part of it escaped; tabs stay."""
-    return "\t".join(map(printable, text.split("\t")))
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"([|<>`\[\]\\])", r"\\\1", one_line(text))
+def _is_word(text: str) -> bool:
+    return len(text) <= 100 and text.isascii() and all(c.isalnum() or c in "-_./" for c in text)

@@ -40,12 +40,14 @@ class Stated:
     """What a folder states.
 
     licence: the hub's word, the name that stands beside `other`, `a + b` where several are stated, "" where none is.
-    link: where its text is, "" where not told. file: the file that states it.
+    link: where its text is, "" where not told. file: the file that states it. named: it is such a name, no word of the
+    hub's.
     """
 
     licence: str = ""
     link: str = ""
     file: str = ""
+    named: bool = False
 
 
 def stated_in(folder: Path, config: Mapping[str, Any] | None = None) -> Stated:
@@ -57,10 +59,9 @@ def stated_in(folder: Path, config: Mapping[str, Any] | None = None) -> Stated:
     words = sorted({word.lower() for word in front.get("license", ()) if WORD.fullmatch(word)} - {"unknown"})
     if words:
         names, links = front.get("license_name", ()), front.get("license_link", ())
-        if words == [OTHER] and len(names) == 1 and WORD.fullmatch(names[0]):
-            words = [names[0].lower()]
+        named = words == [OTHER] and len(names) == 1 and WORD.fullmatch(names[0]) is not None
         link = links[0] if len(links) == 1 and LINK.fullmatch(links[0]) else ""
-        return Stated(" + ".join(words), link, CARD)
+        return Stated(names[0].lower() if named else " + ".join(words), link, CARD, named)
     for name in NAMES:
         if found := _of_text(folder / name):
             return Stated(found, "", name)

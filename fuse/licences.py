@@ -1,6 +1,5 @@
 """The licences of everything that an output is made of, and what the strictest of them asks."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +40,11 @@ class RollUp:
         """Where the text of the agreed licence is, where all parents tell the same place."""
         found = {parent.stated.link for parent in self.parents}
         return found.pop() if self.agreed and len(found) == 1 else ""
+
+    @property
+    def named(self) -> bool:
+        """The agreed licence is a name that stands beside the hub's `other` in a card."""
+        return bool(self.agreed) and any(parent.stated.named for parent in self.parents)
 
     @property
     def by_licence(self) -> dict[str, list[str]]:
@@ -144,10 +148,14 @@ def read_licences(told: Any, where: object) -> RollUp | None:
     """
     if told is None:
         return None
-    rows: Sequence[Any] = told.get("parents", ()) if isinstance(told, Mapping) else ()
-    keys = ("name", "origin", "licence", "link", "file")
-    if not isinstance(rows, list) or not rows or not all(
-        isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys) for row in rows
-    ):  # fmt: skip
+    rows = told.get("parents") if isinstance(told, dict) else None
+    if not isinstance(rows, list) or not rows or not all(map(_is_parent, rows)):
         raise CheckpointError("licences is not a table of parents", where=where)
-    return RollUp(tuple(Parent(r["name"], r["origin"], Stated(r["licence"], r["link"], r["file"])) for r in rows))
+    return RollUp(
+        tuple(Parent(r["name"], r["origin"], Stated(r["licence"], r["link"], r["file"], r["named"])) for r in rows)
+    )
+
+
+def _is_parent(row: Any) -> bool:
+    words = ("name", "origin", "licence", "link", "file")
+    return isinstance(row, dict) and all(type(row.get(key)) is str for key in words) and type(row.get("named")) is bool

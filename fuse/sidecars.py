@@ -10,6 +10,7 @@ from fuse.adapters.adapter import Adapter
 from fuse.checkpoint import INDEX, Checkpoint
 from fuse.digests import Digest, sha256_of, small_files
 from fuse.fused import Fits
+from fuse.licences import licences_json, roll_up
 from fuse.new_tokens import extended_decoder, extended_tokenizer
 from fuse.plan import Plan
 from fuse.small_files import COPIED, FOLDERS, change_keys, copy_small, json_bytes, set_dtype, without_code, write_json
@@ -41,7 +42,8 @@ def write_sidecars(
     if index:
         found["files"][INDEX] = sha256_of(index)
     write_json(folder / PROVENANCE, found)
-    (folder / "README.md").write_text(model_card(plan, fits), encoding="utf-8")
+    card = model_card(plan, folder, sources, {name: digest.sha256 for name, digest in digests.items()}, fits)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     if index:
         (folder / INDEX).write_bytes(index)
 
@@ -181,6 +183,7 @@ def provenance(
             }
             for m in plan.members
         },
+        "licences": licences_json(roll_up(plan)),
         "sha256": {name: digest.sha256 for name, digest in digests.items()},
         "marks": {name: digest.marks for name, digest in digests.items() if digest.marks},
         "dropped": [

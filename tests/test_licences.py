@@ -58,7 +58,7 @@ def test_front_matter_of_no_card(tmp_path: Path) -> None:
         ({"README.md": card("license: other")}, {}, Stated("other", "", "README.md")),
         (
             {"README.md": card("license: other\nlicense_name: qwen-research\nlicense_link: https://a.b/c")}, {},
-            Stated("qwen-research", "https://a.b/c", "README.md"),
+            Stated("qwen-research", "https://a.b/c", "README.md", True),
         ),
         ({"README.md": card("license: other\nlicense_name: '<script>'")}, {}, Stated("other", "", "README.md")),
         ({"README.md": card("license: mit\nlicense_link: javascript:x")}, {}, Stated("mit", "", "README.md")),

@@ -267,7 +267,7 @@ def test_what_plan_says_of_the_context(pair: Path) -> None:
 def test_a_card_says_one_tensor(pair: Path) -> None:
     plan = make_plan(load_recipe(pair / "r.yaml"))
     one = next(row for row in plan.rows if row.action == "merge")
-    card = model_card(dataclasses.replace(plan, rows=(one,), drops=()))
+    card = model_card(dataclasses.replace(plan, rows=(one,), drops=()), pair / "a", {}, {}, {})
     assert "Made without training: 1 tensor merged, 0 copied, 0 left out" in card
 
 

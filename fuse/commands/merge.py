@@ -87,7 +87,8 @@ def command(
 
 def tell(plan: "Plan", out: Path | str, merged: "Merged", began: float, *, as_json: bool) -> None:
     """What was done, on stdout. began: as time.monotonic says it."""
-    from fuse.card import OTHERS, r2_text
+    from fuse.card import OTHERS
+    from fuse.card_tables import r2_text
 
     seconds = time.monotonic() - began
     count = Counter(row.action for row in plan.rows)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fuse import strict_json
+from fuse.card_forms import write_card
 from fuse.digests import RECORD, file_sha256, small_files
 from fuse.errors import CheckpointError, RecipeError
 from fuse.export.folders import CONFIG, Opened, check_target, copy, link, opened
@@ -48,11 +49,10 @@ def export_portable(folder: Path, out: Path, *, force: bool) -> None:
             link(folder / name, made / name)
         for name in sorted(small_files(folder)):
             copy(folder / name, made / name)
-        if (folder / "README.md").is_file():
-            copy(folder / "README.md", made / "README.md")
         write_json(made / CONFIG, {**config, "auto_map": AUTO_MAP})
         told = strict_json.read_object(made / PROCESSOR_CONFIG)
         write_json(made / PROCESSOR_CONFIG, {**told, "auto_map": {"AutoProcessor": PROCESSOR}})
+        write_card(folder, made)
         files = small_files(made)
         for name, text in code.items():
             (made / name).write_text(text, encoding="utf-8")
