@@ -1,21 +1,38 @@
 """The files of weights that a merge reads: which, that they stay as they were, and their sha256."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TypeAlias
 
-from fuse.checkpoint import fetch
+from fuse.checkpoint import Checkpoint, fetch
 from fuse.digests import Digest, file_digest
 from fuse.errors import CheckpointError
 from fuse.handles import unread
 from fuse.plan import Plan
-from fuse.safetensors_header import Stamp, stamp
+from fuse.safetensors_header import Stamp, TensorEntry, stamp
 from fuse.stores.needed import wanted_of
 
-Inputs: TypeAlias = Mapping[str, Mapping[Path, Stamp]]  # by what they belong to
+
+@dataclass(frozen=True)
+class Input:
+    """A file of weights as it was when its header was read.
+
+    name, state: what every machine calls it, and what changes with its bytes: of a local file its path and stamp; of
+    one in a store or on the hub its address and the etag or commit, since each machine has a copy of its own. stamp: of
+    the file here. far: whether it is such a copy, to which other runs may be adding what they need.
+    """
+
+    name: str
+    state: tuple[int | str, ...]
+    stamp: Stamp
+    far: bool = False
+
+
+Inputs: TypeAlias = Mapping[str, Mapping[Path, Input]]  # by what they belong to
 
 
 def bring(plan: Plan) -> Inputs:
@@ -31,13 +48,27 @@ def bring(plan: Plan) -> Inputs:
     bridged = {name: bridge.host.checkpoint for name, bridge in plan.bridges.items()}
     for checkpoint in bridged.values():
         fetch(checkpoint)
-    seen = {m.name: (m.checkpoint.stored or m.checkpoint.tensors, m.checkpoint.weight_files) for m in plan.members}
-    seen |= {m.name: (m.tensors, m.files) for m in plan.lenders}
-    seen |= {name: (one.stored or one.tensors, one.weight_files) for name, one in bridged.items()}
-    found: dict[str, dict[Path, Stamp]] = {}
-    for name, (tensors, files) in seen.items():
-        stamps = {entry.file: entry.stamp for entry in tensors.values()}
-        found[name] = {file: stamps[file] or _stamp(file) for file in files}
+    found: dict[str, dict[Path, Input]] = {}
+    for name, one in {**{m.name: m.checkpoint for m in plan.members}, **bridged}.items():
+        found[name] = _inputs(one.stored or one.tensors, one.weight_files, one)
+    for lender in plan.lenders:
+        found[lender.name] = _inputs(lender.tensors, lender.files, lender.checkpoint)
+    return found
+
+
+def _inputs(
+    tensors: Mapping[str, TensorEntry], files: Iterable[Path], opened: Checkpoint | None
+) -> dict[Path, Input]:  # fmt: skip
+    stamps = {entry.file: entry.stamp for entry in tensors.values()}
+    far = opened if opened is not None and opened.repository is not None else None
+    found: dict[Path, Input] = {}
+    for file in files:
+        seen = stamps[file] or _stamp(file)
+        if far is None or far.repository is None:
+            found[file] = Input(str(file.resolve()), seen, seen)
+        else:
+            tag = far.repository.etags.get(file.name, far.revision)
+            found[file] = Input(f"{far.origin}@{far.revision}/{file.name}", (seen[0], tag), seen, far=True)
     return found
 
 
@@ -45,7 +76,8 @@ def check_unchanged(inputs: Inputs) -> None:
     """CheckpointError for a file that is not the one whose header was read."""
     for files in inputs.values():
         for file, seen in files.items():
-            if _stamp(file) != seen:
+            now = _stamp(file)
+            if now != seen.stamp and not (seen.far and now[:3] == seen.stamp[:3]):
                 raise CheckpointError("the file changed while it was read", where=file)
 
 

@@ -5,7 +5,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from threading import Lock
@@ -22,13 +22,14 @@ LONGEST = 1 << 26  # bytes
 @dataclass(frozen=True)
 class Shard:
     """A finished weight file. sha256, marks: as a Digest has them, "" where it was not hashed. synced: whether the disk
-    had it before the line."""
+    had it before the line. stamp: of the file then, () where it is not on this disk."""
 
     name: str
     bytes: int
     sha256: str
     marks: str
     synced: bool
+    stamp: tuple[int, ...] = ()
 
 
 class Journal:
@@ -134,14 +135,16 @@ class Journal:
                 raise LookupError(key)
 
 
-def _shard(name: str, bytes: int, sha256: str, marks: str, synced: bool) -> Shard:
+def _shard(name: str, bytes: int, sha256: str, marks: str, synced: bool, stamp: Sequence[int] = ()) -> Shard:
     """A shard of a journal, which may have been written by anybody. ValueError for what no run writes."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name or len(name) > 1000:
         raise ValueError(name)
     if type(bytes) is not int or not isinstance(sha256 + marks, str) or type(synced) is not bool:
         raise ValueError(name)
-    return Shard(name, bytes, sha256, marks, synced)
+    if not isinstance(stamp, list | tuple) or any(type(part) is not int for part in stamp):
+        raise ValueError(name)
+    return Shard(name, bytes, sha256, marks, synced, tuple(stamp))
 
 
 def _locked(path: Path, target: Path, lock: int) -> int:

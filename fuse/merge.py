@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,10 +13,11 @@ from fuse.digests import UNHASHED, Digest, file_digest
 from fuse.errors import CheckpointError
 from fuse.fused import Fits
 from fuse.inputs import Inputs, bring, check_unchanged, hashed_beside
-from fuse.journal import Shard
+from fuse.journal import Journal, Shard
 from fuse.output import SMALL_FILES, check_target, check_written
 from fuse.partial import Partial, partial_folder
 from fuse.plan import Plan
+from fuse.safetensors_header import stamp
 from fuse.stores.needed import partial_files
 from fuse.unfinished import settle
 
@@ -76,7 +77,7 @@ def merge(
         run(
             plan.rows, [shard for shard in copied(plan) if shard[0] not in partial.kept], partial.folder, progress,
             constants(plan), threads=threads, device=device, hashed=hashed, sync=sync, stop=stop,
-            written=lambda name, size, digest: partial.journal.add(Shard(name, size, *astuple(digest), synced=sync)),
+            written=noting(partial.journal, partial.folder, sync=sync),
         )  # fmt: skip
         found = {file: job.result().sha256 for file, job in hashes.items()}
         fits = complete(plan, partial, inputs, found, progress, hashed=hashed)
@@ -116,11 +117,22 @@ def copied(plan: Plan) -> list[tuple[str, tuple[int, ...]]]:
     return [shard for shard in plan.shards if plan.rows[shard[1][0]].action != "make"]
 
 
+def noting(journal: Journal, folder: Path, *, sync: bool) -> Callable[[str, int, Digest], None]:
+    """What notes a file of the folder in the journal, once it is written. sync: whether the disk has it then."""
+
+    def note(name: str, size: int, digest: Digest) -> None:
+        journal.add(Shard(name, size, digest.sha256, digest.marks, sync, stamp((folder / name).stat())))
+
+    return note
+
+
 def is_whole(path: Path, shard: Shard, stop: Event, *, hashed: bool) -> bool:
     """Whether a file of an earlier run can be kept. hashed: whether its sha256 is wanted."""
     if not path.is_file() or path.is_symlink() or path.stat().st_size != shard.bytes:
         return False
-    return file_digest(path, (), stop).sha256 == shard.sha256 if shard.sha256 else shard.synced and not hashed
+    if shard.sha256:
+        return file_digest(path, (), stop).sha256 == shard.sha256
+    return shard.synced and not hashed and stamp(path.stat()) == shard.stamp
 
 
 def makes(plan: Plan, inputs: Inputs, device: str) -> dict[str, Any]:
@@ -129,7 +141,7 @@ def makes(plan: Plan, inputs: Inputs, device: str) -> dict[str, Any]:
     return {
         "what": "merge", "plan": f"{plan.digest()}-{hashlib.sha256(shards).hexdigest()[:16]}",
         "device": device.partition(":")[0],
-        "inputs": {str(file.resolve()): seen for of in inputs.values() for file, seen in of.items()},
+        "inputs": {one.name: one.state for of in inputs.values() for one in of.values()},
     }  # fmt: skip
 
 

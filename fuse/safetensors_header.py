@@ -37,12 +37,13 @@ OTHERS = {
 QUANTISED = {"F8_E4M3", "F8_E5M2", "F8_E8M0", "F4", "F6_E2M3", "F6_E3M2"}
 
 
-Stamp: TypeAlias = tuple[int, int, int]
+Stamp: TypeAlias = tuple[int, int, int, int]
 
 
 def stamp(status: os.stat_result) -> Stamp:
-    """What tells a file from itself after a change: size, time of the last change in nanoseconds, inode."""
-    return status.st_size, status.st_mtime_ns, status.st_ino
+    """What tells a file from itself after a change: size, inode, and in nanoseconds the time of its last change as it
+    says (anybody may set it) and as the system noted it (nobody may)."""
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -16,12 +16,11 @@ from typing import Any
 from fuse.errors import FuseError, MachineError, RecipeError
 from fuse.handles import reason
 from fuse.inputs import bring, check_unchanged, hashed_beside
-from fuse.journal import Journal, Shard
-from fuse.merge import Merged, complete, constants, copied, is_whole, makes
-from fuse.output import SMALL_FILES, check_target
-from fuse.partial import partial_folder
+from fuse.journal import Journal
+from fuse.merge import constants, copied, is_whole, makes, noting
+from fuse.output import check_target
 from fuse.plan import Plan
-from fuse.unfinished import FOLDER, WORKERS, check_same, enter, home_of, moved, normal, settle
+from fuse.unfinished import FOLDER, WORKERS, check_same, enter, home_of, moved, normal
 
 # who numbers the workers: number, count, and what the first is called
 NUMBERED = (
@@ -88,9 +87,9 @@ def work(
     stop, inputs, home = Event(), bring(plan), home_of(target)
     making = normal(makes(plan, inputs, device))
     share = worker.share(copied(plan))
-    files = worker.share(sorted({file for of in inputs.values() for file in of}))
+    names = {file: one.name for of in inputs.values() for file, one in of.items()}
     enter(home)
-    _team(home, worker.count)
+    team_of(home, worker.count)
     (home / FOLDER).mkdir(exist_ok=True)
     with (
         closing(Journal(home, target, sync=sync, shared=True)) as whole,
@@ -110,15 +109,15 @@ def work(
         for name, _ in left:
             (home / FOLDER / name).unlink(missing_ok=True)
         progress(sum(plan.rows[i].nbytes for name, own in share if name in journal.shards for i in own))
-        unread = [file for file in files if hashed and str(file.resolve()) not in journal.hashes]
+        unread = [file for file in worker.share(sorted(names)) if hashed and names[file] not in journal.hashes]
         with team(cores(), stop) as pool, hashed_beside(unread, pool, stop) as hashes:
             execute(
                 plan.rows, left, home / FOLDER, progress, constants(plan), threads=threads, device=device,
                 hashed=hashed, sync=sync, stop=stop,
-                written=lambda name, size, digest: journal.add(Shard(name, size, *astuple(digest), synced=sync)),
+                written=noting(journal, home / FOLDER, sync=sync),
             )  # fmt: skip
             for file, job in hashes.items():
-                journal.add_hash(str(file.resolve()), job.result().sha256)
+                journal.add_hash(names[file], job.result().sha256)
         check_unchanged(inputs)
         journal.finish(0)
     return len(share)
@@ -142,59 +141,7 @@ def _telling(home: Path, journal: Journal, files: int) -> Iterator[None]:
         raise
 
 
-def commit(
-    plan: Plan, target: Path, *, force: bool = False, progress: Callable[[int], None] = lambda _: None,
-    device: str = "cpu", sync: bool = True,
-) -> Merged:  # fmt: skip
-    """Put together what all workers wrote: `target` appears whole, or not at all.
-
-    Raises RecipeError, with everything kept, where a worker has not finished; else as `fuse.merge.merge` does.
-    """
-    settle(target)
-    check_target(plan, target, force=force)
-    inputs = bring(plan)
-    making = makes(plan, inputs, device)
-    shards, hashes = _gathered(plan, target, making)
-    hashed = all(shard.sha256 for shard in shards.values())
-    with partial_folder(
-        target, making, files=len(plan.shards), size=plan.bytes_written + SMALL_FILES, force=force, sync=sync,
-        adopted=shards,
-    ) as partial:  # fmt: skip
-        partial.keep(lambda *_: True)
-        progress(sum(plan.rows[i].nbytes for _, own in copied(plan) for i in own))
-        found = {file: hashes.get(str(file.resolve()), "") for of in inputs.values() for file in of}
-        fits = complete(plan, partial, inputs, found, progress, hashed=hashed)
-    return Merged(fits)
-
-
-def _gathered(plan: Plan, target: Path, making: Mapping[str, Any]) -> tuple[dict[str, Shard], dict[str, str]]:
-    """The files that workers wrote, and the sha256 of inputs by path. RecipeError where there is less than all."""
-    home = home_of(target)
-    names = sorted(path.name for path in home.glob("worker-*.jsonl")) if home.is_dir() else []
-    if not names:
-        raise RecipeError(
-            "no worker has written anything of it", where=target, hint="fuse merge RECIPE OUT --worker 0/4"
-        )
-    count, planned = _team(home), {name for name, _ in copied(plan)}
-    shards: dict[str, Shard] = {}
-    hashes: dict[str, str] = {}
-    for name in names:
-        with closing(Journal(home, target, name)) as journal:
-            check_same(home, journal, normal(making))
-            shards |= {name: shard for name, shard in journal.shards.items() if name in planned}
-            hashes |= journal.hashes
-    for number, (name, _) in enumerate(copied(plan)):
-        if name not in shards:
-            told = f"worker {number % count}/{count} has not written {name} yet"
-            raise RecipeError(told, where=home, hint="run it, or run it again: it goes on where it was")
-        size = (home / FOLDER / name).stat().st_size if (home / FOLDER / name).is_file() else 0
-        if size != shards[name].bytes:
-            told = f"{name} is not as worker {number % count}/{count} wrote it"
-            raise RecipeError(told, where=home, hint="run it again")
-    return shards, hashes
-
-
-def _team(home: Path, *more: int) -> int:
+def team_of(home: Path, *more: int) -> int:
     """How many workers share the work. RecipeError where they do not agree."""
     counts = {int(found[2]) for path in home.iterdir() if (found := WORKERS.fullmatch(path.name))} | set(more)
     if len(counts) > 1:

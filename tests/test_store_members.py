@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fuse.anatomy import open_member
+from fuse.digests import file_sha256
 from fuse.engine.read import Reader
 from fuse.errors import CheckpointError
 from fuse.grafts.basis import host_of, likeness
@@ -112,6 +113,28 @@ def test_only_what_the_plan_reads_is_fetched(store: Store, folders: Path, tmp_pa
     assert again.code == 0, again.err
     assert load_file(tmp_path / "whole" / "model.safetensors").keys() == first.keys()
     assert present(sparse) is None and sparse.read_bytes() == (folders / "one" / "model.safetensors").read_bytes()
+
+
+def test_workers_have_caches_of_their_own(
+    store: Store, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member in a store is the same one for every machine, whatever its copy there is called."""
+    one, two = store.put(folders / "one", "h/one"), store.put(folders / "two", "h/two")
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(RECIPE.format(one=one, two=two, weights=0.5) + "output: {shard_size: 1MB}\n")
+    for number in range(2):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"node{number}"))
+        ran = fuse_here("merge", recipe, out, "--worker", f"{number}/2")
+        assert ran.code == 0, ran.err
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node2"))
+    ran = fuse_here("commit", recipe, out)
+    assert ran.code == 0, ran.err
+    sums = json.loads((out / "fuse.json").read_text())["members"]["one"]["sha256"]
+    assert sums == {"model.safetensors": file_sha256(folders / "one" / "model.safetensors")}
+    assert fuse_here("merge", recipe, tmp_path / "again", "--worker", "0/2").code == 0
+    store.write("h/one/model.safetensors", (folders / "one" / "model.safetensors").read_bytes()[:-1] + b"?")
+    ran = fuse_here("merge", recipe, tmp_path / "again", "--worker", "1/2")
+    assert ran.code == 2 and "holds an unfinished merge of " in ran.err
 
 
 def test_what_is_not_there_or_changes(

@@ -1,6 +1,7 @@
 """fuse.workers: one plan written by several processes, put together by `fuse commit`."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fuse.errors import RecipeError
+from fuse.safetensors_header import stamp
 from fuse.workers import Worker, worker_of
 from tests.cli import fuse_here
 from tests.members import perturbed, save_member
@@ -80,6 +82,67 @@ def test_what_is_not_finished_is_not_put_together(recipe: Path, tmp_path: Path) 
     ran = fuse_here("commit", recipe, out)
     assert ran.err == f"fuse: {home}: {name} is not as worker 0/2 wrote it (run it again)\n"
     assert not out.exists() and len(list((home / "folder").iterdir())) == 5
+
+
+def forged(file: Path) -> None:
+    """Another last byte, and the time of change that the file had."""
+    before, data = file.stat(), file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_file_that_is_another_one_by_now_is_seen(recipe: Path, tmp_path: Path) -> None:
+    """Although it has the size, time and inode that it had."""
+    out, home, name = tmp_path / "out", tmp_path / ".out.partial", "model-00002-of-00005.safetensors"
+    assert fuse_here("merge", recipe, tmp_path / "one").code == 0
+    for number in range(2):
+        assert fuse_here("merge", recipe, out, "--worker", f"{number}/2").code == 0
+    said = f"fuse: {home}: {name} is not as worker 1/2 wrote it (run it again)\n"
+    forged(home / "folder" / name)
+    ran = fuse_here("commit", recipe, out)
+    assert (ran.code, ran.err) == (2, said) and not out.exists()
+    (home / "folder" / name).unlink()
+    (home / "folder" / name).symlink_to(tmp_path / "one" / name)
+    assert fuse_here("commit", recipe, out).err == said
+    assert fuse_here("merge", recipe, out, "--worker", "1/2").code == 0
+    for file in (home / "folder").iterdir():
+        file.touch()  # what looks changed and is not
+    assert fuse_here("commit", recipe, out).code == 0
+    assert contents(out) == contents(tmp_path / "one")
+
+
+def test_check_reads_every_file(recipe: Path, tmp_path: Path) -> None:
+    """A disk that gives other bytes back than it took changes no time."""
+    out, home = tmp_path / "out", tmp_path / ".out.partial"
+    assert fuse_here("merge", recipe, out, "--worker", "0/1").code == 0
+    file = home / "folder" / "model-00003-of-00005.safetensors"
+    forged(file)
+    journal = home / "worker-0000-of-0001.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    for line in lines:
+        if line.get("shard", {}).get("name") == file.name:
+            line["shard"]["stamp"] = list(stamp(file.stat()))
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ran = fuse_here("commit", recipe, out, "--check")
+    assert ran.err == f"fuse: {home}: {file.name} is not as worker 0/1 wrote it (run it again)\n"
+    assert fuse_here("merge", recipe, out, "--worker", "0/1").code == 0
+    assert fuse_here("commit", recipe, out, "--check").code == 0
+
+
+def test_files_without_sha256_are_known_by_their_stamps(recipe: Path, tmp_path: Path) -> None:
+    out, home, name = tmp_path / "out", tmp_path / ".out.partial", "model-00001-of-00005.safetensors"
+    worker = ("merge", recipe, out, "--worker", "0/1", "--no-hash")
+    assert fuse_here(*worker).code == 0
+    ran = fuse_here("commit", recipe, out, "--check")
+    hint = "leave --check out, or run the workers again without --no-hash"
+    told = f"{name} was written with --no-hash, and there is nothing to check it by ({hint})"
+    assert (ran.code, ran.err) == (2, f"fuse: {home}: {told}\n")
+    forged(home / "folder" / name)
+    said = f"fuse: {home}: {name} is not as worker 0/1 wrote it (run it again)\n"
+    assert fuse_here("commit", recipe, out).err == said
+    assert fuse_here(*worker).code == 0 and fuse_here("commit", recipe, out).code == 0
+    assert fuse_here("merge", recipe, tmp_path / "one", "--no-hash").code == 0
+    assert contents(out) == contents(tmp_path / "one")
 
 
 def test_work_of_others_is_not_mixed(recipe: Path, tmp_path: Path) -> None:

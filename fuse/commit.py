@@ -1,0 +1,111 @@
+"""What the workers of a merge wrote, put together, after a look whether it is still what they wrote."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from fuse.digests import file_digest
+from fuse.errors import RecipeError
+from fuse.handles import unread
+from fuse.inputs import bring
+from fuse.journal import Journal, Shard
+from fuse.merge import Merged, complete, copied, makes
+from fuse.output import SMALL_FILES, check_target
+from fuse.partial import partial_folder
+from fuse.plan import Plan
+from fuse.safetensors_header import stamp
+from fuse.unfinished import FOLDER, check_same, home_of, normal, settle
+from fuse.workers import team_of
+
+
+def commit(
+    plan: Plan, target: Path, *, force: bool = False, progress: Callable[[int], None] = lambda _: None,
+    device: str = "cpu", sync: bool = True, check: bool = False,
+) -> Merged:  # fmt: skip
+    """Put together what all workers wrote: `target` appears whole, or not at all.
+
+    A file whose stamp is no longer that which its worker noted is read again, and its sha256 must be the worker's;
+    check: every file is. Raises RecipeError, with everything kept, where a worker has not finished or a file is another
+    one; else as `fuse.merge.merge` does.
+    """
+    settle(target)
+    check_target(plan, target, force=force)
+    inputs = bring(plan)
+    making = makes(plan, inputs, device)
+    shards, hashes = _gathered(plan, target, making)
+    _check_written(plan, home_of(target), shards, check=check)
+    hashed = all(shard.sha256 for shard in shards.values())
+    with partial_folder(
+        target, making, files=len(plan.shards), size=plan.bytes_written + SMALL_FILES, force=force, sync=sync,
+        adopted=shards,
+    ) as partial:  # fmt: skip
+        partial.keep(lambda *_: True)
+        progress(sum(plan.rows[i].nbytes for _, own in copied(plan) for i in own))
+        found = {file: hashes.get(one.name, "") for of in inputs.values() for file, one in of.items()}
+        fits = complete(plan, partial, inputs, found, progress, hashed=hashed)
+    return Merged(fits)
+
+
+def _gathered(plan: Plan, target: Path, making: Mapping[str, Any]) -> tuple[dict[str, Shard], dict[str, str]]:
+    """The files that workers wrote, and the sha256 of inputs by path. RecipeError where there is less than all."""
+    home = home_of(target)
+    names = sorted(path.name for path in home.glob("worker-*.jsonl")) if home.is_dir() else []
+    if not names:
+        raise RecipeError(
+            "no worker has written anything of it", where=target, hint="fuse merge RECIPE OUT --worker 0/4"
+        )
+    count, planned = team_of(home), {name for name, _ in copied(plan)}
+    shards: dict[str, Shard] = {}
+    hashes: dict[str, str] = {}
+    for name in names:
+        with closing(Journal(home, target, name)) as journal:
+            check_same(home, journal, normal(making))
+            shards |= {name: shard for name, shard in journal.shards.items() if name in planned}
+            hashes |= journal.hashes
+    for number, (name, _) in enumerate(copied(plan)):
+        if name not in shards:
+            told = f"worker {number % count}/{count} has not written {name} yet"
+            raise RecipeError(told, where=home, hint="run it, or run it again: it goes on where it was")
+    return shards, hashes
+
+
+def _check_written(plan: Plan, home: Path, shards: Mapping[str, Shard], *, check: bool) -> None:
+    """RecipeError for a file that is not as its worker wrote it; check: all are read."""
+    from fuse.engine.execute import cores
+    from fuse.engine.team import team
+
+    count, stop = team_of(home), Event()
+    if check and (bare := next((name for name, shard in shards.items() if not shard.sha256), "")):
+        told = f"{bare} was written with --no-hash, and there is nothing to check it by"
+        raise RecipeError(told, where=home, hint="leave --check out, or run the workers again without --no-hash")
+    with team(cores(), stop) as pool:
+        jobs = [
+            pool.submit(_as_written, home / FOLDER / name, shards[name], stop, check=check) for name, _ in copied(plan)
+        ]
+        for number, ((name, _), job) in enumerate(zip(copied(plan), jobs, strict=True)):
+            if not job.result():
+                told = f"{name} is not as worker {number % count}/{count} wrote it"
+                raise RecipeError(told, where=home, hint="run it again")
+
+
+def _as_written(path: Path, shard: Shard, stop: Event, *, check: bool) -> bool:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ELOOP}:
+            return False
+        raise unread(error, path) from None
+    try:
+        now = os.fstat(handle)  # of an open file: a network's disk answers for it anew
+    finally:
+        os.close(handle)
+    if not stat.S_ISREG(now.st_mode) or now.st_size != shard.bytes:
+        return False
+    if stamp(now) == shard.stamp and not check:
+        return True
+    return bool(shard.sha256) and file_digest(path, (), stop).sha256 == shard.sha256
