@@ -22,6 +22,7 @@ from fuse.recipe_yaml import load_recipe
 from tests import (
     official_adapters,
     recipe_members,
+    sessions,
     tiny_clipcap,
     tiny_grafts,
     tiny_lavin,
@@ -95,7 +96,9 @@ def test_every_family_is_named() -> None:
 # documents whose commands and Python run: kind of tiny model by member ("base" for the base)
 MEMBERS = {
     "README.md": {"base": "llama", "vlm": "llava_next", "math": "llama", "qwen": "qwen2_vl", "onevision": "llava_onevision"},
-    "docs/vision.md": {"base": "llama", "llava": "llava", "next": "llava_next", "mgm": "mgm", "slime": "slime"},
+    "docs/python.md": {"llava": "llava", "next": "llava_next"},
+    "docs/tokens.md": {"base": "llama", "llava": "llava", "next": "llava_next"},
+    "docs/vision.md": {"base": "llama", "llava": "llava", "mgm": "mgm", "slime": "slime"},
     "docs/inspect.md": {"base": "llama", "llava": "llava", "next": "llava_next"},
     "docs/evaluation.md": {"llava": "llava", "next": "llava_next"},
     "docs/grafts.md": {"vlm": "llava"},
@@ -169,6 +172,8 @@ def commands(name: str) -> list[str]:
     ]
 
 
+# pages that show a terminal: their commands run on the members of recipes/zoo, and print what the page says
+SESSIONS = [name for name in DOCUMENTS if name not in MEMBERS and sessions.sessions((ROOT / name).read_text())]
 PYTHON = [(name, text) for name in DOCUMENTS for language, text in blocks(name) if language == "python"]
 
 
@@ -191,6 +196,13 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[st
 
 
 def _furnish(name: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    if name in SESSIONS:
+        text = (ROOT / name).read_text()
+        sessions.furnish(text, folder)
+        for step in sessions.sessions(text):
+            printed = sessions.ran(step.command)
+            assert sessions.agrees(step.said, printed), f"{printed}\n\nto renew: python -m tests.sessions {name}"
+        return
     recipes = [text for language, text in blocks(name) if language == "yaml"]
     recipe_members.furnish(recipes, MEMBERS[name], folder, patch, DONORS.get(name))
     recipe_members.save_encoder(folder / "clip-with-bin")
@@ -225,18 +237,28 @@ def _furnish(name: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
         assert ran.err == ("attention: seen.png\n" if "--attention" in line else ""), (line, ran.err)
 
 
+@pytest.mark.parametrize("name", SESSIONS)
+def test_sessions_are_what_comes_out(name: str, folder_of: Callable[[str], Path]) -> None:
+    assert any(folder_of(name).glob("*/fuse.json"))
+
+
 @pytest.mark.parametrize("name", MEMBERS)
 def test_commands_run(name: str, folder_of: Callable[[str], Path]) -> None:
     assert any(folder_of(name).glob("deltas/report.html" if name == "docs/inspect.md" else "*/fuse.json"))
 
 
 @pytest.mark.parametrize(("name", "text"), PYTHON)
-def test_python_runs(name: str, text: str, folder_of: Callable[[str], Path]) -> None:
+def test_python_runs(
+    name: str, text: str, folder_of: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     for needed, library in LIBRARIES.items():
         if needed in text and find_spec(library) is None:
             pytest.skip(f"{library} is not installed")
     folder_of(name)
     exec(compile(text, name, "exec"), {})
+    if name in SESSIONS:  # its members were trained, so that the page can tell what comes out
+        printed = capsys.readouterr().out.splitlines()
+        assert [line for line in printed if line] == re.findall(r"^print\(.*\)  # (.*)$", text, re.MULTILINE)
 
 
 def test_every_document_with_commands_is_run() -> None:
@@ -258,7 +280,7 @@ def test_table_of_fusable_families() -> None:
 
 
 def test_table_of_prune_rules_and_encoder_keys() -> None:
-    text = (ROOT / "docs/vision.md").read_text()
+    text = (ROOT / "docs/vision.md").read_text() + (ROOT / "docs/tokens.md").read_text()
     first = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
     rules = Branch.model_json_schema()["properties"]["prune"]["enum"]
     assert {*rules, "encoder", "open_clip", "timm", "weights", "projector", "layer"} <= first
