@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
+from fuse.class_names import list_names
+
 _CONFIG, _MODEL, _PROCESSOR = (
     f"transformers.models.auto.{name}_auto" for name in ("configuration", "modeling", "processing")
 )
@@ -39,7 +41,9 @@ def register(config_class: type) -> None:
             module.AutoConfig.register("fuse", config_class, exist_ok=True)
         elif name == _MODEL:
             FusedForConditionalGeneration.config_class = config_class
-            module.AutoModelForImageTextToText.register(config_class, FusedForConditionalGeneration, exist_ok=True)
+            for auto in (module.AutoModelForImageTextToText, module.AutoModelForMultimodalLM):
+                auto.register(config_class, FusedForConditionalGeneration, exist_ok=True)
+            list_names()
         else:
             module.AutoProcessor.register(config_class, FusedProcessor, exist_ok=True)
 

@@ -1,11 +1,14 @@
 """Opening still images: any picture a person may hand over becomes 8-bit RGB, upright, or one sentence says why not.
 
 What the reader cannot know is our choice, stated here: transparency is laid on white, 16-bit grey maps 0..65535 to
-0..255 (rounded, never clipped), colour profiles are ignored, a picture has at most 100 million pixels, and an
-orientation tag that cannot be read counts as none. Sizes are checked before anything is decoded.
+0..255 (rounded, never clipped), colour profiles are ignored, a picture has at most 100 million pixels, a picture within
+an address at most 64 Mi letters, and an orientation tag that cannot be read counts as none. Sizes are checked before
+anything is decoded.
 """
 
+import base64
 import errno
+import io
 import re
 import stat
 import warnings
@@ -19,6 +22,7 @@ from PIL import Image
 from fuse.errors import FuseError, MachineError, RecipeError
 
 MAX_PIXELS = 100_000_000
+DATA, MAX_DATA = "data:", 64 << 20
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 READ = "PNG, JPEG, WebP, GIF, BMP and TIFF are read"
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
@@ -38,14 +42,37 @@ def open_image(path: Path) -> Image.Image:
     MachineError when the file may not be read.
     """
     _check_file(path)
-    return _guarded(lambda: _read(path), where=path)
+    return _guarded(lambda: _read(path, path), where=path)
+
+
+def open_data(address: str) -> Image.Image:
+    """The picture that an address brings along (`data:image/png;base64,...`, RFC 2397), mode RGB, upright.
+
+    Which format it is, the bytes say. Raises RecipeError for data that is not base64, and as `open_image` does.
+    """
+    head, comma, body = address.partition(",")
+    where = f"{address[:40]}..." if len(address) > 40 else address
+    if not comma or not head.lower().endswith(";base64"):
+        raise RecipeError("is an address without base64", where=where, hint="data:image/png;base64,...")
+    if len(body) > MAX_DATA:
+        raise RecipeError(f"has {len(body):,} letters, more than {MAX_DATA:,}", where=where, hint="scale it down")
+    try:
+        data = base64.b64decode("".join(body.split()), validate=True)
+    except ValueError:
+        raise RecipeError("is no base64: it holds other letters, or too few", where=where) from None
+    if not data:
+        raise RecipeError("is empty (0 bytes)", where=where)
+    return _guarded(lambda: _read(io.BytesIO(data), where), where=where)
 
 
 def as_image(value: Any, *, where: object = "image") -> Image.Image:
-    """A picture handed over by code, mode RGB: a PIL image, a numpy array uint8 [h, w, 3], or the path of a file.
+    """A picture handed over by code, mode RGB: a PIL image, a numpy array uint8 [h, w, 3], the path of a file, or a
+    `data:` address.
 
     The limits are those of `open_image`. Raises RecipeError for anything else.
     """
+    if isinstance(value, str) and value[: len(DATA)].lower() == DATA:
+        return open_data(value)
     if isinstance(value, str | Path):
         return open_image(Path(value))
     if isinstance(value, Image.Image):
@@ -113,9 +140,9 @@ def _is_pointer(path: Path) -> bool:
         return file.read(len(LFS)) == LFS
 
 
-def _read(path: Path) -> Image.Image:
-    with Image.open(path, formats=FORMATS) as image:
-        return _convert(image, path)
+def _read(source: Path | io.BytesIO, where: object) -> Image.Image:
+    with Image.open(source, formats=FORMATS) as image:
+        return _convert(image, where)
 
 
 def _convert(image: Image.Image, where: object) -> Image.Image:

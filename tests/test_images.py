@@ -1,5 +1,6 @@
 """Every picture becomes upright 8-bit RGB, or one sentence says why not."""
 
+import base64
 import io
 import os
 import struct
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fuse.errors import FuseError, MachineError, RecipeError
-from fuse.images import MAX_PIXELS, as_image, open_image
+from fuse.images import MAX_DATA, MAX_PIXELS, as_image, open_image
 
 COLOURS = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3) * 3
 
@@ -316,3 +317,34 @@ def test_values_from_code_that_are_no_pictures(value, problem):
     with pytest.raises(RecipeError) as error:
         as_image(value, where="image 2")
     assert str(error.value) == problem
+
+
+def address(data: bytes, head: str = "data:image/png;base64,") -> str:
+    return head + base64.b64encode(data).decode()
+
+
+@pytest.mark.parametrize("head", ["data:image/png;base64,", "DATA:;BASE64,", "data:image/jpeg;charset=x;base64,\n "])
+def test_a_picture_within_an_address(head: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(COLOURS).save(file, "png")
+    assert (np.asarray(as_image(address(file.getvalue(), head))) == COLOURS).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("data:image/png,AAAA", "data:image/png,AAAA: is an address without base64 (data:image/png;base64,...)"),
+        ("data:", "data:: is an address without base64 (data:image/png;base64,...)"),
+        ("data:;base64,", "data:;base64,: is empty (0 bytes)"),
+        ("data:;base64,AAA", "data:;base64,AAA: is no base64: it holds other letters, or too few"),
+        ("data:;base64,%41AAA", "data:;base64,%41AAA: is no base64: it holds other letters, or too few"),
+        ("data:;base64,Ä", "data:;base64,Ä: is no base64: it holds other letters, or too few"),
+        (address(b"x" * 99), "data:image/png;base64,eHh4eHh4eHh4eHh4eH...: is not an image that fuse can read (PNG, JPEG, WebP, GIF, BMP and TIFF are read)"),
+        (address(png(40_000, 40_000)), "data:image/png;base64,iVBORw0KGgoAAAANSU...: has 1,600,000,000 pixels, more than 100,000,000 (scale it down; encoders see far fewer)"),
+        ("data:;base64," + "A" * (MAX_DATA + 4), "data:;base64,AAAAAAAAAAAAAAAAAAAAAAAAAAA...: has 67,108,868 letters, more than 67,108,864 (scale it down)"),
+    ],
+)  # fmt: skip
+def test_addresses_that_bring_no_picture(given: str, told: str) -> None:
+    with pytest.raises(FuseError) as error:
+        as_image(given)
+    assert str(error.value) == told

@@ -1,5 +1,7 @@
 """Pictures in conversations: local files under any key, nothing from the web."""
 
+import base64
+import io
 from pathlib import Path
 
 import pytest
@@ -56,9 +58,18 @@ def test_the_address_form_of_an_image() -> None:
     assert images_in([turn]) == ["a.png"]
     assert [part["type"] for part in with_images([turn])[0]["content"]] == ["image", "text"]
     with pytest.raises(RecipeError, match="fuse fetches no images: download it first"):
-        images_in(
-            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]}]
-        )
+        images_in([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}]}])
+
+
+def test_a_picture_that_its_address_brings_along(ours: FusedProcessor) -> None:
+    file = io.BytesIO()
+    picture((60, 40)).save(file, "png")
+    address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    turn = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": address}}, WORDS]}
+    batch = ours.apply_chat_template([turn], tokenize=True)
+    direct = ours(images=[picture((60, 40))], text=["<image> w5 w6 "], add_special_tokens=False)
+    assert batch["input_ids"].tolist() == direct["input_ids"].tolist()
+    assert (batch["branches.a.pixel_values"][0] == direct["branches.a.pixel_values"][0]).all()
 
 
 def test_parts_of_another_kind_are_not_lost() -> None:

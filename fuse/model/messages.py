@@ -12,15 +12,15 @@ _PROBE = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text
 def images_in(conversation: Sequence[Mapping[str, Any]]) -> list[Any]:
     """The pictures of a conversation in order: whatever stands under `image`, `path` or `url` of an image part.
 
-    A picture, or the path of a local file, under any of the three; {"type": "image_url", "image_url": {"url": ...}} is
-    read too. Raises RecipeError for video, for parts of another kind, and for an address on the web: nothing is fetched
-    while a question is asked (our choice).
+    A picture, the path of a local file, or a `data:` address, under any of the three; {"type": "image_url",
+    "image_url": {"url": ...}} is read too. Raises RecipeError for video, for parts of another kind, and for an address
+    on the web: nothing is fetched while a question is asked (our choice).
     """
     found = []
     for message in conversation:
         for part in _parts(message):
             picture = _picture(part)
-            if isinstance(picture, str) and picture.lower().startswith((*WEB, "data:")):
+            if isinstance(picture, str) and picture[:8].lower().startswith(WEB):
                 raise RecipeError("fuse fetches no images: download it first", where=picture[:80])
             if picture is not None:
                 found.append(picture)

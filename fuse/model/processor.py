@@ -13,9 +13,9 @@ from fuse.branches.branch import Prepared
 from fuse.branches.budget import budgeted_layout
 from fuse.branches.kinds import open_eyes
 from fuse.branches.native_table import NATIVE
+from fuse.class_names import list_names
 from fuse.errors import CheckpointError, RecipeError
 from fuse.grafts.asking import slots_behind
-from fuse.images import open_image
 from fuse.model.batches import deal, padded
 from fuse.model.config import FusedConfig
 from fuse.model.messages import images_in, takes_lists, with_images, with_plain_text, with_slots
@@ -52,6 +52,7 @@ class FusedProcessor(ProcessorMixin):
 
         Raises CheckpointError when a file that a branch needs is missing or broken.
         """
+        list_names()
         folder = Path(pretrained_model_name_or_path)
         if not folder.is_dir():
             from huggingface_hub import snapshot_download
@@ -125,9 +126,9 @@ class FusedProcessor(ProcessorMixin):
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:  # pyright: ignore
         """The prompt of a conversation, or of several; with tokenize=True the batch for the model.
 
-        Messages hold {"type": "image"} (with the picture under `image`, `path` or `url` when tokenize=True; files are
-        local) and {"type": "text", "text": ...}. Templates written for plain strings get the image token in front of
-        the text.
+        Messages hold {"type": "image"} (with the picture under `image`, `path` or `url` when tokenize=True: a local
+        file, or one that its `data:` address brings along) and {"type": "text", "text": ...}. Templates written for
+        plain strings get the image token in front of the text.
         """
         template: Any = chat_template or self.chat_template
         if not template:
@@ -148,8 +149,7 @@ class FusedProcessor(ProcessorMixin):
         if not tokenize:
             return prompt
         prompts = prompt if several else [prompt]
-        opened = [[open_image(Path(i)) if isinstance(i, str | Path) else i for i in some] for some in pictures]
-        return self(images=opened, text=prompts, add_special_tokens=False)
+        return self(images=pictures, text=prompts, add_special_tokens=False)
 
     def to_dict(self) -> dict[str, Any]:
         return {"processor_class": type(self).__name__}
