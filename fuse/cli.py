@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # verb -> one line for `fuse --help`, so that no command module is imported to print it
 VERBS = {
+    "recipe": "Write a recipe by answering a few questions (recipe new).",
     "plan": "Show what a recipe will do to every tensor; reads no weights.",
     "inspect": "Tell before a merge whether parts fit together.",
     "merge": "Run a recipe into a folder that transformers loads.",
@@ -31,7 +32,9 @@ VERBS = {
     "search": "Search a recipe's coefficients and options, without training.",
     "eval": "Score model folders on questions, with intervals; compare them.",
     "export": "Write a finished folder in another form, such as one that needs no fuse.",
+    "push": "Send a finished folder to a repository of the hub.",
     "schema": "Print the JSON schema of recipes.",
+    "studio": "Plan, inspect, merge and ask on a web page of this machine.",
     "completion": "Print the script that lets a shell complete fuse's commands.",
 }
 
