@@ -57,7 +57,7 @@ def judge_eyes(host: Member, others: Sequence[Member]) -> None:
                 "are of two classes and cannot be merged", where=other.folder / "config.json",
             )  # fmt: skip
         mine, theirs = _eye_values(host), _eye_values(other)
-        for key in mine.keys() & theirs.keys():
+        for key in sorted(mine.keys() & theirs.keys()):
             if mine[key] != theirs[key]:
                 raise CheckpointError(
                     f"the encoders of {host.name} and {other.name} cannot be merged: {key} is {_show(mine[key])} in "
