@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from fuse.errors import CheckpointError
 from fuse.importers import IMPORTERS, About, Imported, Piece, kinds_of
-from fuse.importers import run as running
+from fuse.importers import write as writing
 from fuse.importers.read import open_source
 from tests import official_adapters, tiny_clipcap, tiny_lavin, tiny_lmeye
 from tests.cli import Ran, fuse, fuse_here
@@ -166,12 +166,12 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(running, "write_json", full)
+    monkeypatch.setattr(writing, "write_json", full)
     ran = imported(file, *FIVE, "--force")
     assert (ran.code, ran.err) == (4, f"fuse: {tmp_path}/out: No space left on device; nothing was written\n")
     assert (tmp_path / "out" / "projector.json").read_bytes() == before
     alone(tmp_path, "file.pt", "out")
-    monkeypatch.setattr(running, "free_bytes", lambda _: 10)
+    monkeypatch.setattr(writing, "free_bytes", lambda _: 10)
     ran = fuse_here("import", "clipcap", file, tmp_path / "other", *FIVE)
     assert ran.code == 4 and " bytes and the disk has 10 free" in ran.err
     alone(tmp_path, "file.pt", "out")

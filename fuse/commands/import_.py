@@ -51,7 +51,8 @@ def command(
     import json
 
     from fuse.errors import RecipeError
-    from fuse.importers.run import import_file, nbytes
+    from fuse.importers.run import import_file
+    from fuse.importers.write import nbytes
 
     options: dict[str, str] = {}
     for setting in settings:
@@ -78,7 +79,8 @@ def command(
 
 def _lines(report: "Report") -> list[str]:
     """The coverage table: what there is now, where each tensor went, what was left out and why; layers folded."""
-    from fuse.importers.run import folded, nbytes
+    from fuse.importers.run import folded
+    from fuse.importers.write import nbytes
     from fuse.sizes import counted, size_text
 
     lines = [
