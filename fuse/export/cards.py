@@ -1,6 +1,7 @@
 """Model cards of exported folders: the front matter of the folder that was exported, and what was done to it."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from fuse.export.folders import Opened
 from fuse.export.native_grafts import Folds
 
 SEQ2SEQ = ("t5",)
+REST = {"whole": "are stored whole", "left_out": "differ and are left out"}
 
 
 def native_card(source: Opened, name: str, folds: Folds) -> str:
@@ -28,6 +30,24 @@ def native_card(source: Opened, name: str, folds: Folds) -> str:
     )
     told = f"# A merged model\n\nWritten as `{name}` by `fuse export --to native`, from a fused folder.\n\n{done}"
     return f"{front_matter(source.folder)}{told}\n{members_table(source)}## Load\n\n{load}"
+
+
+def adapter_card(source: Opened, told: Mapping[str, Any]) -> str:
+    """README.md of an adapter. told: the report, as `fuse.export.adapter_report.report_json` gives it."""
+    rest = "".join(f"- {len(told[key]):,} tensors {said}\n" for key, said in REST.items() if told[key])
+    text = (
+        "# An adapter of what a merge did\n\n"
+        f"The language model of a merged folder less its base, {cell(told['base'])}, as LoRA of rank {told['rank']},\n"
+        "by `fuse export --to adapter`.\n\n"
+        f"- {len(told['tensors']):,} matrices, which miss {told['error']:.3%} of their differences' norm\n{rest}"
+        f"- of everything that differs {told['error_in_all']:.3%} is missing\n\n"
+    )
+    load = (
+        "```python\nfrom peft import AutoPeftModel\n\n"
+        'model = AutoPeftModel.from_pretrained("path/to/this/folder")  # fetches the base\n```\n'
+    )
+    front = "---\nlibrary_name: peft\ntags:\n- merge\n- fuse\n- lora\n---\n\n"
+    return f"{front}{text}{members_table(source)}## Load\n\n{load}"
 
 
 def front_matter(folder: Path) -> str:

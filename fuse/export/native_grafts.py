@@ -1,7 +1,7 @@
 """The grafts of a finished folder, folded into its language model; or every reason why one does not fold."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def _check_alone(graft: FusedGraft, done: Sequence[FusedGraft]) -> None:
 
 def _graft(folder: Path, entry: Mapping[str, Any], parts: Parts) -> FusedGraft:
     name, kind = str(entry["name"]), str(entry["kind"])
-    tensors = parts.grafts[name]
+    tensors = {key: replace(entry, name=key) for key, entry in parts.grafts[name].items()}
     donor = Donor(folder, kind, entry["config"], {}, tensors)
     lender = Lender(f"grafts.{name}", name, tensors, {key: key for key in tensors}, {})
     return FusedGraft(name, kind, entry["config"], float(entry["scale"]), None, None, {}, donor, lender, {})
@@ -102,7 +102,8 @@ def routes_of(
     from fuse.grafts.lavin_fold import fixed_routes
 
     found: dict[str, Tensor] = {}
-    told = dict(config["text_config"])
+    table = next(row for row in rows if row.part == "language" and row.canonical == parts.text.embedding)
+    told = {**config["text_config"], "vocab_size": table.shape[0]}
     for one, _ in folds.folded:
         if one.whole:
             graft = LavinGraft({**one.graft.config, "parts": "language"}).float()

@@ -29,7 +29,7 @@ def why_no_class(config: Mapping[str, Any]) -> list[str]:
         return list(_without_eyes(config))
     if len(branches) > 1:
         names = ", ".join(str(branch["name"]) for branch in branches)
-        told = f"it has {counted(len(branches), 'branch')} ({names}), and such a class has one pair of eyes"
+        told = f"it has {len(branches)} branches ({names}), and such a class has one pair of eyes"
         return [told, *(why for branch in branches for why in _options(branch))]
     return [*_eyes(config, branches[0]), *_options(branches[0]), *_dtypes(config)]
 
