@@ -19,6 +19,8 @@ from fuse.grafts.asking import slots_behind
 from fuse.model.batches import deal, padded
 from fuse.model.config import FusedConfig
 from fuse.model.messages import images_in, takes_lists, with_images, with_plain_text, with_slots
+from fuse.model.options import checked_options
+from fuse.model.served import ServedMixin, kinds_of
 from fuse.model.writing import Layout, branch_inputs, graft_slots, write
 from fuse.small_files import COPIED, write_json
 
@@ -26,7 +28,7 @@ BRANCH_FILES = "branches"
 PIECEWISE_HOSTS = frozenset({"llava_original", "mgm", "slime"})  # their code tokenizes the text around images in pieces
 
 
-class FusedProcessor(ProcessorMixin):
+class FusedProcessor(ServedMixin, ProcessorMixin):
     """The tokenizer of the host and the eyes of every branch.
 
     Where the prompt has the image token, it gets every branch's rendering of that image, one after another, each behind
@@ -94,11 +96,11 @@ class FusedProcessor(ProcessorMixin):
 
         text: one prompt or a list; each holds the image token once for every image of its. images: one image, a list,
         or a list of lists by prompt. Of a tokenizer's options there are add_special_tokens, padding_side, and
-        padding="max_length" with max_length. Returns input_ids and attention_mask [B, L], padded on the left, and the
-        inputs of every branch. Raises RecipeError when images and image tokens do not agree, when the context is too
-        short, and for options that would be lost.
+        padding="max_length" with max_length. Returns input_ids and attention_mask [B, L], padded on the left, the
+        inputs of every branch, and with return_mm_token_type_ids what `kinds_of` tells. Raises RecipeError when images
+        and image tokens do not agree, when the context is too short, and for options that would be lost.
         """
-        options = _options(kwargs)
+        options = checked_options(kwargs)
         if videos:
             raise RecipeError("video is not supported", hint="give still images")
         prompts = [text] if isinstance(text, str) else list(text or [])
@@ -114,14 +116,14 @@ class FusedProcessor(ProcessorMixin):
         prepared = [[self._prepare(image) for image in some] for some in by_prompt]
         branches = self.fused.branches
         behind = graft_slots(self.fused.grafts)
-        rows = [write(ids, some, branches, self._marker, behind) for ids, some in zip(rows, prepared, strict=True)]
+        bare = rows
+        rows = [write(ids, some, branches, self._marker, behind) for ids, some in zip(bare, prepared, strict=True)]
         self._check_context(rows)
-        return BatchFeature(
-            {
-                **padded(rows, self.tokenizer, options.get("padding_side"), options.get("length")),
-                **branch_inputs([one for some in prepared for one in some], branches),
-            }
-        )
+        batch = padded(rows, self.tokenizer, options.get("padding_side"), options.get("length"))
+        if options.get("return_mm_token_type_ids"):
+            blocks = [[len(self._block(one)) for one in some] for some in prepared]
+            batch["mm_token_type_ids"] = kinds_of(batch["attention_mask"], bare, blocks, self.image_token_id)
+        return BatchFeature({**batch, **branch_inputs([one for some in prepared for one in some], branches)})
 
     def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:  # pyright: ignore
         """The prompt of a conversation, or of several; with tokenize=True the batch for the model.
@@ -228,22 +230,3 @@ class FusedProcessor(ProcessorMixin):
                     f"prompt {number} has {len(ids)} tokens, {visual} of them visual, and the context is {limit}",
                     hint="fewer or smaller images, or `max_tokens` on a branch of the recipe",
                 )
-
-
-def _options(given: dict[str, Any]) -> dict[str, Any]:
-    """The tokenizer's options that mean something here; an error for one that does not.
-
-    Options come alone or, as transformers nests them, under `text_kwargs`.
-    """
-    flat = {**{k: v for k, v in given.items() if not k.endswith("_kwargs")}, **(given.get("text_kwargs") or {})}
-    if flat.get("truncation"):
-        raise RecipeError("truncation would cut images apart", hint="shorten the prompt, or set max_tokens on a branch")
-    if flat.pop("return_tensors", "pt") not in ("pt", None):
-        raise RecipeError("only return_tensors='pt' works here")
-    length = flat.pop("max_length", None)
-    if flat.pop("padding", True) == "max_length" and length:
-        flat["length"] = length
-    known = {"add_special_tokens", "padding_side", "length", "truncation", "return_dict", "return_mm_token_type_ids"}
-    if lost := sorted(flat.keys() - known - {"padding"}):
-        raise RecipeError(f"there is no option {lost[0]!r}", hint=f"there are {', '.join(sorted(known - {'length'}))}")
-    return flat

@@ -1,0 +1,1 @@
+"""Fused folders in servers of others."""
