@@ -28,6 +28,12 @@ class Used:
     auto: str
     config: Mapping[str, Any]
 
+    @property
+    def encodes(self) -> bool:
+        """An encoder-decoder, whose answer does not begin with the question."""
+        inner = self.config.get("text_config")
+        return self.auto == "AutoModelForSeq2SeqLM" or (isinstance(inner, dict) and inner.get("model_type") == "t5")
+
 
 def used(folder: Path) -> Used:
     """How the folder is used, by its config.json and chat template."""
@@ -39,8 +45,9 @@ def used(folder: Path) -> Used:
     family = families.family_of(config, str(folder))
     text = families.text_family_of(config, family, str(folder))
     language = "AutoModelForSeq2SeqLM" if text.name == "t5" else "AutoModelForCausalLM"
-    auto = "AutoModelForImageTextToText" if family.vision else language
-    return Used("native" if family.native else "original", bool(family.vision), chats, auto, config)
+    sees = bool(family.vision) or not family.native
+    auto = "AutoModelForImageTextToText" if sees else language
+    return Used("native" if family.native else "original", sees, chats, auto, config)
 
 
 def use_text(folder: Path, told: str = "") -> str:
@@ -69,7 +76,7 @@ def _load(how: Used) -> str:
         f'folder = "{HERE}"',
         f'model = {how.auto}.from_pretrained(folder, dtype="auto", device_map="auto"{trust})',
         f"{reader[4:].lower()} = {reader}.from_pretrained(folder{trust})",
-        *(_question(how, reader[4:].lower()) if how.chats else []),
+        *(_question(how, reader[4:].lower()) if how.chats and not how.encodes else []),
     ]
     return f"## Load\n\n{told}" + fenced("\n".join(lines), "python")
 
@@ -99,9 +106,7 @@ def _ask(how: Used) -> str:
 
 def _serve(how: Used) -> str:
     """`transformers serve`, which imports no fuse and wants a decoder that chats."""
-    inner = how.config.get("text_config")
-    encodes = how.auto == "AutoModelForSeq2SeqLM" or (isinstance(inner, dict) and inner.get("model_type") == "t5")
-    if how.form == "original" or encodes or not how.chats:
+    if how.form == "original" or how.encodes or not how.chats:
         return ""
     lines = {
         "native": [f"transformers serve {HERE}"],
