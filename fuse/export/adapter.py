@@ -16,7 +16,17 @@ from fuse.anatomy import Member
 from fuse.digests import RECORD, Digest, small_files
 from fuse.errors import RecipeError
 from fuse.export.adapter_base import Merged, base_of, check_alike, eyes_of, merged_of
-from fuse.export.adapter_names import PREFIX, TRANSPOSED, in_memory, is_matrix, module_of, peft_config, targets
+from fuse.export.adapter_names import (
+    PREFIX,
+    TRANSPOSED,
+    also,
+    in_memory,
+    is_matrix,
+    module_of,
+    peft_config,
+    stored_name,
+    targets,
+)
 from fuse.export.adapter_report import Held, Report, report_json, share
 from fuse.export.cards import adapter_card
 from fuse.export.folders import Opened, check_target, opened
@@ -130,6 +140,9 @@ def _planned(
     head = merged.text.head
     able = [n for n in deltas if is_matrix(n, merged.language[n].shape, head, tied=base.is_tied)]
     others = [name for name in deltas if name not in able]
+    if not able:
+        told = f"nothing that an adapter changes differs from the base's, and {others[0]!r} does"
+        raise RecipeError(told, where=folder)
     if others and rest is None:
         size = math.hypot(*(deltas[name] for name in others))
         part = share(size, math.hypot(*deltas.values()))
@@ -140,9 +153,10 @@ def _planned(
         )  # fmt: skip
     if rest != "whole":
         return _Plan(tuple(able), (), tuple(others))
-    modules = {module_of(name) for name in others}
+    matrices = {module_of(n) for n, e in merged.language.items() if is_matrix(n, e.shape, head, tied=base.is_tied)}
+    modules = {module_of(name) for name in others} - matrices
     whole = tuple(name for name in merged.language if module_of(name) in modules)
-    return _Plan(tuple(name for name in able if name not in whole), whole, ())
+    return _Plan(tuple(able), (*whole, *(name for name in others if module_of(name) in matrices)), ())
 
 
 def _write(
@@ -165,9 +179,11 @@ def _write(
             Row(f"{module}.lora_A.weight", "make", name, "language", (own, shape[1]), "F32", ()),
             Row(f"{module}.lora_B.weight", "make", name, "language", (shape[0], own), "F32", ()),
         )
+    changed = {in_memory(base.family, module_of(name)) for name in plan.matrices}
     for name in plan.whole:
-        entry, key = merged.language[name], PREFIX + in_memory(base.family, name)
-        rows[name] = (Row(key, "copy", name, "language", entry.shape, entry.dtype, (Source("the folder", entry),)),)
+        entry, read = merged.language[name], (Source("the folder", merged.language[name]),)
+        keys = [stored_name(in_memory(base.family, one), changed) for one in (name, *also(base, name))]
+        rows[name] = tuple(Row(PREFIX + key, "copy", name, "language", entry.shape, entry.dtype, read) for key in keys)
     flat = [row for own in rows.values() for row in own]
     written = ShardFile(file, [flat[i] for i in stored_order(flat)])
     try:
@@ -178,12 +194,12 @@ def _write(
             missed = _norm(torch.addmm(delta, up.to(delta), down.to(delta), alpha=-1))
             report.held[in_memory(base.family, name)] = Held(len(down), deltas[name], missed / deltas[name])
             for row, factor in zip(rows[name], (down, up), strict=True):
-                written.write(row, 0, factor.contiguous().view(torch.uint8).numpy().data.cast("B"))
+                written.write(row, 0, factor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
             progress(merged.language[name].nbytes)
         for name in plan.whole:
-            (row,) = rows[name]
-            written.copy(row, *reader.stored(row.sources[0]), Event())
-            progress(row.nbytes)
+            for row in rows[name]:
+                written.copy(row, *reader.stored(row.sources[0]), Event())
+            progress(merged.language[name].nbytes)
         return written.finish(Event(), hashed=True, sync=True)
     finally:
         written.close()
@@ -195,9 +211,13 @@ def _finish(
     """Config, record and card."""
     ranks = {module_of(name): one.rank for name, one in report.held.items()}
     there = {in_memory(base.family, module_of(name)) for name in merged.language}
-    whole = sorted({in_memory(base.family, module_of(name)) for name in plan.whole})
-    chosen = targets(list(ranks), there, sees=base.sees)
-    write_json(made / CONFIG, peft_config(base, report.base, report.rank, ranks, chosen, whole))
+    head = base.text.head
+    matrices = {module_of(n) for n, e in merged.language.items() if is_matrix(n, e.shape, head, tied=base.is_tied)}
+    apart = [name for name in plan.whole if module_of(name) not in matrices]
+    whole = {in_memory(base.family, module_of(one)) for name in apart for one in (name, *also(base, name))}
+    config = peft_config(base, report.base, report.rank, ranks, targets(list(ranks), there, sees=base.sees), whole)
+    biases = any(module_of(name) in matrices for name in plan.whole)
+    write_json(made / CONFIG, {**config, "bias": "all" if biases else "none"})
     kept = ("plan", "recipe", "members", "licences")
     told: dict[str, Any] = {"fuse": fuse.__version__, **{k: v for k, v in source.record.told.items() if k in kept}}
     told["exported"] = report_json(report) | {"from": dict(source.record.sha256)}

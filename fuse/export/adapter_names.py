@@ -9,6 +9,7 @@ from fuse.families.family import Family
 PREFIX = "base_model.model."
 TABLES = frozenset({"embed_tokens", "wte", "wpe", "embed_positions", "shared", "relative_attention_bias"})
 TRANSPOSED = frozenset({"gpt2"})  # families whose matrices lie [in, out]
+PLACES = {"t5": ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")}  # of the embedding
 TASKS = {"t5": "SEQ_2_SEQ_LM"}
 
 
@@ -35,6 +36,24 @@ def module_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
+def also(base: Member, canonical: str) -> tuple[str, ...]:
+    """The other names of a tensor in the base's class. A module that is stored whole is no longer tied to another, so
+    an embedding is stored once for each of its places.
+    """
+    if canonical != base.text.embedding:
+        return ()
+    return (*PLACES.get(base.text.name, ()), *([base.text.head] if base.is_tied else []))
+
+
+def stored_name(name: str, changed: Collection[str]) -> str:
+    """The name of a tensor that is stored whole: inside a module that LoRA changes it is that of the layer in it.
+
+    changed: the modules that LoRA changes.
+    """
+    module, _, what = name.rpartition(".")
+    return f"{module}.base_layer.{what}" if module in changed else name
+
+
 def targets(chosen: Collection[str], there: Collection[str], *, sees: bool) -> list[str]:
     """`target_modules`: last names where they mean the chosen modules and no other, else whole names.
 
@@ -47,7 +66,7 @@ def targets(chosen: Collection[str], there: Collection[str], *, sees: bool) -> l
 
 
 def peft_config(
-    base: Member, named: str, rank: int, ranks: Mapping[str, int], chosen: Sequence[str], whole: Sequence[str]
+    base: Member, named: str, rank: int, ranks: Mapping[str, int], chosen: Sequence[str], whole: Collection[str]
 ) -> dict[str, Any]:  # fmt: skip
     """adapter_config.json as PEFT reads it.
 
@@ -59,7 +78,7 @@ def peft_config(
         "peft_type": "LORA", "task_type": None if base.sees else TASKS.get(base.text.name, "CAUSAL_LM"),
         "base_model_name_or_path": named, "revision": base.checkpoint.revision or None, "inference_mode": True,
         "r": rank, "lora_alpha": rank, "rank_pattern": other, "alpha_pattern": dict(other), "lora_dropout": 0.0,
-        "target_modules": list(chosen), "modules_to_save": sorted(whole) or None, "bias": "none",
+        "target_modules": list(chosen), "modules_to_save": sorted(whole) or None,
         "fan_in_fan_out": base.text.name in TRANSPOSED, "init_lora_weights": True, "use_rslora": False,
-        "use_dora": False, "ensure_weight_tying": bool(whole) and base.is_tied,
+        "use_dora": False,
     }  # fmt: skip
