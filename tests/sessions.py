@@ -2,12 +2,16 @@
 
     python -m tests.sessions docs/fuse.md       # puts what the commands say now in place of what the page says
 
-A line that begins with `$ ` is a command of `fuse`; what follows, up to the next, is all that it prints. A line of
-`...` stands for any lines. Figures that differ from run to run (seconds, rates, free room) are not compared.
+A line that begins with `$ ` is a command, `fuse ...` or `python FILE` of a file that the page shows; what follows, up
+to the next, is all that it prints. A line of `...` stands for any lines. Figures that differ from run to run (seconds,
+rates, free room) are not compared.
 """
 
+import contextlib
+import io
 import os
 import re
+import runpy
 import shlex
 import sys
 import tempfile
@@ -50,8 +54,8 @@ def furnish(text: str, folder: Path) -> None:
     for name in ("recipes", "docs"):
         (folder / name).symlink_to(ROOT / name)
     for language, block in BLOCK.findall(text):
-        title = re.match(r"# (\w+\.yaml)\n", block)
-        if language in ("yaml", "yml") and title:
+        title = re.match(r"# (\w+\.(?:yaml|py))\n", block)
+        if language in ("yaml", "yml", "python") and title:
             (folder / title[1]).write_text(block)
         elif language == "jsonl":
             (folder / "questions.jsonl").write_text(block)
@@ -60,14 +64,24 @@ def furnish(text: str, folder: Path) -> None:
 def ran(command: str) -> str:
     """What a command prints on a terminal of 100 columns, without spaces at the ends of lines."""
     verb, *args = shlex.split(command)
-    assert verb == "fuse", command
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100"
     try:
-        done = fuse_here(*args)
+        printed = {"fuse": _fuse, "python": _python}[verb](*args)
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
-    return "\n".join(line.rstrip() for line in (done.out + done.err).strip("\n").splitlines())
+    return "\n".join(line.rstrip() for line in printed.strip("\n").splitlines())
+
+
+def _fuse(*args: str) -> str:
+    done = fuse_here(*args)
+    return done.out + done.err
+
+
+def _python(file: str) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        runpy.run_path(file)
+    return printed.getvalue()
 
 
 def plain(text: str) -> str:

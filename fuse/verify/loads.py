@@ -9,6 +9,7 @@ import torch
 from fuse import families, torchvision_shim
 from fuse.ask import WRITE_IMAGES, Answerer, check_folder, load, pad_of, speaker_of
 from fuse.errors import CheckpointError, FuseError, MachineError, in_a_line
+from fuse.quiet import quiet_loading
 from fuse.small_files import TOKENIZER
 from fuse.verify.outcome import Outcome, skipped
 
@@ -42,14 +43,15 @@ def _open(folder: Path) -> Answerer:
 
     config, sees = check_folder(folder)
     auto = "ImageTextToText" if sees else "Seq2SeqLM" if config.get("is_encoder_decoder") else "CausalLM"
-    model, report = getattr(transformers, f"AutoModelFor{auto}").from_pretrained(
-        folder,
-        dtype="auto",
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
+    with quiet_loading():
+        model, report = getattr(transformers, f"AutoModelFor{auto}").from_pretrained(
+            folder,
+            dtype="auto",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found := sorted(str(key) for key in report.get(what) or ()):
             raise CheckpointError(f"{what.replace('_', ' ')}: {len(found)}, the first is {found[0]}", where=folder)
