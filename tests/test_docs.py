@@ -40,12 +40,6 @@ DOCUMENTS = sorted(
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_links_lead_somewhere(name: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text()):
-        assert "://" in target or ((ROOT / name).parent / target).exists(), target
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
 def test_recipes_parse(name: str, tmp_path: Path) -> None:
     for block in re.findall(r"```yaml\n(.*?)```", (ROOT / name).read_text(), re.DOTALL):
         (tmp_path / "recipe.yaml").write_text(block)
@@ -262,7 +256,8 @@ def test_python_runs(
 
 
 def test_every_document_with_commands_is_run() -> None:
-    elsewhere = {"docs/stores.md", "docs/mergekit.md"}  # tests/test_store_docs.py, tests/test_mergekit_recipes.py
+    # tests/test_store_docs.py, tests/test_mergekit_recipes.py, tests/test_push.py
+    elsewhere = {"docs/stores.md", "docs/mergekit.md", "docs/share.md"}
     assert {name for name in DOCUMENTS if commands(name)} - elsewhere == set(MEMBERS)
 
 

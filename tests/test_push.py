@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import huggingface_hub
 import pytest
 
 from fuse.digests import file_sha256
-from tests import tiny_text
+from tests import sessions, tiny_text
 from tests.cli import Ran, fuse, fuse_here
 from tests.members import TEMPLATE, perturbed, save_member
 from tests.push_server import READER, TOKEN, Hub, hub_server
@@ -351,6 +352,21 @@ def test_differing_licences_are_told_before_the_question(merged: Path, tmp_path:
         "  ! the output's card says other: not all parents state the same; the strictest that is stated is cc-by-nc-4.0 of b: "
         "no commercial use\n"
     )
+
+
+def test_the_page_on_sharing(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/share.md: what its commands outside of sessions send is what they say."""
+    text = (sessions.ROOT / "docs/share.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    sessions.furnish(text, tmp_path)
+    (merge,) = [step.command for step in sessions.sessions(text) if step.command.startswith("fuse merge")]
+    for line in [merge, *(line for _, block in sessions.BLOCK.findall(text) for line in block.splitlines())]:
+        if line.startswith("fuse "):
+            ran = fuse_here(*shlex.split(line)[1:])
+            assert (ran.code, ran.err) == (0, ""), (line, ran)
+    same(hub, "me/my-model", tmp_path / "out")
+    same(hub, "me/my-model-portable", tmp_path / "portable")
+    assert hub.repositories["me/my-model"].private and not hub.repositories["me/my-model-portable"].private
 
 
 def test_nothing_else_in_fuse_uploads() -> None:
