@@ -125,7 +125,8 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin, Graft
         self.attach()
         mask = torch.ones_like(input_ids) if mask is None else mask
         modules = dict(self.branches.items())
-        embed, rows = self.get_input_embeddings(), self.config.text_config.vocab_size
+        embed = self.get_input_embeddings().__call__  # a module that is handed over, accelerate moves
+        rows = self.config.text_config.vocab_size
         prompt = read_prompt(input_ids, mask, given, self.config.branches, modules, embed, rows)
         if not self.config.grafts:
             return prompt
@@ -218,7 +219,7 @@ class FusedForConditionalGeneration(PreTrainedModel, FusedGenerationMixin, Graft
                 attention_mask=attention_mask, past_key_values=past_key_values,
                 position_ids=text_positions(position_ids),
             )  # fmt: skip
-        self.attach()
+        self.attach(begins)
         with remembering(self.grafts, graft_states, begins):  # pyright: ignore[reportArgumentType]
             out = self.language_model(
                 inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,

@@ -4,6 +4,9 @@
 # pyright: reportAttributeAccessIssue=false
 
 import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from operator import is_
 from typing import Any
 
 from fuse.errors import RecipeError
@@ -14,16 +17,38 @@ class GraftedMixin:
     """For a model with `config.grafts`, a `language_model`, and `branches` and `grafts` by name."""
 
     _attached: list[Any] | None = None
+    _parts: Sequence[Any] = ()  # the modules when they were attached
 
-    def attach(self) -> None:
+    def attach(self, begins: bool = True) -> None:
         """Attach the grafts to their slots, where they are not; the first pass does it.
 
-        Not before: quantisation puts other modules into the places of those that the model is built with. Raises
-        CheckpointError where the host has no such slot.
+        Not before: quantisation puts other modules into the places of those that the model is built with. And again
+        where modules have been replaced since, which is looked at where a prompt begins: PEFT puts its own around
+        projections, and takes them away. Raises CheckpointError where the host has no such slot.
         """
-        if self._attached is None:
-            branches = dict(self.branches.items())
-            self._attached = attach(self.config.grafts, dict(self.grafts.items()), self.language_model, branches)
+        if not self.config.grafts or not (begins or self._attached is None):
+            return
+        parts = list(self.modules())
+        if self._attached is not None and len(parts) == len(self._parts) and all(map(is_, parts, self._parts)):
+            return
+        self.detach()
+        branches = dict(self.branches.items())
+        self._attached = attach(self.config.grafts, dict(self.grafts.items()), self.language_model, branches)
+        self._parts = parts
+
+    def detach(self) -> None:
+        """Take the grafts off again, until the next pass."""
+        for slots in self._attached or ():
+            slots.remove()
+        self._attached, self._parts = None, ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy attaches its own grafts: functions in slots, which are not copied, know those that they are of."""
+        self.detach()
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(deepcopy(self.__dict__, memo))
+        return made
 
     def set_scale(self, name: str, scale: float) -> None:
         """How much of a graft is heard from now on. Its placeholders follow the folder's own config.
@@ -38,9 +63,8 @@ class GraftedMixin:
             raise RecipeError(f"graft {name!r} writes into the prompt", hint="change its scale in config.json")
         if not isinstance(scale, int | float) or not abs(scale) <= sys.float_info.max:
             raise RecipeError(f"graft {name!r}: scale cannot be {scale!r}", hint="a finite number")
-        for slots in self._attached or ():
-            slots.remove()
-        entry["scale"], self._attached = scale, None
+        self.detach()
+        entry["scale"] = scale
 
     def check_states(self, states: States) -> None:
         """Embeddings that a caller made, or a cache of another model, do not tell grafts what they must know."""

@@ -13,6 +13,7 @@ from fuse.errors import RecipeError
 from fuse.grafts import bridge
 from fuse.grafts.graft import Reading, Sight, State
 from fuse.grafts.slots import slots_of
+from fuse.model.at_hand import at_hand
 from fuse.model.visual import Prompt
 from fuse.suggest import did_you_mean
 
@@ -47,11 +48,12 @@ def attach(
 
 @contextmanager
 def remembering(grafts: Mapping[str, Any], states: States, begins: bool = True) -> Iterator[None]:
-    """The grafts know the prompts that a pass reads (`begins`) or continues."""
+    """The grafts know the prompts that a pass reads (`begins`) or continues, and have their tensors at hand."""
     for name, graft in grafts.items():
         graft.state, graft.begins = dict(states.get(name, {})), begins
     try:
-        yield
+        with at_hand(*grafts.values(), lazily=(nn.Linear,)):  # large ones are Linear: experts, adapters
+            yield
     finally:
         for graft in grafts.values():
             graft.state = {}

@@ -13,6 +13,7 @@ from fuse.branches.kinds import run_branch
 from fuse.branches.options import tells_edges
 from fuse.branches.select import keep_tokens
 from fuse.errors import CheckpointError, RecipeError
+from fuse.model.at_hand import at_hand
 from fuse.model.looks import EDGES, GRID, RUNS, Look, looks_of, separator_places, shared_blocks
 from fuse.model.norms import embedding_norm, mean_norm, scaled
 from fuse.model.positions import Patch, Shared
@@ -154,10 +155,12 @@ def _see(
     words = [text.of(look.row) for look in looks] if branch["kind"] in VARIABLE else []
     prune = branch.get("prune") or "pool"
     attention = branch.get("max_tokens") is not None and prune == "cls"
-    pixels = _at_home({k: v for k, v in inputs.items() if k not in (RUNS, GRID, EDGES)}, module)
+    pixels = {k: v for k, v in inputs.items() if k not in (RUNS, GRID, EDGES)}
     found = []
     try:
-        seen = run_branch(branch, module, pixels, text=words, embed=embed, attention=attention)
+        with at_hand(module):
+            pixels = _at_home(pixels, module)
+            seen = run_branch(branch, module, pixels, text=words, embed=embed, attention=attention)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, IndexError) as error:
@@ -198,14 +201,13 @@ def _joined(tokens: list[torch.Tensor]) -> torch.Tensor | None:
 
 
 def _at_home(inputs: Mapping[str, list[torch.Tensor]], module: nn.Module) -> dict[str, list[torch.Tensor]]:
-    """Inputs on the module's device, floats in its dtype. Quantised weights are integers, offloaded ones nowhere."""
+    """Inputs on the module's device, floats in its dtype. Quantised weights are integers."""
     weights = module.parameters()
     weight = next((w for w in weights if w.is_floating_point()), None)
     if weight is None:
         return dict(inputs)
-    device = None if weight.device.type == "meta" else weight.device
     return {
-        name: [t.to(device=device, dtype=weight.dtype if t.is_floating_point() else None) for t in tensors]
+        name: [t.to(device=weight.device, dtype=weight.dtype if t.is_floating_point() else None) for t in tensors]
         for name, tensors in inputs.items()
     }
 
