@@ -18,7 +18,7 @@ FLAGS = (
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
     "--remote-debugging-port=0", "--no-proxy-server", "--disable-features=OptimizationHints,MediaRouter,Translate",
 )  # fmt: skip
-SECONDS = 20
+SECONDS = 60  # of a machine that is busy
 BY_TEXT = """(text, within) => {
   const seen = e => e.getClientRects().length && getComputedStyle(e).visibility !== 'hidden';
   const all = [...document.querySelectorAll(within)].filter(e => seen(e) && e.innerText.trim() === text);

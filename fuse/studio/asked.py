@@ -10,6 +10,9 @@ from fuse.errors import RecipeError
 from fuse.host import open_named
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.studio.jobs import Job, problem_of
+from fuse.suggest import did_you_mean
+
+HEAVY = 1 << 28  # bytes of a model that is worth looking for, which takes half a second
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,13 @@ class Answer:
 def folder_of(loaded: LoadedRecipe, name: str) -> Path:
     """The folder that answers for a member; weights that are elsewhere are fetched.
 
-    Raises RecipeError for a base with an adapter, which no folder holds, and as `open_named` does.
+    Raises RecipeError for a name that is no member's, for a base with an adapter, which no folder holds, and as
+    `open_named` does.
     """
     from fuse.checkpoint import fetch
 
+    if name not in loaded.recipe.members:
+        raise loaded.error(("members",), f"{name!r} is not a member ({did_you_mean(name, loaded.recipe.members)})")
     member = open_named(loaded, ("members", name), name)
     if member.adapter:
         told = f"{name} is a base with an adapter, which no folder holds"
@@ -59,8 +65,13 @@ def ask_all(
     for name, folder in folders.items():
         job.result.append(_answer(name, folder, question, tuple(images), max_tokens, pictures))
         job.advance(1)
-        gc.collect()  # the model that was there
+        if not isinstance(folder, RecipeError) and _size(folder) > HEAVY:
+            gc.collect()  # the model that was there
     return job.result
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _answer(

@@ -16,7 +16,9 @@ from fuse.recipe_merge import PARAMETERS
 from fuse.recipe_yaml import LoadedRecipe, parse_recipe
 
 START = {"t": 0.5, "density": 0.5}  # of parameters that a method needs, where the recipe has none
-PLAIN = re.compile(r"[\w./~-]*[A-Za-z_/][\w./~-]*", re.ASCII)  # a path that YAML takes for text as it stands
+PLAIN = re.compile(  # a path that YAML takes for text as it stands
+    r"(?!(?:true|false|null)$)(?:\.{0,2}/|~/)?[A-Za-z_][\w./-]*", re.ASCII | re.IGNORECASE
+)
 FIRST = re.compile(r"(?:[ \t]*(?:#.*)?\n)*(?=[a-z]+:)")  # what stands before the first key
 NATIVE = tuple(name for name in METHODS if "/" not in name)  # the methods that the form offers
 

@@ -34,6 +34,8 @@ def merge_into(loaded: LoadedRecipe, out: str, job: Job) -> Made:
     if is_store(out):
         raise RecipeError("the studio writes into folders of this machine", where=out, hint="fuse merge RECIPE OUT")
     target = Path(out.strip()).expanduser().absolute()
+    if target.exists():
+        raise RecipeError("the output already exists", where=target, hint="name another folder")
     began = time.monotonic()
     plan = make_plan(loaded)
     ready(plan, target, force=False)

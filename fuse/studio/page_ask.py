@@ -1,10 +1,11 @@
 """The tab of questions: an image, a question, and the answers of parents and fused model side by side."""
 
 from base64 import b64encode
+from pathlib import Path
 
 from nicegui import events, ui
 
-from fuse.errors import FuseError, printable
+from fuse.errors import printable
 from fuse.images import open_image
 from fuse.studio.asked import Answer
 from fuse.studio.parts import attempt, live, progress, sheet, state_of
@@ -91,6 +92,9 @@ def _answers(studio: Studio) -> None:
     with ui.element("div").classes("answers").mark("answers"):
         for one in found:
             _answer(one, fused=one.folder in made)
+    for one in found:
+        if one.picture is not None:
+            _looked(one.name, one.picture)
 
 
 def _answer(one: Answer, *, fused: bool) -> None:
@@ -101,12 +105,11 @@ def _answer(one: Answer, *, fused: bool) -> None:
             return
         ui.label(printable(one.text) or "(an empty answer)").classes("answer")
         ui.label(f"{one.seconds:.1f} s with loading").classes("quiet")
-        if one.picture is not None:
-            try:
-                png = one.picture.read_bytes()
-            except (FuseError, OSError):
-                return
-            ui.html(
-                f'<img class="where" alt="Where it looked" src="data:image/png;base64,{b64encode(png).decode()}">',
-                sanitize=False,
-            )
+
+
+def _looked(name: str, picture: Path) -> None:
+    png = b64encode(picture.read_bytes()).decode()
+    with sheet(f"Where {name} looked"):
+        ui.element("img").classes("where").props(f'alt="Where {name} looked"').props["src"] = (
+            f"data:image/png;base64,{png}"
+        )

@@ -4,10 +4,16 @@ from nicegui import events, ui
 
 from fuse.methods.table import METHODS
 from fuse.studio import form
-from fuse.studio.parts import attempt, live, progress, said, sheet, state_of
+from fuse.studio.parts import SECONDS, attempt, live, progress, said, sheet, state_of
 from fuse.studio.state import Studio
 
 PATH = "folder, or hub id such as org/name"
+
+# tells the server whether the reader likes dark pages, which the rest of the page knows by itself
+SCHEME = (
+    "const wish = matchMedia('(prefers-color-scheme: dark)'), tell = () => emitEvent('scheme', wish.matches);"
+    "wish.addEventListener('change', tell); tell()"
+)
 
 
 def build(studio: Studio) -> None:
@@ -23,7 +29,6 @@ def build(studio: Studio) -> None:
 
 
 def _editor(studio: Studio) -> None:
-    dark = ui.dark_mode(None)
     editor = ui.codemirror(studio.text, language="YAML", line_wrapping=True, indent="  ").classes("editor")
     editor.props('aria-label="Recipe"').mark("recipe")
 
@@ -36,8 +41,9 @@ def _editor(studio: Studio) -> None:
             editor.value = studio.text
 
     editor.on_value_change(typed)
-    ui.timer(0.25, look)
-    del dark
+    ui.timer(SECONDS, look)
+    ui.on("scheme", lambda event: editor.set_theme("basicDark" if event.args else "basicLight"))
+    ui.run_javascript(SCHEME)
 
 
 def _verdict(studio: Studio) -> None:

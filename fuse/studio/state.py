@@ -201,7 +201,8 @@ class Studio:
 
         folder = self.scratch / "images" / str(next(self._numbers))
         folder.mkdir(parents=True)
-        file = folder / (re.sub(r"[^\w.-]+", "_", name, flags=re.ASCII)[-80:].lstrip(".-") or "image")
+        last = re.split(r"[/\\]", name)[-1]
+        file = folder / (re.sub(r"[^\w.-]+", "_", last, flags=re.ASCII)[-80:].lstrip(".-") or "image")
         file.write_bytes(data)
         try:
             open_image(file)
