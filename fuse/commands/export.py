@@ -24,6 +24,12 @@ OPTIONS = {
     help="adapter: norms, biases and embeddings that differ are stored whole, or left out.",
 )  # fmt: skip
 @click.option("--json", "json", is_flag=True, help="adapter: one JSON document about every tensor on stdout.")
+@click.option("--converter", type=click.Path(path_type=Path), help="gguf: convert_hf_to_gguf.py of your llama.cpp.")
+@click.option("--python", help="gguf: what runs the converter. [default: this Python]")
+@click.option(
+    "--outtype", type=click.Choice(["auto", "f32", "f16", "bf16", "q8_0"]), help="gguf: as the converter takes it."
+)
+@click.option("--mmproj", is_flag=True, help="gguf: encoder and projector too; alone where OUT is a file.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists (only after the new folder is complete).")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def command(folder: Path, form: str, out: Path, force: bool, quiet: bool, **options: Any) -> None:
@@ -36,6 +42,8 @@ def command(folder: Path, form: str, out: Path, force: bool, quiet: bool, **opti
     are.
 
     adapter: what the merge did to the language model, as LoRA of a rank beside its base, and how much of it that holds.
+
+    gguf: by llama.cpp's own converter, which is run as a program; OUT is a folder, or a file NAME.gguf.
     """
     given = {key: value for key, value in options.items() if value not in (None, False)}
     for key in given:
@@ -48,6 +56,8 @@ def command(folder: Path, form: str, out: Path, force: bool, quiet: bool, **opti
 
         export_portable(folder, out, force=force)
         click.echo(f"{out} is portable")
+    elif form == "gguf":
+        _gguf(folder, out, force, given)
     else:
         _adapter(folder, out, force, quiet, given)
 
@@ -79,6 +89,14 @@ def _adapter(folder: Path, out: Path, force: bool, quiet: bool, given: dict[str,
     for line in report_lines(report):
         click.echo(line)
     click.echo(f"{out} is an adapter of {report.base}")
+
+
+def _gguf(folder: Path, out: Path, force: bool, given: dict[str, Any]) -> None:
+    from fuse.export.gguf import export_gguf
+    from fuse.sizes import size_text
+
+    for file in export_gguf(folder, out, force=force, **{"converter": None, **given}):
+        click.echo(f"{file}: {size_text(file.stat().st_size)}")
 
 
 def _bytes(folder: Path) -> int:
