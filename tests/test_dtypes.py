@@ -121,7 +121,8 @@ def test_the_plan_shows_dtypes_that_differ(members: Path) -> None:
     text = "members: {next: next}\nlanguage: {method: linear, weights: 1}\nvision: [next]\n"
     recipe.write_text(text + WIDE)
     out = fuse_here("plan", recipe).out
-    assert ", bfloat16\n" in out and out.count(", float32\n") == 3  # encoder, projector, and the vector that ends rows
+    assert out.count("  bfloat16, linear of next ") == 1
+    assert out.count("  float32, copy from next: ") == 3  # encoder, projector, and the vector that ends rows
     recipe.write_text(text)
     assert "float32" not in fuse_here("plan", recipe).out
 

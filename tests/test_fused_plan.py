@@ -1,6 +1,7 @@
 """Plans of fused folders: who is the host, which rows there are, and what is refused, word for word."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -105,9 +106,11 @@ def test_what_plan_says_of_one_and_of_several(family: Path, tmp_path: Path) -> N
         "  ! tokens: chat has 1 token more than a, 1 fewer, 0 at other ids; tiles has 7 tokens more than a, 0 fewer, "
         "0 at other ids"
     ) in said
-    assert "  projector: 5 tensors, 14.6 kB" in said and "  tiles: idefics3_vision, 5 visual tokens, 13 markers" in said
+    assert any(re.match(r"  projector +5 +[\d,]+ +14.6 kB$", line) for line in said)
+    assert "  tiles: idefics3_vision, 5 visual tokens, 13 markers" in said
     (tmp_path / "r.yaml").write_text(recipe(family, "tiles", HALF + "vision: [tiles]\n"))
-    assert "  projector: 1 tensor, 8.2 kB" in fuse_here("plan", tmp_path / "r.yaml").out.splitlines()
+    alone = r"^  projector +1 +[\d,]+ +8.2 kB  copy from tiles: "
+    assert re.search(alone, fuse_here("plan", tmp_path / "r.yaml").out, re.MULTILINE)
 
 
 def test_whose_encoder_where_one_of_three_cannot_be_fused(family: Path, tmp_path: Path) -> None:

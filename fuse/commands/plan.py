@@ -1,9 +1,16 @@
 """`fuse plan`: what a recipe will do, before it does it."""
 
+import os
 import re
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from fuse.plan import Plan
+    from fuse.visual_tokens import Cost
 
 LONGEST = 100_000
 
@@ -33,12 +40,13 @@ class ImageSize(click.ParamType[tuple[int, int]]):
 def command(recipe: Path, as_json: bool, every: bool, image_size: tuple[int, int] | None) -> None:
     """Show what RECIPE will do to every tensor, and whether its members fit together.
 
-    Reads configs, tokenizers and safetensors headers, no weights. Exits 2 or 3, with the reason, where `fuse merge`
+    Members and what becomes of each, verdicts, licences, parts, what is left out, memory, disk and time. Reads
+    configs, tokenizers and safetensors headers, no weights. Exits 2 or 3, with the reason, where `fuse merge`
     would refuse; and with --image-size where a budget does not work for such an image or its tokens fill the context.
     """
     import json
 
-    from fuse.plan_view import plan_json, plan_text
+    from fuse.plan_view import plan_json
     from fuse.planner import make_plan
     from fuse.recipe_yaml import load_recipe
     from fuse.visual_tokens import DEFAULT_SIZE, check_cost, cost_of
@@ -47,4 +55,19 @@ def command(recipe: Path, as_json: bool, every: bool, image_size: tuple[int, int
     cost = cost_of(plan, image_size or DEFAULT_SIZE)
     if cost is not None and image_size is not None:
         check_cost(cost)
-    click.echo(json.dumps(plan_json(plan, cost), indent=1) if as_json else plan_text(plan, every=every, cost=cost))
+    if as_json:
+        click.echo(json.dumps(plan_json(plan, cost), indent=1))
+    else:
+        tell(plan, every=every, cost=cost)
+
+
+def tell(plan: "Plan", *, every: bool = False, cost: "Cost | None" = None) -> None:
+    """Print a plan as stdout shows it best: with colors and as wide as a terminal, else as plain lines."""
+    from fuse.plan_view import plan_text
+
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM", "dumb") != "dumb":
+        from fuse.plan_view.terminal import show_plan
+
+        show_plan(plan, every=every, cost=cost)
+    else:
+        click.echo(plan_text(plan, every=every, cost=cost))

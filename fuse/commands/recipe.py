@@ -44,8 +44,8 @@ def new(out: Path, member: tuple[str, ...], weight: tuple[str, ...], graft: tupl
 
     Example: fuse recipe new --want fuse --member hue --member form --base base --yes
     """
+    from fuse.commands.plan import tell
     from fuse.errors import RecipeError
-    from fuse.plan_view import plan_text
     from fuse.planner import make_plan
     from fuse.recipe_new.dialogue import Dialogue
     from fuse.recipe_new.questions import ask_everything
@@ -71,7 +71,7 @@ def new(out: Path, member: tuple[str, ...], weight: tuple[str, ...], graft: tupl
         click.echo(f"not planned, since not all of it lies on this disk: fuse plan {out}")
         return
     plan = make_plan(load_recipe(out))
-    click.echo(plan_text(plan, cost=cost_of(plan, DEFAULT_SIZE)))
+    tell(plan, cost=cost_of(plan, DEFAULT_SIZE))
 
 
 def _check(out: Path) -> None:
