@@ -5,31 +5,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fuse.anatomy import UNSTATED
+from fuse.card_record import record_licence, record_sections
+from fuse.card_use import use_text
 from fuse.digests import CARD
 from fuse.errors import one_line
 from fuse.export.folders import Opened
-from fuse.export.native_grafts import Folds
+from fuse.licence_files import UNSTATED
 
-SEQ2SEQ = ("t5",)
 REST = {"whole": "are stored whole", "left_out": "differ and are left out"}
 
 
-def native_card(source: Opened, name: str, folds: Folds) -> str:
-    """README.md of a native folder. name: its class."""
-    branches, kind = source.config.get("branches") or (), source.config["text_config"].get("model_type")
-    auto = "ImageTextToText" if branches else "Seq2SeqLM" if kind in SEQ2SEQ else "CausalLM"
+def native_card(source: Opened, made: Path, told: Mapping[str, Any]) -> str:
+    """README.md of a native folder, whose other files are there. told: what its fuse.json will hold."""
+    exported = told["exported"]
     done = "".join(
-        f"- graft `{one.graft.name}` ({one.graft.kind}, scale {one.graft.scale:g}) is folded into the weights\n"
-        for one, _ in folds.folded
+        f"- graft `{one['name']}` ({one['kind']}, scale {one['scale']:g}) is folded into the weights\n"
+        for one in exported["folded"]
     )
-    done += "".join(f"- graft `{name}` had scale 0 and is left out\n" for name in folds.silent)
-    load = (
-        f'```python\nfrom transformers import AutoModelFor{auto}\n\nmodel = AutoModelFor{auto}.from_pretrained("path/to'
-        '/this/folder", dtype="auto", device_map="auto")\n```\n'
-    )
-    told = f"# A merged model\n\nWritten as `{name}` by `fuse export --to native`, from a fused folder.\n\n{done}"
-    return f"{front_matter(source.folder)}{told}\n{members_table(source)}## Load\n\n{load}"
+    done += "".join(f"- graft `{name}` had scale 0 and is left out\n" for name in exported["not_heard"])
+    form = f"Written as `{exported['class']}` by `fuse export --to native`, from a fused folder.\n\n{done}"
+    parts = [use_text(made, form), record_sections(told, made)]
+    return f"{front_matter(source.folder)}# A merged model\n\n{members_table(source)}" + "\n".join(parts)
 
 
 def adapter_card(source: Opened, told: Mapping[str, Any]) -> str:
@@ -46,8 +42,13 @@ def adapter_card(source: Opened, told: Mapping[str, Any]) -> str:
         "```python\nfrom peft import AutoPeftModel\n\n"
         'model = AutoPeftModel.from_pretrained("path/to/this/folder")  # fetches the base\n```\n'
     )
-    front = "---\nlibrary_name: peft\ntags:\n- merge\n- fuse\n- lora\n---\n\n"
-    return f"{front}{text}{members_table(source)}## Load\n\n{load}"
+    from huggingface_hub import ModelCardData
+
+    record = {key: value for key, value in source.record.told.items() if key != "sha256"}  # of the merged folder
+    licence = record_licence(record, source.folder)
+    front = ModelCardData(library_name="peft", tags=["merge", "fuse", "lora"], **licence).to_yaml()
+    sections = record_sections(record, source.folder)
+    return f"---\n{front}\n---\n\n{text}{members_table(source)}## Load\n\n{load}\n{sections}"
 
 
 def front_matter(folder: Path) -> str:

@@ -154,6 +154,6 @@ def _finish(
     if len(shards) > 1:
         told["files"][INDEX] = sha256_of(index)
     write_json(made / RECORD, told)
-    (made / "README.md").write_text(native_card(source, name, folds), encoding="utf-8")
+    (made / "README.md").write_text(native_card(source, made, told), encoding="utf-8")
     if len(shards) > 1:
         (made / INDEX).write_bytes(index)
