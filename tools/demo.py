@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import os
-import re
 import time
 from pathlib import Path
 from random import Random
@@ -36,8 +35,7 @@ Asked = tuple[str, str, str]  # question, the right answer, whose sight it needs
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--zoo", type=click.Path(file_okay=False, exists=True, path_type=Path), default=ROOT / "recipes" / "zoo")
 @click.option("--each", type=click.IntRange(2, 999), default=20, show_default=True, help="Questions of every skill.")
-@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Write the screen as an SVG, too.")
-def main(out: Path, zoo: Path, each: int, picture: Path | None) -> None:
+def main(out: Path, zoo: Path, each: int) -> None:
     """Fuse two members of the zoo into OUT and show what each of the three sees."""
     import torch
 
@@ -67,12 +65,6 @@ def main(out: Path, zoo: Path, each: int, picture: Path | None) -> None:
     console.print("\n".join(tables), markup=False, soft_wrap=True)
     console.print(onward(recipe, fused, out), soft_wrap=True)
     console.print(f"\n{time.monotonic() - began:.0f} s in all.")
-    if picture:
-        shot = Console(record=True, width=150, highlight=False, file=io.StringIO())
-        for part in (members(zoo), blocks(seen), answers, Text(tables[0])):
-            shot.print(part)
-        svg = shot.export_svg(title="make demo")
-        picture.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))  # no fonts from elsewhere
 
 
 def _short(path: Path) -> Path:
