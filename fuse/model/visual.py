@@ -71,8 +71,10 @@ class Prompt:
 def split_inputs(kwargs: dict[str, Any]) -> dict[str, dict[str, list[torch.Tensor]]]:
     """Take the inputs of branches out of keyword arguments: branch name -> input name -> one tensor per image.
 
-    Lists of lists, as batching code makes them of several prompts' lists, are taken one after another.
+    Lists of lists, as batching code makes them of several prompts' lists, are taken one after another. The kinds of
+    tokens, which servers ask of the processor, are dropped: the placeholders tell them.
     """
+    kwargs.pop("mm_token_type_ids", None)
     found: dict[str, dict[str, list[torch.Tensor]]] = {}
     for key in [key for key in kwargs if key.startswith(PREFIX)]:
         name, _, inner = key.removeprefix(PREFIX).rpartition(".")

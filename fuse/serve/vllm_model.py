@@ -6,6 +6,7 @@ image's block alone.
 
 # pyright: reportMissingImports=false, reportIncompatibleMethodOverride=false
 
+import tempfile
 from collections.abc import Iterable
 from typing import Any
 
@@ -86,15 +87,16 @@ class FusedForVLLM(nn.Module, SupportsMultiModal, SupportsPP):
         return loaded | self._load_branches()
 
     def _load_branches(self) -> set[str]:
+        """Through `from_pretrained`, with everything but the branches left on the disk."""
         from fuse.model.fused import FusedForConditionalGeneration
 
-        if not any(True for _ in self.branches.parameters()):
-            return set()
-        whole, report = FusedForConditionalGeneration.from_pretrained(
-            self.folder, revision=self.revision, dtype="auto", output_loading_info=True, trust_remote_code=False,
-            device_map={"branches": "cpu", "language_model": "meta"}, use_safetensors=True,
-        )  # fmt: skip
-        if lost := sorted(key for key in report["missing_keys"] if key.startswith(PREFIX)):
-            raise CheckpointError(f"the folder has no tensor {lost[0]!r}", where=self.folder)
-        self.branches.load_state_dict(whole.branches.state_dict(), strict=True)
+        places = {"branches": "cpu", "language_model": "disk", **({"grafts": "disk"} if self.config.grafts else {})}
+        with tempfile.TemporaryDirectory() as scratch:
+            whole, report = FusedForConditionalGeneration.from_pretrained(
+                self.folder, revision=self.revision, dtype="auto", output_loading_info=True, trust_remote_code=False,
+                device_map=places, offload_folder=scratch, use_safetensors=True,
+            )  # fmt: skip
+            if lost := sorted(key for key in report["missing_keys"] if key.startswith(PREFIX)):
+                raise CheckpointError(f"the folder has no tensor {lost[0]!r}", where=self.folder)
+            self.branches.load_state_dict(whole.branches.state_dict(), strict=True)
         return {f"{PREFIX}{name}" for name, _ in self.branches.named_parameters()}

@@ -1,0 +1,1 @@
+"""Where programs of others find fused folders."""
