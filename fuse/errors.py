@@ -19,7 +19,7 @@ class FuseError(Exception):
     exit_code = 2
 
     def __init__(self, problem: str, *, where: object = "", hint: str = "", more: Sequence[str] = ()) -> None:
-        self.problem, self.where, self.hint = problem, str(where), hint
+        self.problem, self.where, self.hint, self.more = problem, str(where), hint, tuple(more)
         text = f"{self.where}: {problem}" if self.where else problem
         super().__init__("\n".join(one_line(line) for line in (f"{text} ({hint})" if hint else text, *more)))
 

@@ -197,7 +197,8 @@ def _sentences(partial: Partial) -> Iterator[None]:
             _forget(partial)
         raise
     except FuseError as error:
-        raise MachineError(f"{error.problem}; {partial.told()}", where=error.where, hint=error.hint) from None
+        told = f"{error.problem}; {partial.told()}"
+        raise MachineError(told, where=error.where, hint=error.hint, more=error.more) from None
     except OSError as error:
         where = str(error.filename or partial.target).replace(str(partial.folder), str(partial.target))
         room = ""
