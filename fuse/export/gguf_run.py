@@ -1,16 +1,15 @@
 """`python -m fuse.export.gguf_run SCRIPT ...`: a script in this Python, as `python SCRIPT ...` runs it.
 
-Before it, torchvision is made importable beside a CPU build of torch, which transformers wants in the script.
+`import fuse` makes torchvision importable beside a CPU build of torch, which transformers wants in the script.
 """
 
 import runpy
 import sys
 from pathlib import Path
 
-from fuse import torchvision_shim
+import fuse  # noqa: F401 - looks after torchvision
 
 if __name__ == "__main__":
-    torchvision_shim.install()
     del sys.argv[0]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")
