@@ -60,7 +60,9 @@ def tab(studio: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory) -> I
         tab.sees("Add a member, open a recipe, or write one here.")
         yield tab
         assert [
-            place for place in tab.asked if not place.startswith((studio[0].split("?")[0], "ws://127.", "data:"))
+            place
+            for place in tab.asked
+            if not place.startswith((studio[0].split("?")[0], "ws://127.", "data:", "blob:http://127."))
         ] == []
         assert tab.errors == []
 

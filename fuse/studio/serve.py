@@ -1,5 +1,6 @@
 """The page's server: a thread beside the main one, which does the jobs, until Ctrl-C."""
 
+import logging
 import os
 import re
 import secrets
@@ -29,6 +30,7 @@ def application(studio: Studio, key: str, port: int) -> Any:
 
     from fuse.studio import page
 
+    logging.getLogger("nicegui").setLevel(logging.ERROR)  # it warns of every address that is none
     app = FastAPI(openapi_url=None)
 
     @app.get("/reports/{number}/{name}")
@@ -68,7 +70,8 @@ def _listener(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        number = getattr(error, "errno", None) or 0
+        told = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or str(error)
         raise MachineError(f"port {port} of {host} cannot be had ({told})", hint="--port 0 takes a free one") from None
 
 
