@@ -1,5 +1,6 @@
 """`fuse verify` of folders that are no whole model, of grafts and encoder-decoders, and what verifying costs."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fuse.digests import file_sha256
 from fuse.safetensors_header import read_header
 from tests import official_adapters, recipe_members, tiny_clipcap, tiny_grafts, verified
 from tests.cli import fuse_here
@@ -79,6 +81,12 @@ def test_an_adapter(folders: Path, tmp_path: Path) -> None:
     assert ran.code == 0, ran.err
     assert "adapter: an adapter of type LORA; whether it fits its base is not told without it\n" in ran.out
     assert "loads: not checked: an adapter changes a model and is none" in ran.out
+    assert "sha256: not checked: no fuse.json: there is nothing to compare the bytes with\n" in ran.out
+    weights = tmp_path / "style" / "adapter_model.safetensors"
+    (tmp_path / "style" / "fuse.json").write_text(json.dumps({"sha256": {weights.name: file_sha256(weights)}}))
+    assert "sha256: 1 file as recorded, " in verify(tmp_path / "style").out
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    assert verify(tmp_path / "style").err == f"fuse: {weights}: is not as fuse.json records it\n"
     (tmp_path / "style" / "adapter_model.safetensors").unlink()
     assert verify(tmp_path / "style").err == f"fuse: {tmp_path}/style: holds no adapter_model.safetensors\n"
 

@@ -130,8 +130,8 @@ PARTS: dict[str, Check] = {
     "loads": lambda looked: skipped(NO_MODEL),
 }  # fmt: skip
 ADAPTER: dict[str, Check] = {
-    "files": _files, "adapter": _adapter, "headers": lambda looked: told_of(looked.weights), "finite": _finite,
-    "loads": lambda looked: skipped(NO_ADAPTER_MODEL),
+    "files": _files, "adapter": _adapter, "headers": lambda looked: told_of(looked.weights), "sha256": _sha256,
+    "finite": _finite, "loads": lambda looked: skipped(NO_ADAPTER_MODEL),
 }  # fmt: skip
 
 
