@@ -37,6 +37,15 @@ def ready(plan: Plan, target: Path, *, force: bool) -> None:
     """Refuse a target that cannot be written, after completing what a killed run left half done there."""
     settle(target)
     check_target(plan, target, force=force)
+    check_branches(plan)
+
+
+def check_branches(plan: Plan) -> None:
+    """CheckpointError for a branch that would not load, where that can be told before its weights are read."""
+    if plan.fused:
+        from fuse.branches.processor_types import check_processor_types
+
+        check_processor_types(plan.fused.branches)
 
 
 def merge(

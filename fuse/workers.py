@@ -17,7 +17,7 @@ from fuse.errors import FuseError, MachineError, RecipeError
 from fuse.handles import reason
 from fuse.inputs import bring, check_unchanged, hashed_beside
 from fuse.journal import Journal
-from fuse.merge import constants, copied, is_whole, makes, noting
+from fuse.merge import check_branches, constants, copied, is_whole, makes, noting
 from fuse.output import check_target
 from fuse.plan import Plan
 from fuse.unfinished import FOLDER, WORKERS, check_same, enter, home_of, moved, normal
@@ -81,6 +81,7 @@ def work(
     Raises as `fuse.merge.merge` does; RecipeError also where other work on the same output is in the way.
     """
     check_target(plan, target, force=force)
+    check_branches(plan)
     from fuse.engine.execute import cores, execute
     from fuse.engine.team import team
 

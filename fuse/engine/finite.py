@@ -72,8 +72,24 @@ def _first(tensor: Tensor) -> int:
 
 
 def _complain(source: Source, element: int, value: float) -> None:
+    if source.update and math.isfinite(_stored(source, element)):
+        parts = source.parts
+        names = " and ".join(repr(part.tensor.name) for part in parts)
+        raise CheckpointError(
+            f"{names} of {source.update.adapter} make {value} of tensor {source.tensor.name!r} at element {element:,}",
+            where=parts[0].tensor.file,
+            hint="the adapter's numbers or its alpha are too large",
+        )
     raise CheckpointError(
         f"tensor {source.tensor.name!r} of {source.member} holds {value} at element {element:,}",
         where=source.tensor.file,
         hint="the checkpoint is damaged; fuse writes nothing from it",
     )
+
+
+def _stored(source: Source, element: int) -> float:
+    """A number as it stands in the file, without an adapter's change."""
+    from fuse.engine.read import Reader
+
+    with Reader() as reader:
+        return reader.tensor(Source(source.member, source.tensor)).reshape(-1)[element].item()

@@ -56,6 +56,8 @@ ADAPTERS: list[tuple[str, Make, int, str]] = [
     ("no bytes", file(HELD, b""), 3, "ad/adapter_model.safetensors: 0 bytes is too short for a safetensors file"),
     ("a pickle", lambda folder: (folder / HELD).rename(folder / "ad/adapter_model.bin"), 3, "ad: holds adapter_model.bin, a pickle, which only `fuse import` reads (fuse import llava_lora FOLDER OUT, and name OUT as the adapter)"),
     ("NaN", held(float("nan")), 3, "ad/adapter_model.safetensors: tensor 'base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight' of a.adapter holds nan at element 0 (the checkpoint is damaged; fuse writes nothing from it)"),
+    ("numbers whose product is none", held(3e38), 3, f"ad/adapter_model.safetensors: '{AT}.lora_A.weight' and '{AT}.lora_B.weight' of a.adapter make inf of tensor 'model.layers.0.self_attn.q_proj.weight' at element 0 (the adapter's numbers or its alpha are too large)"),
+    ("a base that is damaged", weights("base", lambda t: t["model.layers.0.self_attn.q_proj.weight"].view(-1)[5:6].fill_(float("nan")) and None), 3, "base/model.safetensors: tensor 'model.layers.0.self_attn.q_proj.weight' of a holds nan at element 5 (the checkpoint is damaged; fuse writes nothing from it)"),
     ("half a tokenizer", file("ad/tokenizer.json", "{"), 3, "ad/tokenizer.json:1:2: not JSON: Expecting property name enclosed in double quotes"),
     ("an adapter as its own base", file("recipe.yaml", ADAPTED.replace("base: base", "base: ad")), 3, "ad: this is an adapter, not a whole checkpoint (name its base too: {base: FOLDER, adapter: FOLDER})"),
     ("a model as adapter", file("recipe.yaml", ADAPTED.replace("adapter: ad", "adapter: b")), 3, "b: holds no adapter_config.json (an adapter is the folder that PEFT wrote)"),

@@ -15,6 +15,7 @@ from tests.attacks.scenes import FUSED, changed, gone, place
 
 ASK = "ask v1 w5 --max-tokens 2 --image "
 PROCESSOR = "v1/processor_config.json"
+UNKNOWN = "is it of a newer release, or of code that came with the model? fuse runs none"
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -76,7 +77,9 @@ PICTURES: list[tuple[str, str, Make, str]] = [
 ]  # fmt: skip
 PROCESSORS: list[tuple[str, Make, str]] = [
     ("a list", file(PROCESSOR, "[]"), "v1/processor_config.json: holds a JSON list, not an object"),
-    ("an unknown type", changed(PROCESSOR, image_processor__image_processor_type="EvilProcessor"), "out/branches/a: its processor does not load: Unrecognized image processor in .out.partial/folder/branches/a. Should have a `image_processor_type` key in its preprocessor_config.json of config.json, or one of the following `model_type` keys in..."),
+    ("an unknown type", changed(PROCESSOR, image_processor__image_processor_type="EvilProcessor"), f"v1/processor_config.json: image_processor_type is 'EvilProcessor', which transformers does not have ({UNKNOWN})"),
+    ("a type that is no name", changed(PROCESSOR, image_processor__image_processor_type=["x"]), "v1/processor_config.json: image_processor_type is ['x'], not a name"),
+    ("a type of another kind", changed(PROCESSOR, image_processor__image_processor_type="LlamaModel"), f"v1/processor_config.json: image_processor_type is 'LlamaModel', which transformers does not have ({UNKNOWN})"),
     ("an edge below 0", changed(PROCESSOR, image_processor__size={"shortest_edge": -1}), "v1/processor_config.json: size.shortest_edge is -1, not a whole number from 1 to 10,000"),
     ("a million pixels an edge", changed(PROCESSOR, image_processor__size={"shortest_edge": 10**6}), "v1/processor_config.json: size.shortest_edge is 1000000, not a whole number from 1 to 10,000"),
     ("cut to nothing", changed(PROCESSOR, image_processor__crop_size={"height": 0, "width": 0}), "v1/processor_config.json: crop_size.height is 0, not a whole number from 1 to 10,000"),
