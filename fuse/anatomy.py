@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fuse import families
-from fuse.checkpoint import Checkpoint, open_checkpoint
+from fuse.checkpoint import ADAPTED, Checkpoint, open_checkpoint
 from fuse.errors import CheckpointError
 from fuse.families.eyes import check_encoder
 from fuse.families.family import Basis, Family, Part, Place, TextFamily
@@ -88,9 +88,11 @@ class Member:
         return f"{own or UNSTATED} + {theirs or UNSTATED}"
 
 
-def open_member(name: str, location: str, *, revision: str | None, relative_to: Path) -> Member:
+def open_member(
+    name: str, location: str, *, revision: str | None, relative_to: Path, adapted: str = ADAPTED
+) -> Member:  # fmt: skip
     """Open a checkpoint and place every tensor; errors as `open_checkpoint` and `families` raise them."""
-    return assemble(open_checkpoint(name, location, revision=revision, relative_to=relative_to))
+    return assemble(open_checkpoint(name, location, revision=revision, relative_to=relative_to, adapted=adapted))
 
 
 def assemble(checkpoint: Checkpoint) -> Member:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from fuse import strict_json
 from fuse.code_keys import mistake_in
 from fuse.errors import CheckpointError, RecipeError, short
+from fuse.folder_headers import header_of, headers
 from fuse.folder_links import check_links, inside
-from fuse.safetensors_header import MAX_NAME, TensorEntry, read_header
+from fuse.safetensors_header import MAX_NAME, TensorEntry
 from fuse.stores.address import is_store
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD = re.compile(r"[\w.-]{1,200}\.safetensors")
 MAX_SHARDS = 10_000  # the largest models have some hundreds
+ADAPTED = "a recipe with the member {base: MODEL, adapter: FOLDER} makes the model"
 LEGACY = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.gguf")
 
 
@@ -48,12 +50,15 @@ class Checkpoint:
         return sum(entry.nbytes for entry in self.tensors.values())
 
 
-def open_checkpoint(name: str, location: str, *, revision: str | None, relative_to: Path) -> Checkpoint:
+def open_checkpoint(
+    name: str, location: str, *, revision: str | None, relative_to: Path, adapted: str = ADAPTED
+) -> Checkpoint:  # fmt: skip
     """Open a member by local path (relative to the recipe's folder), hub id or address in an object store.
 
     Of what is elsewhere only the small files are downloaded; headers are read by ranges, and `fetch` brings the
-    weights. Raises RecipeError when there is no such folder, CheckpointError when it cannot be trusted or merged,
-    MachineError when the hub or the store cannot be reached.
+    weights. adapted: what would work where an adapter is named for a model. Raises RecipeError when there is no such
+    folder, CheckpointError when it cannot be trusted or merged, MachineError when the hub or the store cannot be
+    reached.
     """
     hint = "a member is the folder that holds config.json"
     folder, repository, commit = locate(location, revision, relative_to, hint)
@@ -62,7 +67,7 @@ def open_checkpoint(name: str, location: str, *, revision: str | None, relative_
         raise CheckpointError(
             "this is an adapter, not a whole checkpoint",
             where=folder,
-            hint="name its base too: {base: FOLDER, adapter: FOLDER}",
+            hint=adapted,
         )
     config = strict_json.read_object(config_file, max_bytes=16 << 20)
     check_config(config, config_file)
@@ -136,13 +141,13 @@ def read_tensors(folder: Path, repository: "Repository | None" = None) -> dict[s
     if index.exists() and has_single:
         raise CheckpointError(f"both {SINGLE} and {INDEX} are there", where=folder, hint="remove the stale one")
     if has_single:
-        return _header(folder, SINGLE, repository)
+        return header_of(folder, SINGLE, repository)
     if not index.exists():
         raise _no_weights(folder, away)
     weight_map = _weight_map(index)
     tensors: dict[str, TensorEntry] = {}
-    for shard in sorted(set(weight_map.values())):
-        for name, entry in _header(folder, shard, repository).items():
+    for shard, entries in headers(folder, sorted(set(weight_map.values())), repository):
+        for name, entry in entries.items():
             owner = weight_map.get(name)
             if owner != shard:
                 what = f"is in {shard} but the index puts it in {owner}" if owner else f"is in {shard} but not indexed"
@@ -174,12 +179,6 @@ def check_handed(folder: Path) -> None:
     check_links(folder)
     for name in sorted(set(_weight_map(index).values())) if index.exists() else ():
         inside(folder, folder / name)
-
-
-def _header(folder: Path, name: str, repository: "Repository | None") -> dict[str, TensorEntry]:
-    if repository is None or (not repository.etags and (folder / name).exists()):
-        return read_header(inside(folder, folder / name))
-    return repository.header(name, folder / name)
 
 
 def _weight_map(index: Path) -> dict[str, str]:

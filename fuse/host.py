@@ -28,7 +28,10 @@ def open_named(loaded: LoadedRecipe, path: tuple[str, ...], name: str) -> Member
 
 def _open(loaded: LoadedRecipe, path: tuple[str, ...], name: str, given: Location | Given) -> Member:
     try:
-        return open_member(name, given.path, revision=given.revision, relative_to=loaded.folder)
+        return open_member(
+            name, given.path, revision=given.revision, relative_to=loaded.folder,
+            adapted="name its base too: {base: FOLDER, adapter: FOLDER}",
+        )  # fmt: skip
     except RecipeError as error:
         raise loaded.error(path, error.problem, error.hint) from None
 

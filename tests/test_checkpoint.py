@@ -126,10 +126,8 @@ def test_refuses_folders_without_safetensors(folder: Path) -> None:
     (folder / "pytorch_model.bin").unlink()
     assert refusal(folder) == ": holds neither model.safetensors nor model.safetensors.index.json"
     (folder / "config.json").rename(folder / "adapter_config.json")
-    assert (
-        refusal(folder)
-        == ": this is an adapter, not a whole checkpoint (name its base too: {base: FOLDER, adapter: FOLDER})"
-    )
+    hint = "a recipe with the member {base: MODEL, adapter: FOLDER} makes the model"
+    assert refusal(folder) == f": this is an adapter, not a whole checkpoint ({hint})"
 
 
 def test_names_that_are_no_folder(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import torch
@@ -19,9 +20,10 @@ from fuse.anatomy import open_member
 from fuse.digests import file_sha256
 from fuse.engine.read import Reader
 from fuse.errors import CheckpointError
+from fuse.folder_headers import headers
 from fuse.grafts.basis import host_of, likeness
 from fuse.plan import Source
-from fuse.safetensors_header import read_header
+from fuse.safetensors_header import TensorEntry, read_header
 from fuse.stores import members
 from fuse.stores.sparse import joined, missing, note_of, pieces, prepare, present
 from tests import recipe_members
@@ -133,7 +135,8 @@ def test_workers_have_caches_of_their_own(
     assert sums == {"model.safetensors": file_sha256(folders / "one" / "model.safetensors")}
     assert fuse_here("merge", recipe, tmp_path / "again", "--worker", "0/2").code == 0
     store.write("h/one/model.safetensors", (folders / "one" / "model.safetensors").read_bytes()[:-1] + b"?")
-    ran = fuse_here("merge", recipe, tmp_path / "again", "--worker", "1/2")
+    assert fuse_here("merge", recipe, tmp_path / "again", "--worker", "1/2").code == 0
+    ran = fuse_here("commit", recipe, tmp_path / "again")
     assert ran.code == 2 and "holds an unfinished merge of " in ran.err
 
 
@@ -280,6 +283,27 @@ def test_a_connection_that_is_lost(
         "command goes on from there\n",
     )  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "recipe.yaml"]
+
+
+def test_headers_are_fetched_several_at_a_time(folders: Path, tmp_path: Path) -> None:
+    """And the first that is wrong, in the order of names, is told."""
+    barrier, files = Barrier(4, timeout=30), [f"model-{n}.safetensors" for n in range(8)]
+
+    class Far:
+        commit, names, etags = "c", frozenset(files), {"model-0.safetensors": "e"}
+
+        def header(self, name: str, path: Path) -> dict[str, TensorEntry]:
+            barrier.wait()  # which opens for four at once
+            if name > "model-5":
+                raise CheckpointError("is broken", where=path)
+            return read_header(folders / "one" / "model.safetensors")
+
+        def fetch(self, entries: Sequence[TensorEntry]) -> None: ...
+
+    found = headers(tmp_path, files, Far())
+    assert [next(found)[0] for _ in range(6)] == files[:6]
+    with pytest.raises(CheckpointError, match=r"model-6\.safetensors: is broken"):
+        next(found)
 
 
 def test_a_config_cannot_name_a_store(store: Store, tmp_path: Path) -> None:
