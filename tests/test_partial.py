@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 from fuse import partial, rename
 from fuse import unfinished as leftovers
 from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.export.folders import check_target as export_target
+from fuse.importers.run import import_file
 from fuse.journal import JOURNAL, Journal, Shard
 from fuse.partial import Partial, new_folder, partial_folder
-from fuse.unfinished import home_of, settle
+from fuse.unfinished import ONCE, home_of, settle
 
 MAKES = {"what": "merge", "plan": "abc", "device": "cpu", "inputs": {"/m/a": [1, 2, 3]}}
 BUSY = """
@@ -278,6 +281,22 @@ def test_the_rest_of_a_removal_goes(tmp_path: Path) -> None:
     home_of(tmp_path / "out").mkdir()
     settle(tmp_path / "out")
     assert names(tmp_path) == ["out"]
+
+
+def test_every_verb_completes_what_was_killed_at_its_end(tmp_path: Path) -> None:
+    """The output is there, and what it was made in is not yet gone."""
+    home = home_of(full(tmp_path))
+    for check in (
+        lambda: export_target(tmp_path / "elsewhere", tmp_path / "out", force=False),
+        lambda: import_file("clipcap", tmp_path / "file.pt", tmp_path / "out"),
+    ):
+        home.mkdir()
+        with closing(Journal(home, tmp_path / "out")) as one:
+            one.begin(ONCE)
+            one.finish(1)
+        with pytest.raises(RecipeError, match="the output already exists"):
+            check()
+        assert names(tmp_path) == ["out"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(24, "Too many open files")])

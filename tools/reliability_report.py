@@ -26,6 +26,7 @@ WORDS = {
     "memory": "little memory (RLIMIT_AS)",
     "open_files": "few open files (RLIMIT_NOFILE)",
     "inputs": "a member's weights change, shrink or vanish while they are read",
+    "imports": "`fuse import`: the process that unpickles killed at every line, the command as above",
     "surroundings": "a full or read-only file system, closed pipes, masks, no terminal, `python -O`, two at once",
     "attacks": "hostile recipes, headers, configs, tokenizers, templates, images, archives",
     "fuzz": "fuzzed headers, indexes, recipes, configs and tokenizers",

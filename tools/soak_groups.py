@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from tests.faults.harness import command, forked_size, kill_after
+from tests.faults.import_scene import make_import
 from tests.faults.scene import Scene
 from tests.faults.table import Faults, cut, failing, full_from, interrupted, killed, moments, torn
 from tests.faults.test_inputs import WEIGHTS, changed
@@ -72,6 +73,19 @@ def random_kills(scene: Scene, count: int, *, fresh: bool) -> Iterator[Trial]:
         yield trial(scene, scene.root("soak", force=force), force=force, fresh=fresh, meanwhile=kill_after(moment))
 
 
+def imports(scene: Scene) -> Iterator[Trial]:
+    """`fuse import`: its child killed at every line, itself killed, interrupted and failing at every call, and killed
+    at moments spread over the time that it takes."""
+    one = make_import(scene.folder.parent / "imports")
+    lines = command(one.words(), one.root("steps"), fault="kill:child:1000000000").steps
+    count = sum(line.startswith("child ") for line in lines)
+    yield from sweep(one, "soak", (f"kill:child:{k}" for k in range(1, count + 1)))
+    yield from sweep(one, "soak", (f"signal:child:{k}:SIGSEGV" for k in range(1, count + 1, 4)), force=True)
+    for faults in (killed, interrupted, failing):
+        yield from at_every_call(faults)(one)
+    yield from random_kills(one, 40, fresh=False)
+
+
 def stopped(scene: Scene) -> Iterator[Trial]:
     """A process that is stopped and goes on is no other."""
 
@@ -97,5 +111,6 @@ GROUPS: dict[str, Callable[[Scene], Iterator[Trial]]] = {
     "memory": little_memory,
     "open_files": few_files,
     "inputs": changed_inputs,
+    "imports": imports,
     "stopped": stopped,
 }

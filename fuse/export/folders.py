@@ -9,6 +9,7 @@ from typing import Any
 from fuse import strict_json
 from fuse.digests import RECORD
 from fuse.errors import CheckpointError, RecipeError
+from fuse.unfinished import settle
 from fuse.verify.listing import check_files
 from fuse.verify.record import Record, read_record
 
@@ -50,6 +51,7 @@ def opened(folder: Path) -> Opened:
 
 def check_target(folder: Path, out: Path, *, force: bool) -> None:
     """Refuse an output that is there (unless forced), that fuse did not make, or that lies in the folder."""
+    settle(out)
     if out.is_symlink():
         raise RecipeError("the output is a link", where=out, hint="name the folder itself")
     if out.exists() and not force:

@@ -69,16 +69,18 @@ def may_fork() -> bool:
 
 
 def _start(file: Path, table: int, copy: int) -> int:
+    own = os.getpid()
     if may_fork():
         if pid := os.fork():
             return pid
-        unpickle.run(file, table, copy)
+        unpickle.run(file, table, copy, own)
     for handle in (table, copy):
         os.set_inheritable(handle, True)
     home = str(Path(fuse.__file__).resolve().parents[1])
     paths = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
     # -P: no module is taken from the working directory, which may be a stranger's
-    command = [sys.executable, "-P", "-m", unpickle.__name__, os.fsdecode(file.absolute()), str(table), str(copy)]
+    given = (os.fsdecode(file.absolute()), str(table), str(copy), str(own))
+    command = [sys.executable, "-P", "-m", unpickle.__name__, *given]
     return os.posix_spawn(sys.executable, command, {**os.environ, "PYTHONPATH": paths})
 
 

@@ -16,7 +16,7 @@ from fuse.importers.pieces import check_pieces, coverage
 from fuse.importers.read import open_source
 from fuse.importers.write import write_pieces
 from fuse.suggest import did_you_mean
-from fuse.unfinished import home_of
+from fuse.unfinished import home_of, settle
 
 MADE = ("projector.json", "graft.json", "language/config.json")  # one of them is in every import
 MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError)
@@ -46,6 +46,7 @@ def import_file(
     row = IMPORTERS[kind]
     importer = import_module(f"fuse.importers.{row.module}")
     chosen = _options(kind, getattr(importer, "OPTIONS", {}), options or {})
+    settle(out)
     _check_target(out, [source, *([host] if host else [])], force)
     member = open_host(host) if host else None
     opened = open_source(source, row.files, room=out.parent)

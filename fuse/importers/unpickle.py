@@ -46,15 +46,16 @@ def seconds_for(size: int) -> int:
     return START + size // SLOWEST
 
 
-def run(file: Path, table: int, copy: int) -> NoReturn:
+def run(file: Path, table: int, copy: int, parent: int) -> NoReturn:
     """Open the file, write a JSON table into the descriptor `table` and copied tensors into `copy`, and end.
 
+    parent: the process that asked, with which this one ends.
     The table has `tensors`, rows of name, dtype, shape, stride, first byte, IN_FILE or COPIED; `dropped` and `args`; or
     `refused`, a problem and a hint.
     """
     code = 1
     try:
-        _confine(file.stat().st_size)
+        _confine(file.stat().st_size, parent)
         try:
             told: dict[str, Any] = _told(file, copy)
         except CheckpointError as error:
@@ -68,7 +69,7 @@ def run(file: Path, table: int, copy: int) -> NoReturn:
         os._exit(code)
 
 
-def _confine(size: int) -> None:
+def _confine(size: int, parent: int) -> None:
     """Give up what opening a file of so many bytes does not need."""
     torch.set_num_threads(1)
     faulthandler.disable()
@@ -77,7 +78,7 @@ def _confine(size: int) -> None:
         os.dup2(nothing.fileno(), 2)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    _die_with_parent()
+    _die_with(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _limit(resource.RLIMIT_CPU, seconds_for(size))
     _limit(resource.RLIMIT_FSIZE, 2 * size + ROOM)
@@ -100,11 +101,13 @@ def _address_space() -> int | None:
         return None
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it ended before it was asked about
+        os._exit(1)
 
 
 def _refuse(event: str, given: tuple[Any, ...]) -> None:
@@ -207,4 +210,4 @@ def extent(shape: Any, stride: Any, width: int) -> int:
 
 
 if __name__ == "__main__":
-    run(Path(os.fsdecode(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]))
+    run(Path(os.fsdecode(sys.argv[1])), *map(int, sys.argv[2:5]))

@@ -5,6 +5,7 @@ FUSE_TEST_ROOT   the folder; calls elsewhere pass untouched
 FUSE_TEST_LOG    a file outside it: a line for each call, and before them one with the process's id
 FUSE_TEST_FAULT  ACTION:CALL:K[:ARGUMENT], several with spaces between; CALL is a name of CALLS, or `any` for each of
                  them; the K-th such call, from 1 on; `K+` is each from the K-th on
+                 or `child`, for each line of the program's own that a process runs which the command has forked
   kill            SIGKILL, before the call
   torn            half of the bytes of a write, then SIGKILL
   cut:...:HOW     what a power cut may do: all that no fsync has promised is undone, then SIGKILL. Files that were written
@@ -16,7 +17,7 @@ FUSE_TEST_FAULT  ACTION:CALL:K[:ARGUMENT], several with spaces between; CALL is 
 """
 
 # It runs beneath pathlib.
-# ruff: noqa: PTH109, PTH115, PTH116, PTH118
+# ruff: noqa: PTH109, PTH115, PTH116, PTH118, PTH119
 import builtins
 import contextlib
 import ctypes
@@ -26,6 +27,7 @@ import io
 import os
 import shutil  # before anything is replaced: it looks at these functions when it is imported
 import signal
+import sys
 import threading
 import time
 
@@ -54,10 +56,40 @@ def install() -> None:
         for able in (os.supports_dir_fd, os.supports_fd, os.supports_follow_symlinks):
             if _real[name] in able:
                 able.add(getattr(module, name))
+    _real["fork"] = os.fork
+    os.fork = _fork
     _real["io.open"] = io.open
     io.open = builtins.open = _open
     _real["attribute"] = ctypes.CDLL.__getattr__
     ctypes.CDLL.__getattr__ = _attribute
+
+
+def _fork():
+    pid = _real["fork"]()
+    if not pid and ":child:" in os.environ.get("FUSE_TEST_FAULT", ""):
+        log = os.environ.get("FUSE_TEST_LOG")
+        handle = _real["open"](log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600) if log else -1
+        _counts.pop("child", None)
+        sys.settrace(lambda frame, event, _: _lines(handle) if _own(frame) else None)
+    return pid
+
+
+def _own(frame) -> bool:
+    return f"{os.sep}fuse{os.sep}" in frame.f_code.co_filename
+
+
+def _lines(log: int):
+    """What is called at each line of a function; its log is open before the process gives up to open any."""
+
+    def line(frame, event, _):
+        if event == "line":
+            _counts["child"] = now = _counts.get("child", 0) + 1
+            if log >= 0:
+                _real["write"](log, f"child {os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}\n".encode())
+            _fault_at("child", {"child": now}, "child", (), None)
+        return line
+
+    return line
 
 
 def _wrapped(name, at, real):
@@ -129,14 +161,21 @@ def _before(name, paths, args, real) -> None:
             _counts[key] = _counts.get(key, 0) + 1
         now = dict(_counts)
         _log(" ".join([name, *(os.path.relpath(path, os.environ["FUSE_TEST_ROOT"]) for path in paths)]))
+    _fault_at(name, now, "any", args, real)
+
+
+def _fault_at(name, now, other, args, real) -> None:
     for one in os.environ.get("FUSE_TEST_FAULT", "").split():
         action, call, place, *argument = one.split(":", 3)
-        reached = now[call] if call in {name, "any"} else 0
+        reached = now[call] if call in {name, other} else 0
         if reached >= int(place[:-1]) if place.endswith("+") else reached == int(place):
             _fault(action, argument[0] if argument else "", name, args, real)
 
 
 def _fault(action: str, argument: str, name: str, args, real) -> None:
+    if name == "child" and action in {"kill", "signal"}:  # a process that may neither open a file nor call kill
+        signal.raise_signal(getattr(signal, argument or "SIGKILL"))
+        return
     if action == "torn" and name in DATA:
         real(args[0], bytes(args[1])[: len(args[1]) // 2], *args[2:])
     if action == "cut":
