@@ -110,10 +110,7 @@ MEMBERS = {
 }  # fmt: skip
 # what writes each donor that a document names, by the last part of its path
 DONORS: dict[str, dict[str, recipe_members.Donor]] = {
-    "README.md": {
-        "memory": lambda folder, text: tiny_grafts.donor(folder, "mks2", text),
-        "lora": lambda folder, text: tiny_grafts.donor(folder, "lora", text),
-    },
+    "README.md": {"lora": lambda folder, text: tiny_grafts.donor(folder, "lora", text)},
     "docs/grafts_clipcap.md": {
         "donors": lambda folder, text: folder.mkdir(),
         "coco_prefix-009.pt": tiny_clipcap.of_host,

@@ -47,6 +47,11 @@ def test_every_page_is_in_the_map() -> None:
     assert "docs/README.md" in {file for file, _ in links("README.md")}
 
 
+def test_every_recipe_is_listed() -> None:
+    listed = {file for file, _ in links("recipes/README.md") if file.endswith(".yaml")}
+    assert listed == {path.relative_to(ROOT).as_posix() for path in ROOT.glob("recipes/**/*.yaml")}
+
+
 def test_every_page_can_be_reached() -> None:
     reached, new = set[str](), {"README.md"}
     while new:
