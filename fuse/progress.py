@@ -1,5 +1,6 @@
 """Progress by bytes or by count, on stderr: a bar in a terminal, a line per tenth elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -7,29 +8,48 @@ from contextlib import contextmanager
 
 import click
 
+from fuse.sizes import duration_text, size_text
+
 WORTH_SHOWING = 100 * 10**6  # bytes; less is done before a line is read
 SECONDS_APART = 2.0
 
 
-@contextmanager
-def byte_progress(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A function to call with the bytes done since its last call."""
-    if not shown or (total < WORTH_SHOWING and not sys.stderr.isatty()):
-        yield lambda _: None
-    elif sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+def draws() -> bool:
+    """Whether stderr is a terminal that can draw over what it shows."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+
+@contextmanager
+def byte_progress(total: int, *, shown: bool, name: str = "") -> Iterator[Callable[[int], None]]:
+    """A function to call with the bytes done since its last call. name: what is done, such as `merge`.
+
+    In a terminal a bar with bytes, rate and time left; elsewhere the same in a line for each tenth.
+    """
+    if not shown or (total < WORTH_SHOWING and not draws()):
+        yield lambda _: None
+    elif draws():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        told = [TextColumn("{task.description}", markup=False)] if name else []
+        columns = (*told, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=total)
+            task = bar.add_task(name, total=total)
             yield lambda done: bar.advance(task, done)
     else:
-        yield _lines(total)
+        yield _lines(total, name)
 
 
-def _lines(total: int) -> Callable[[int], None]:
+def _lines(total: int, name: str) -> Callable[[int], None]:
     done = told = 0
+    began = time.monotonic()
 
     def add(count: int) -> None:
         nonlocal done, told
@@ -37,7 +57,14 @@ def _lines(total: int) -> Callable[[int], None]:
         tenth = 10 * done // max(total, 1)
         if tenth > told:
             told = tenth
-            click.echo(f"{10 * tenth}% of {total / 1e6:,.1f} MB", err=True)
+            click.echo(f"{name + ': ' if name else ''}{10 * tenth}% of {size_text(total)}{_rate(done)}", err=True)
+
+    def _rate(done: int) -> str:
+        seconds = time.monotonic() - began
+        if seconds <= 0 or done <= 0:
+            return ""
+        left = f", {duration_text(seconds * (total - done) / done)} left" if done < total else ""
+        return f", {size_text(int(done / seconds))}/s{left}"
 
     return add
 
@@ -48,9 +75,10 @@ def count_progress(
 ) -> Iterator[Callable[[int], None]]:
     """A function to call with how many were done since its last call; `done` are from before.
 
-    Outside a terminal a line says how far it is, after another tenth but not within seconds of the last line.
+    Outside a terminal a line says how far it is and how long the rest takes, after another tenth but not within
+    seconds of the last line.
     """
-    if shown and sys.stderr.isatty():
+    if shown and draws():
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -65,14 +93,16 @@ def count_progress(
 
 
 def _counted_lines(total: int, name: str, things: str, done: int) -> Callable[[int], None]:
-    told, last = 10 * done // max(total, 1), time.monotonic()
+    before, began = done, time.monotonic()
+    told, last = 10 * done // max(total, 1), began
 
     def add(count: int) -> None:
         nonlocal done, told, last
         done += count
         tenth = 10 * done // max(total, 1)
-        if tenth > told and done < total and time.monotonic() - last > SECONDS_APART:
-            told, last = tenth, time.monotonic()
-            click.echo(f"{name}: {done:,} of {total:,} {things}", err=True)
+        if tenth > told and done < total and (now := time.monotonic()) - last > SECONDS_APART:
+            told, last = tenth, now
+            left = duration_text((now - began) * (total - done) / max(done - before, 1))
+            click.echo(f"{name}: {done:,} of {total:,} {things}, {left} left", err=True)
 
     return add

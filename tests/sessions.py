@@ -25,6 +25,7 @@ BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 CHANGING = (  # what no two runs have in common, and what stands for it
     (r"\b\d[\d.,]* (?:s|ms|min)\b", "# s"),
     (r"\b\d[\d.,]* [kMG]?B/s", "# B/s"),
+    (r"sha256 [0-9a-f]{64}", "sha256 #"),
     (r"on \d+ cores?, if", "on # cores, if"),
     (r"free disk here \d[\d.,]* [kMGT]?B", "free disk here #"),
 )

@@ -292,7 +292,7 @@ def test_progress_outside_a_terminal_is_a_line_now_and_then(
     with progress.count_progress(2000, "x", "questions", shown=True, done=900) as advance:
         for count in (50, 150, 100, 800):
             advance(count)
-    assert capsys.readouterr().err == "x: 1,100 of 2,000 questions\n"
+    assert capsys.readouterr().err == "x: 1,100 of 2,000 questions, 14 s left\n"
     with progress.count_progress(10, "x", "questions", shown=False) as advance:
         advance(5)
     assert capsys.readouterr().err == ""

@@ -66,7 +66,7 @@ def _native(folder: Path, out: Path, force: bool, quiet: bool) -> None:
     from fuse.export.native import export_native
     from fuse.progress import byte_progress
 
-    with byte_progress(_bytes(folder), shown=not quiet) as progress:
+    with byte_progress(_bytes(folder), shown=not quiet, name="export") as progress:
         name = export_native(folder, out, force=force, progress=progress)
     click.echo(f"{out} is native: {name}")
 
@@ -81,7 +81,7 @@ def _adapter(folder: Path, out: Path, force: bool, quiet: bool, given: dict[str,
     if "rank" not in given:
         raise click.UsageError("--to adapter needs --rank")
     as_json = given.pop("json", False)
-    with byte_progress(2 * _bytes(folder), shown=not quiet) as progress:
+    with byte_progress(2 * _bytes(folder), shown=not quiet, name="export") as progress:
         report = export_adapter(folder, out, force=force, progress=progress, **given)
     if as_json:
         click.echo(json.dumps({"folder": str(out), **report_json(report)}, indent=1))

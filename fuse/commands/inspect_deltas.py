@@ -32,7 +32,7 @@ def command(recipe: Path, top: int, quiet: bool, report: Path | None, as_json: b
     from fuse.recipe_yaml import load_recipe
 
     plan = delta_plan(load_recipe(recipe))
-    with byte_progress(bytes_of(plan), shown=not quiet) as progress:
+    with byte_progress(bytes_of(plan), shown=not quiet, name="deltas") as progress:
         document = measure(plan, top=top, progress=progress)
     if as_json:
         click.echo(json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False))

@@ -1,5 +1,6 @@
 """`fuse merge`: a recipe in, a folder out."""
 
+import hashlib
 import json
 import time
 from collections import Counter
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from fuse.checkpoint import INDEX, SINGLE
 from fuse.errors import one_line
 from fuse.sizes import counted, size_text
 from fuse.stores.address import is_store
@@ -75,7 +77,7 @@ def command(
         tell(plan, out, merged, began, as_json=as_json)
         return
     total = plan.bytes_written if which is None else share_bytes(plan, which)
-    with byte_progress(total, shown=not quiet) as progress:
+    with byte_progress(total, shown=not quiet, name="merge") as progress:
         if which is not None:
             files = work(plan, out, which, force=force, progress=progress, **options)
             told = f"worker {which.number}/{which.count}: {counted(files, 'file')} of {one_line(str(out))} written"
@@ -91,22 +93,37 @@ def tell(plan: "Plan", out: Path | str, merged: "Merged", began: float, *, as_js
     from fuse.card_tables import r2_text
 
     seconds = time.monotonic() - began
+    file, digest = _digest(out)
     count = Counter(row.action for row in plan.rows)
     if as_json:
         click.echo(json.dumps({
             "folder": str(out), "merged": count["merge"], "copied": count["copy"], "folded": count["fold"],
             "made": count["make"], "dropped": len(plan.drops), "bytes": plan.bytes_written,
             "seconds": round(seconds, 3), "plan": plan.digest(), "resumed": merged.resumed,
+            **({"sha256": {file: digest}} if digest else {}),
             "bridges": {name: {fit.name: fit.r2 for fit in own} for name, own in merged.fits.items()},
         }, indent=1))  # fmt: skip
         return
     others = "".join(f"{count[key]} {word}, " for key, word in OTHERS.items() if count[key])
     earlier = f" ({merged.resumed} of {len(plan.shards)} files from an earlier run)" if merged.resumed else ""
+    moved = int((plan.bytes_read + plan.bytes_written) / max(seconds, 0.001))
+    rate = "" if merged.resumed else f", {size_text(moved)}/s read and written"
     click.echo(
         f"{one_line(str(out))}: {counted(count['merge'], 'tensor')} merged, {count['copy']} copied, {others}"
-        f"{len(plan.drops)} left out; {size_text(plan.bytes_written)} in {seconds:.1f} s{earlier}"
+        f"{len(plan.drops)} left out; {size_text(plan.bytes_written)} in {seconds:.1f} s{rate}{earlier}"
     )
+    if digest:
+        click.echo(f"{file}: sha256 {digest}")
     crossed = (*plan.fused.branches, *plan.fused.grafts) if plan.fused else ()
     folded = {one.name for one in crossed if one.bridge and one.bridge.folded}
     for name, own in merged.fits.items():
         click.echo(f"bridge of {name}: {counted(len(own), 'map')}{', folded' * (name in folded)}, {r2_text(own)}")
+
+
+def _digest(out: Path | str) -> tuple[str, str]:
+    """The index of the weights, or their one file, and its sha256; "" where it was not computed or is in a store."""
+    if isinstance(out, str):
+        return "", ""
+    if (out / INDEX).is_file():
+        return INDEX, hashlib.sha256((out / INDEX).read_bytes()).hexdigest()
+    return SINGLE, json.loads((out / "fuse.json").read_text(encoding="utf-8"))["sha256"].get(SINGLE, "")

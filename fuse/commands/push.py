@@ -49,7 +49,7 @@ def command(
     from fuse.push.run import check_name, check_whole, prepare, send
 
     def bar(total: int) -> AbstractContextManager[Callable[[int], None]]:
-        return byte_progress(total, shown=not quiet)
+        return byte_progress(total, shown=not quiet, name="push")
 
     check_name(repository)
     if not (yes or dry_run or sys.stdin.isatty()):

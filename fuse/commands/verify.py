@@ -30,7 +30,7 @@ def command(folder: Path, no_load: bool, sources: Path | None, threads: int | No
     from fuse.verify.check import verify
 
     def bar(total: int) -> AbstractContextManager[Callable[[int], None]]:
-        return byte_progress(total, shown=not quiet)
+        return byte_progress(total, shown=not quiet, name="verify")
 
     told: list[dict[str, object]] = []
     failed: CheckpointError | None = None

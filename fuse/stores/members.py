@@ -98,7 +98,7 @@ class StoreFolder:
         if total > (free := free_bytes(self.folder)):
             told = f"{self.address} needs {total:,} bytes here and the disk has {free:,} free"
             raise MachineError(told, where=self.folder, hint="XDG_CACHE_HOME says where members are kept")
-        with byte_progress(total, shown=bool(total)) as progress, _noted():
+        with byte_progress(total, shown=bool(total), name="fetch") as progress, _noted():
             for name, ranges in needed.items():
                 with self._reading(name) as get:
                     sparse.fill(self.folder / name, ranges, get, progress)

@@ -48,11 +48,11 @@ def merge_to_store(
         making = normal(makes(plan, bring(plan), device))
         merged = Merged({}, len(plan.shards))
         if not _is_made(home, folder, making):
-            with byte_progress(plan.bytes_written, shown=shown) as progress:
+            with byte_progress(plan.bytes_written, shown=shown, name="merge") as progress:
                 merged = merge(plan, folder, force=folder.exists(), progress=progress, device=device, **options)
             _note(home / MADE, json.dumps(making))
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        with byte_progress(size, shown=shown) as progress:
+        with byte_progress(size, shown=shown, name="upload") as progress:
             publish(folder, url, force=force, progress=progress)
         shutil.rmtree(home)
     except OSError as error:

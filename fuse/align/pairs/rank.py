@@ -44,7 +44,7 @@ def rank(
     seen = look(members, images, options)
     deltas: dict[str, Any] | None = None
     if plan is not None:
-        with byte_progress(bytes_of(plan), shown=options.shown) as progress:
+        with byte_progress(bytes_of(plan), shown=options.shown, name="deltas") as progress:
             deltas = measure(plan, top=1, progress=progress)
     pairs = [_pair(a, b, refused, deltas, seen) for a, b in combinations(members, 2)]
     pairs.sort(key=lambda pair: (-1.0 if pair["score"] is None else pair["score"], pair["fit"] or 0.0), reverse=True)
