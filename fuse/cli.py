@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from fuse import __version__, process
+from fuse.commands.examples import epilog
 from fuse.errors import FuseError, one_line
 from fuse.handles import reason, take_all
 from fuse.interruption import listen
@@ -46,8 +47,12 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
         module = "import_" if cmd_name == "import" else cmd_name  # a word of Python
-        return import_module(f"fuse.commands.{module}").command if cmd_name in VERBS else None
+        command = import_module(f"fuse.commands.{module}").command
+        command.epilog = epilog(cmd_name)
+        return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         if args and args[0] not in VERBS:
@@ -65,7 +70,10 @@ class Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+EPILOG = "Each verb's --help has examples and names its page. The pages are in the folder docs of the source."
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(__version__, prog_name="fuse")
 def cli() -> None:
     """Compose multimodal LLMs out of parts that exist, without training."""
@@ -85,7 +93,8 @@ def main() -> NoReturn:
         click.echo(f"fuse: {error}", err=True)
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        _say(error.format_message())
+        more = f" ({error.ctx.command_path} --help)" if isinstance(error, click.MissingParameter) and error.ctx else ""
+        _say(error.format_message() + more)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as stop:
         _say(f"interrupted; {_left(stop) or 'nothing was written'}")

@@ -24,6 +24,7 @@ class Kinds(click.Command):
             rows.append((kind, f"{module.HELP}.{f' --set: {options}.' if options else ''}"))
         with formatter.section("Kinds"):
             formatter.write_dl(rows)
+        super().format_epilog(ctx, formatter)
 
 
 @click.command("import", cls=Kinds)
@@ -45,8 +46,6 @@ def command(
     language/, as far as FILE has them. With --host OUT records which language model the parts belong to, so that a
     recipe that puts them on one of another basis is refused. What is printed says where every tensor went, or why it
     was left out.
-
-    Example: fuse import clipcap coco_prefix-009.pt donors/clipcap --host gpt2
     """
     import json
 

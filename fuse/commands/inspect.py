@@ -4,6 +4,8 @@ from importlib import import_module
 
 import click
 
+from fuse.commands.examples import epilog
+
 # what is inspected -> one line for `fuse inspect --help`, so that no command module is imported to print it
 KINDS = {
     "encoders": "How alike the features of members' encoders are, over your images.",
@@ -21,7 +23,11 @@ class Kinds(click.Group):
         return list(KINDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return import_module(f"fuse.commands.inspect_{cmd_name}").command if cmd_name in KINDS else None
+        if cmd_name not in KINDS:
+            return None
+        command = import_module(f"fuse.commands.inspect_{cmd_name}").command
+        command.epilog = epilog(f"inspect {cmd_name}")
+        return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]):
         if args and args[0] not in KINDS:
