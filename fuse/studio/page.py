@@ -8,7 +8,7 @@ from fuse.studio import page_ask, page_inspect, page_merge, page_plan, page_reci
 from fuse.studio.parts import live
 from fuse.studio.state import Studio
 
-BAR = "no-caps dense inline-label align=left active-color=primary indicator-color=primary"
+BAR = "no-caps dense inline-label align=left indicator-color=primary"
 STYLE = Path(__file__).with_name("page.css")
 TABS = {
     "Recipe": ("tune", page_recipe.build), "Plan": ("fact_check", page_plan.build),

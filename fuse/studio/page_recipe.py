@@ -1,8 +1,11 @@
 """The page's first tab: members, method and eyes as a form, beside the text of the recipe."""
 
+from collections.abc import Callable
+
 from nicegui import events, ui
 
 from fuse.methods.table import METHODS
+from fuse.recipe_yaml import LoadedRecipe
 from fuse.studio import form
 from fuse.studio.parts import SECONDS, attempt, live, progress, said, sheet, state_of
 from fuse.studio.state import Studio
@@ -91,17 +94,16 @@ def _rows(studio: Studio) -> None:
                         ui.icon("visibility", size="1.1em").tooltip("its eyes are in the output")
                 ui.label(row.path).classes("quiet")
             _weight(studio, row, weighs=shown.weighs)
-            with ui.button(icon="more_vert").props(f'flat dense round aria-label="More about {row.name}"'), ui.menu():
-                ui.menu_item("Make it the base", lambda name=row.name: _change(studio, _based, name))
+            with (
+                ui.button(icon="more_vert", color=None).props(f'flat dense round aria-label="More about {row.name}"'),
+                ui.menu(),
+            ):
+                ui.menu_item("Make it the base", lambda name=row.name: _change(studio, form.with_base_of, name))
                 ui.menu_item("Remove", lambda name=row.name: _change(studio, form.without_member, name))
 
 
-def _based(loaded: form.LoadedRecipe, name: str) -> str:
-    return form.with_base_of(loaded, name)
-
-
-def _change(studio: Studio, change: object, name: str) -> None:
-    attempt(lambda: studio.change(lambda loaded: change(loaded, name)))  # pyright: ignore[reportCallIssue]
+def _change(studio: Studio, change: Callable[[LoadedRecipe, str], str], name: str) -> None:
+    attempt(lambda: studio.change(lambda loaded: change(loaded, name)))
 
 
 def _weight(studio: Studio, row: form.Row, *, weighs: bool) -> None:
@@ -135,17 +137,13 @@ def _controls(studio: Studio) -> None:
     ui.label(f"{METHODS[shown.method].doc}; base: {METHODS[shown.method].base}").classes("quiet")
     base = ui.input("Base, the language model that they share", value=shown.base, placeholder=PATH)
     base.props("dense outlined debounce=600").classes("w-full").mark("base")
-    base.on_value_change(lambda event: attempt(lambda: studio.change(_with_base(studio, event.value or ""))))
+    base.on_value_change(lambda event: _change(studio, form.with_base, studio.place(event.value or "")))
     names = list(dict.fromkeys([*shown.eyes, *(row.name for row in shown.members)]))
     ui.select(
         names, value=list(shown.eyes), multiple=True, label="Eyes, in this order",
         on_change=lambda event: attempt(lambda: studio.change(lambda loaded: form.with_eyes(loaded, event.value))),
     ).props("dense outlined use-chips").classes("w-full").mark("eyes")  # fmt: skip
     ui.label("Two or more: their tokens stand one after another, and the output is a fused model.").classes("quiet")
-
-
-def _with_base(studio: Studio, path: str):
-    return lambda loaded: form.with_base(loaded, studio.place(path))
 
 
 def _chosen(studio: Studio, method: str) -> None:
@@ -156,11 +154,15 @@ def _file(studio: Studio) -> None:
     with sheet("File"):
         with ui.row().classes("w-full items-center no-wrap gap-2"):
             given = ui.input("Recipe file").props("dense outlined").classes("grow").mark("file")
-            ui.button("Open", on_click=lambda: attempt(lambda: studio.open_recipe(given.value or ""))).props(
-                "outline no-caps"
-            )
-            ui.button("Save", on_click=lambda: _save(studio, given.value or "")).props("outline no-caps")
-        live(lambda: studio.file, lambda: ui.label(f"Paths lead from {studio.file.parent}.").classes("quiet") and None)
+            ui.button(
+                "Open", color=None, on_click=lambda: attempt(lambda: studio.open_recipe(given.value or ""))
+            ).props("outline no-caps")
+            ui.button("Save", color=None, on_click=lambda: _save(studio, given.value or "")).props("outline no-caps")
+        live(lambda: studio.file, lambda: _led(studio))
+
+
+def _led(studio: Studio) -> None:
+    ui.label(f"Paths lead from {studio.file.parent}.").classes("quiet")
 
 
 def _save(studio: Studio, path: str) -> None:

@@ -88,7 +88,7 @@ def progress(job: Callable[[], Job | None], stop: Callable[[Job], None]) -> None
                 "quiet"
             )
             ui.space()
-            ui.button("Stop", on_click=lambda: stop(now)).props("flat dense no-caps color=negative")
+            ui.button("Stop", color=None, on_click=lambda: stop(now)).props("outline dense no-caps")
         bar = ui.linear_progress(0, show_value=False, size="6px").props("rounded")
         bar.bind_visibility_from(now, "total")
         ui.timer(SECONDS, lambda: bar.set_value(min(1.0, now.done / max(now.total, 1))))

@@ -73,16 +73,15 @@ class Studio:
     def edit(self, text: str) -> None:
         """Take another text for the recipe; where it is one, its plan is made."""
         with self._lock:
-            self.text, self.loaded, self.mistake = text, None, ""
-            self._drop_plan()
-            if not text.strip():
-                return
+            loaded, mistake = None, ""
             try:
-                self.loaded = loaded = parse_recipe(self.file, text)
+                loaded = parse_recipe(self.file, text) if text.strip() else None
             except FuseError as error:
-                self.mistake = str(error)
-                return
-            self.planning = self.jobs.submit("plan", lambda _job: planned(loaded))
+                mistake = str(error)
+            self._drop_plan()
+            if loaded is not None:
+                self.planning = self.jobs.submit("plan", lambda _job, loaded=loaded: planned(loaded))
+            self.loaded, self.mistake, self.text = loaded, mistake, text  # the text last, which the page looks at
 
     def change(self, change: Change) -> None:
         """Have the form change the recipe. Raises RecipeError where there is none, or the change makes none."""
