@@ -1,6 +1,8 @@
-"""Fused folders in int8 and 4 bits, by bitsandbytes."""
+"""Fused folders in int8 and 4 bits, by bitsandbytes and torchao."""
 
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory):
     return where, *tiny_fused.fused(members, "a", where)
 
 
-def open_as(folder: Path, config: BitsAndBytesConfig):
+def open_as(folder: Path, config: Any):
     return AutoModelForImageTextToText.from_pretrained(
         folder, quantization_config=config, device_map="cpu", dtype=torch.float32
     )
@@ -43,4 +45,20 @@ def test_few_bits_give_nearly_the_same_logits(made, config: BitsAndBytesConfig, 
     with torch.no_grad():
         want, got = model(**batch).logits, few(**batch).logits
     assert 0 < (got - want).abs().max() < limit < want.abs().max()
+    assert greedy(few, batch, 4).shape == (1, 4)
+
+
+@pytest.mark.skipif(find_spec("torchao") is None, reason="torchao is not installed (the extra `clients`)")
+@torch.no_grad()
+def test_int8_of_torchao_gives_nearly_the_same_logits(made) -> None:
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    folder, model, processor = made
+    batch = processor(images=[picture((60, 40))], text=["<image> w5 w6"])
+    few = open_as(folder, TorchAoConfig(Int8WeightOnlyConfig()))
+    small = {name.split(".")[0] for name, weight in few.named_parameters() if type(weight) is not torch.nn.Parameter}
+    assert small == {"language_model", "branches"}
+    want, got = model(**batch).logits, few(**batch).logits
+    assert 0 < (got - want).abs().max() < 0.05 < want.abs().max()
     assert greedy(few, batch, 4).shape == (1, 4)
