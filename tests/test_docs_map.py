@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from fuse.cli import VERBS
+from fuse.methods.table import METHODS
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     p.relative_to(ROOT).as_posix() for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("recipes/**/*.md")]
@@ -59,6 +62,12 @@ def test_every_page_can_be_reached() -> None:
         new = {file for page in new for file, _ in links(page) if file.endswith(".md")} - reached
     cards = {page for page in PAGES if (ROOT / page).read_text().startswith("---\n")}  # of members, which are models
     assert set(PAGES) - cards <= reached, set(PAGES) - cards - reached
+
+
+def test_changelog_names_every_verb_and_method() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert [verb for verb in VERBS if f"`fuse {verb}" not in text] == []
+    assert [name for name in METHODS if "/" not in name and not re.search(rf"\b{name}\b", text)] == []
 
 
 def test_headings_have_the_names_that_links_use() -> None:
