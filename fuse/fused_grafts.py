@@ -15,7 +15,7 @@ from fuse.plan import Fold, Row, Source
 from fuse.recipe_graft import Graft
 from fuse.recipe_yaml import LoadedRecipe
 from fuse.safetensors_header import FLOAT_BYTES
-from fuse.suggest import did_you_mean
+from fuse.suggest import did_you_mean, near
 
 MOST_SCALE = 1000  # more of a module than was trained, and numbers overflow where nobody looks; our choice
 
@@ -114,8 +114,9 @@ def _configured(loaded: LoadedRecipe, number: int, entry: Graft, donor: Donor) -
     for key, value in entry.options.items():
         at = ("grafts", number, key)
         if key not in known:
-            near = f"it takes: {', '.join([*known, 'name', 'scale', 'tower', 'image', 'fold', 'bridge'])}"
-            raise loaded.error(at, f"a graft of kind {donor.kind} has no {key} ({near})")
+            keys = [*known, "name", "scale", "tower", "image", "fold", "bridge"]
+            told = did_you_mean(key, keys) if near(key, keys) else f"it takes: {', '.join(keys)}"
+            raise loaded.error(at, f"a graft of kind {donor.kind} has no {key} ({told})")
         if known[key] and value not in known[key]:
             raise loaded.error(at, f"{value!r} is not one of {', '.join(map(str, known[key]))}")
     try:

@@ -9,7 +9,7 @@ from fuse.fused_options import check_first, check_positions
 from fuse.recipe import Location
 from fuse.recipe import Member as Given
 from fuse.recipe_yaml import LoadedRecipe
-from fuse.suggest import did_you_mean
+from fuse.suggest import did_you_mean, near
 
 
 def open_named(loaded: LoadedRecipe, path: tuple[str, ...], name: str) -> Member:
@@ -33,7 +33,17 @@ def _open(loaded: LoadedRecipe, path: tuple[str, ...], name: str, given: Locatio
             adapted="name its base too: {base: FOLDER, adapter: FOLDER}",
         )  # fmt: skip
     except RecipeError as error:
-        raise loaded.error(path, error.problem, error.hint) from None
+        raise loaded.error(path, error.problem, _neighbours(loaded, given.path) or error.hint) from None
+
+
+def _neighbours(loaded: LoadedRecipe, path: str) -> str:
+    """`did you mean: hue`, where a path leads nowhere and a folder of nearly that name lies beside."""
+    place = loaded.folder / path
+    if "://" in path or len(path) > 255 or not path.isprintable() or place.exists() or not place.parent.is_dir():
+        return ""
+    found = near(place.name, [one.name for one in place.parent.iterdir() if one.is_dir()])
+    folder = path.removesuffix(place.name)
+    return f"did you mean: {', '.join(folder + name for name in found)}" if found else ""
 
 
 def why_fused(loaded: LoadedRecipe) -> str:

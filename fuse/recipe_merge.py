@@ -16,7 +16,8 @@ RANK = Literal["stable_rank", "entropy", "participation", "participation_sqrt", 
 
 def _method(name: str) -> str:
     if name not in METHODS:
-        raise mistake("method", f"unknown method {short(name)} ({did_you_mean(name, METHODS)})")
+        known = [other for other in METHODS if other.startswith(PREFIX) == name.startswith(PREFIX)]
+        raise mistake("method", f"unknown method {short(name)} ({did_you_mean(name, known)})")
     return name
 
 

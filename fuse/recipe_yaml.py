@@ -26,7 +26,8 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from fuse.errors import RecipeError
 from fuse.handles import OF_MACHINE
 from fuse.recipe import Recipe
-from fuse.recipe_mistakes import Path_, dotted, sentence, where_of
+from fuse.recipe_mistakes import Path_, dotted, sentences, where_of
+from fuse.suggest import near
 
 MAX_BYTES = 1 << 20
 MOST_MISTAKES = 8  # that are listed
@@ -77,8 +78,7 @@ def parse_recipe(file: Path, text: str) -> LoadedRecipe:
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
-        lines = [sentence(file, positions, data, dict(item)) for item in error.errors()]
-        lines = list(dict.fromkeys(lines))
+        lines = sentences(file, positions, data, (dict(item) for item in error.errors()))
         more = [f"and {len(lines) - MOST_MISTAKES} more"] if len(lines) > MOST_MISTAKES else []
         raise RecipeError(lines[0], more=[*lines[1:MOST_MISTAKES], *more]) from None
     return LoadedRecipe(recipe, file, text, positions)
@@ -86,7 +86,7 @@ def parse_recipe(file: Path, text: str) -> LoadedRecipe:
 
 def _read(file: Path) -> str:
     if not file.exists():
-        raise RecipeError("there is no such file", where=file)
+        raise RecipeError("there is no such file", where=file, hint=_neighbours(file))
     if not file.is_file():
         raise RecipeError("this is not a plain file", where=file)
     if (size := file.stat().st_size) > MAX_BYTES:
@@ -100,6 +100,16 @@ def _read(file: Path) -> str:
             raise
         raise RecipeError(f"cannot be read ({error.strerror})", where=file) from None
     return text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+def _neighbours(file: Path) -> str:
+    """`did you mean: recipe.yaml`, where a recipe of nearly that name lies there."""
+    try:
+        others = [one.name for one in file.parent.iterdir() if one.suffix in {".yaml", ".yml"}]
+    except OSError:
+        return ""
+    found = near(file.name, [name for name in others if name != file.name])
+    return f"did you mean: {', '.join(found)}" if found else ""
 
 
 def _parse(file: Path, text: str, positions: dict[Path_, tuple[int, int]]) -> Any:

@@ -3,9 +3,26 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 200  # letters of a word that are compared
+
+
+def near(word: object, known: Iterable[str]) -> list[str]:
+    """At most three names that the word may have been meant as, nearest first; capitals and - for _ are no matter."""
+    names: dict[str, str] = {}
+    for name in sorted(known):
+        names.setdefault(_plain(name), name)
+    plain = _plain(str(word)[:LONGEST])
+    if same := names.get(plain):
+        return [same]
+    return [names[found] for found in difflib.get_close_matches(plain, list(names), n=3, cutoff=0.6)]
+
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """`did you mean: x`, or the whole list when nothing is near."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(word), names, n=3, cutoff=0.6)
-    return f"did you mean: {', '.join(near)}" if near else f"known: {', '.join(names)}"
+    found = near(word, names)
+    return f"did you mean: {', '.join(found)}" if found else f"known: {', '.join(names)}"
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_")

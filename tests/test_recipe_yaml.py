@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fuse.errors import RecipeError
+from fuse.planner import make_plan
 from fuse.recipe_yaml import load_recipe
 
 HEAD = "members:\n  a: x\n  b: {path: y, revision: 0123abc}\n"
@@ -58,7 +59,7 @@ CASES = {
         "recipe.yaml:4:50: language.parameters.weight: 1e+39 is beyond float32, whose largest number is 3.40282e+38",
     HEAD + "language: {method: linear, weights: 1, normalize: yes}\n":
         "recipe.yaml:4:40: language.normalize: should be true or false, not 'yes'",
-    HEAD + "language: linear\n": "recipe.yaml:4:1: language: should be a table, not 'linear'",
+    HEAD + "language: linear\n": "recipe.yaml:4:1: language: should be a table, not 'linear' (such as {method: linear})",
     HEAD + "language: {method: arcee_fusion, t: 1}\n":
         "recipe.yaml:4:34: language.t: arcee_fusion has no t (it takes: no parameters)",
     HEAD + "language: {method: nuslerp, weights: 1, row_wise: true}\n":
@@ -162,3 +163,53 @@ def test_a_machine_without_handles_is_no_mistake_of_the_recipe(tmp_path: Path, m
     monkeypatch.setattr(Path, "read_bytes", full)
     with pytest.raises(OSError, match="Too many open files"):
         load_recipe(tmp_path / "recipe.yaml")
+
+
+MISSPELT = {
+    "member: {a: x}\n" + LINEAR: "recipe.yaml:1:1: member: unknown key (did you mean: members)",
+    HEAD + "language: {metod: linear, weights: 1}\n":
+        "recipe.yaml:4:12: language.metod: unknown key (did you mean: method)",
+    HEAD + "language: {method: TIES}\n": "recipe.yaml:4:12: language.method: unknown method 'TIES' (did you mean: ties)",
+    HEAD + "language: {method: dare-ties}\n":
+        "recipe.yaml:4:12: language.method: unknown method 'dare-ties' (did you mean: dare_ties)",
+    HEAD + "language: {method: mergekit/tise}\n":
+        "recipe.yaml:4:12: language.method: unknown method 'mergekit/tise' (did you mean: mergekit/ties, mergekit/sce, "
+        "mergekit/slerp)",
+    HEAD + LINEAR + "vision: a\n": "recipe.yaml:5:1: vision: should be a list, not 'a' (such as [a])",
+    HEAD + LINEAR + "prompt: a\n": "recipe.yaml:5:1: prompt: should be a table, not 'a' (such as {template: a})",
+    HEAD + LINEAR + "output: bfloat16\n":
+        "recipe.yaml:5:1: output: should be a table, not 'bfloat16' (such as {dtype: bfloat16})",
+    HEAD + LINEAR + "grafts: [{form: x}]\n":
+        "recipe.yaml:5:10: grafts.0.from: is missing (did you mean it by `form`?)",
+    HEAD + "language: {method: linear, weights: 0,5}\n":
+        "recipe.yaml:4:39: language.5: unknown key (a number with a decimal comma? It is written with a point, such as 0.5)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", MISSPELT)
+def test_what_is_misspelt_is_told_once_with_what_was_meant(tmp_path: Path, text: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "recipe.yaml")
+    assert str(caught.value) == MISSPELT[text]
+
+
+def test_a_file_of_nearly_that_name(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(HEAD + LINEAR)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "recipe.yml")
+    assert str(caught.value) == f"{tmp_path}/recipe.yml: there is no such file (did you mean: recipe.yaml)"
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / "notes.yaml")
+    assert str(caught.value) == f"{tmp_path}/notes.yaml: there is no such file"
+
+
+def test_a_folder_of_nearly_that_name(tmp_path: Path) -> None:
+    for name in ("mistral", "other"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    (tmp_path / "recipe.yaml").write_text("members: {a: ./models/mistrall}\n" + LINEAR)
+    with pytest.raises(RecipeError) as caught:
+        make_plan(load_recipe(tmp_path / "recipe.yaml"))
+    assert str(caught.value).startswith("recipe.yaml:1:11: members.a: './models/mistrall' does not exist")
+    assert str(caught.value).endswith(" (did you mean: ./models/mistral)")
