@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from fuse import families, strict_json
 from fuse.card_text import fenced
+from fuse.digests import RECORD
+from fuse.licences import RollUp, read_licences
+from fuse.verify.record import read_record
 from fuse.vocabulary import read_template
 
 BEGIN, END = "<!-- fuse use: begin -->", "<!-- fuse use: end -->"
@@ -19,7 +22,8 @@ class Used:
     """What decides the commands.
 
     form: of a class that transformers has, of a layout that only its authors' code loads, of our class, or of our class
-    with its code. sees: it takes images. chats: it has a chat template. auto: the Auto class that loads it.
+    with its code. sees: it takes images. chats: it has a chat template. auto: the Auto class that loads it. licences:
+    of its parents, where fuse.json tells them.
     """
 
     form: Form
@@ -27,6 +31,7 @@ class Used:
     chats: bool
     auto: str
     config: Mapping[str, Any]
+    licences: RollUp | None = None
 
     @property
     def encodes(self) -> bool:
@@ -36,18 +41,20 @@ class Used:
 
 
 def used(folder: Path) -> Used:
-    """How the folder is used, by its config.json and chat template."""
+    """How the folder is used, by its config.json, its chat template and its record where there is one already."""
     config = strict_json.read_object(folder / "config.json")
     chats = bool(read_template(folder))
+    record = read_record(folder)
+    licences = read_licences(record.told.get("licences"), folder / RECORD) if record else None
     if config.get("model_type") == "fuse":
         form: Form = "portable" if "auto_map" in config else "fused"
-        return Used(form, bool(config["branches"]), chats, "AutoModelForImageTextToText", config)
+        return Used(form, bool(config["branches"]), chats, "AutoModelForImageTextToText", config, licences)
     family = families.family_of(config, str(folder))
     text = families.text_family_of(config, family, str(folder))
     language = "AutoModelForSeq2SeqLM" if text.name == "t5" else "AutoModelForCausalLM"
     sees = bool(family.vision) or not family.native
     auto = "AutoModelForImageTextToText" if sees else language
-    return Used("native" if family.native else "original", sees, chats, auto, config)
+    return Used("native" if family.native else "original", sees, chats, auto, config, licences)
 
 
 def use_text(folder: Path, told: str = "") -> str:
@@ -139,6 +146,8 @@ def _limits(how: Used) -> str:
         lines += [_budget(branch) for branch in how.config["branches"] if branch.get("max_tokens") is not None]
         unheard = [graft for graft in how.config.get("grafts", ()) if graft.get("scale") == 0]
         lines += [f"The graft `{graft['name']}` is not heard (scale 0)." for graft in unheard]
+    if how.licences and not how.licences.agreed:
+        lines.append("Its parents do not all state one licence: what may be done with it is told under Licences below.")
     return "## Known limits\n\n" + "".join(f"- {line}\n" for line in lines)
 
 

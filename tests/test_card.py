@@ -142,7 +142,7 @@ def test_limits(text: Path, seeing: Path) -> None:
                    "scores)."]  # fmt: skip
     assert [line.split(":")[0] for line in more[1:]] == [
         "- The class is that of `fuse`", "- Images alone, no video.",
-        "- `b` gives at most 2 visual tokens an image (pool)",
+        "- `b` gives at most 2 visual tokens an image (pool)", "- Its parents do not all state one licence",
     ]  # fmt: skip
 
 

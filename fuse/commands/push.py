@@ -36,9 +36,9 @@ def command(
 ) -> None:  # fmt: skip
     """Send FOLDER, which `fuse merge` or `fuse export` wrote, to REPOSITORY (org/name) of the hub.
 
-    First the folder is compared with its record, as `fuse verify --no-load` does, and with what the repository holds.
-    Then the files, the bytes and the licences of the parents are told, and you are asked. At the end what the hub has
-    is compared with the folder. Nothing else in fuse uploads anything to the hub.
+    The files, the bytes, the licences of the parents and what the repository holds are told, and you are asked. Then
+    the folder is compared with its record, as `fuse verify --no-load` does, and sent, and what the hub has is compared
+    with it. Nothing else in fuse uploads anything to the hub.
     """
     import json
     import sys

@@ -11,7 +11,7 @@ from typing import Any
 
 from fuse import strict_json
 from fuse.card_forms import write_card
-from fuse.digests import RECORD, file_sha256, small_files
+from fuse.digests import RECORD, file_sha256, sha256_of, small_files
 from fuse.errors import CheckpointError, RecipeError
 from fuse.export.folders import CONFIG, Opened, check_target, copy, link, opened
 from fuse.export.portable_reach import reached
@@ -28,7 +28,9 @@ AUTO_MAP = {
     "AutoModelForMultimodalLM": MODEL,
     "AutoProcessor": PROCESSOR,
 }
-PROCESSOR_CONFIG = "processor_config.json"
+PROCESSOR_CONFIG, CONFIG_CODE = "processor_config.json", "configuration_fuse.py"
+# transformers takes the model that it knows for a config class; this makes one class of each set of files
+TOGETHER = "\n# all files of this folder together: {}\n"
 
 
 def export_portable(folder: Path, out: Path, *, force: bool) -> None:
@@ -52,12 +54,12 @@ def export_portable(folder: Path, out: Path, *, force: bool) -> None:
         write_json(made / CONFIG, {**config, "auto_map": AUTO_MAP})
         told = strict_json.read_object(made / PROCESSOR_CONFIG)
         write_json(made / PROCESSOR_CONFIG, {**told, "auto_map": {"AutoProcessor": PROCESSOR}})
-        write_card(folder, made)
         files = small_files(made)
         for name, text in code.items():
             (made / name).write_text(text, encoding="utf-8")
         tables = {"files": files, "code": {name: file_sha256(made / name) for name in sorted(code)}}
         (made / RECORD).write_bytes(json_bytes({**record.told, **tables}))
+        write_card(folder, made)
 
 
 def sources(config: Mapping[str, Any]) -> dict[str, str]:
@@ -68,7 +70,9 @@ def sources(config: Mapping[str, Any]) -> dict[str, str]:
     tables = by_name(config)
     roots = [*ENTRY_ROOTS, *(name for names in tables.values() for name in names)]
     found = reached(roots)
-    return {f"{flat(module)}.py": written(module, kept, tables.get(module, ())) for module, kept in found.items()}
+    files = {f"{flat(module)}.py": written(module, kept, tables.get(module, ())) for module, kept in found.items()}
+    together = sha256_of(json_bytes(files))[:16]
+    return {**files, CONFIG_CODE: files[CONFIG_CODE] + TOGETHER.format(together)}
 
 
 def _opened(folder: Path) -> Opened:
