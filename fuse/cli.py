@@ -92,6 +92,9 @@ def main() -> NoReturn:
     except FuseError as error:
         click.echo(f"fuse: {error}", err=True)
         sys.exit(error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.ClickException as error:
         more = f" ({error.ctx.command_path} --help)" if isinstance(error, click.MissingParameter) and error.ctx else ""
         _say(error.format_message() + more)

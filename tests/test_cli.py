@@ -176,3 +176,18 @@ def test_merge_says_what_it_did(family: Path, tmp_path: Path) -> None:
     told = json.loads(ran.out)
     assert (told["merged"], told["copied"], told["dropped"]) == (21, 0, 0)
     assert told["plan"] == json.loads((tmp_path / "out" / "fuse.json").read_text())["plan"]
+
+
+@pytest.mark.parametrize("verb", [[], ["recipe"], ["inspect"]])
+def test_nothing_to_do_is_told_by_the_help(verb: list[str]) -> None:
+    ran = fuse_here(*verb)
+    assert (ran.code, ran.out) == (2, "") and ran.err.startswith("Usage: ") and "\n\nOptions:\n" in ran.err
+
+
+def test_a_missing_argument_names_the_help() -> None:
+    ran = fuse_here("plan")
+    assert (
+        ran.code == 2
+        and ran.err.startswith("fuse: Missing argument 'RECIPE'. (")
+        and ran.err.endswith("plan --help)\n")
+    )
