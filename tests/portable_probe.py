@@ -5,6 +5,7 @@ Arguments: a folder that holds NAME/portable, photo.png and wanted.pt, and the n
 
 import json
 import sys
+import traceback
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 
@@ -25,13 +26,19 @@ if not torch.version.cuda:  # a torchvision built for CUDA cannot be imported be
         library.define(name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 from PIL import Image  # noqa: E402
-from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer  # noqa: E402
+
+SAVED = "visionfuse_mgm_slime"  # the folder that is saved again, and opened again
+HOW = {"trust_remote_code": True}
 
 
-def run(folder: Path, prompt: str, images: bool, **how) -> dict:
-    """Logits of a prompt and what is said after it."""
-    model = AutoModelForImageTextToText.from_pretrained(folder, **how).eval()
-    processor = AutoProcessor.from_pretrained(folder, **how)
+def run(folder: Path, prompt: str, images: bool, saved: Path | None = None) -> dict:
+    """Logits of a prompt and what is said after it. saved: where model and processor are saved to."""
+    model = AutoModelForImageTextToText.from_pretrained(folder, **HOW).eval()
+    processor = AutoProcessor.from_pretrained(folder, **HOW)
+    if saved is not None:
+        model.save_pretrained(saved)
+        processor.save_pretrained(saved)
     picture = [Image.open(folder.parents[1] / "photo.png")] if images else None
     batch = processor(images=picture, text=[prompt], return_tensors="pt")
     extra = {"decoder_input_ids": torch.zeros(1, 1, dtype=torch.long)} if model.config.is_encoder_decoder else {}
@@ -49,9 +56,15 @@ if __name__ == "__main__":
     for name in names:
         want = wanted[name]
         try:
-            got = run(root / name / "portable", want["prompt"], want["images"], trust_remote_code=True)
+            saved = root / name / "saved" if name == SAVED else None
+            got = run(root / name / "portable", want["prompt"], want["images"], saved)
             found[name] = {key: torch.equal(got[key], want[key]) for key in ("input_ids", "logits", "said")}
+            if saved is not None:
+                again = run(saved, want["prompt"], want["images"])
+                words = AutoTokenizer.from_pretrained(root / name / "portable", **HOW)
+                found["saved"] = {key: torch.equal(again[key], want[key]) for key in ("input_ids", "logits", "said")}
+                found["words"] = words("w5 w6")["input_ids"]
         except Exception as error:
-            found[name] = {"error": f"{type(error).__name__}: {error}"}
+            found[name] = {"error": "".join(traceback.format_exception(error)[-6:])}
     found["fuse"] = sorted(one for one in sys.modules if one.split(".")[0] == "fuse")
     sys.stdout.write(json.dumps(found))

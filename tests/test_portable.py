@@ -18,7 +18,8 @@ from tests.test_recipes import DONORS, KINDS, ROOT
 
 RECIPES = [
     "visionfuse_llava_pair.yaml", "visionfuse_mgm_slime.yaml", "visionfuse_qwen2.yaml", "clipcap.yaml", "lavin.yaml",
-    "lion_with_lmeye.yaml", "llama_adapter_v2.yaml", "lmeye.yaml", "mks2_mixture.yaml",
+    "lion_with_lmeye.yaml", "lion_decoder.yaml", "llama_adapter_v2.yaml", "lmeye.yaml", "mks2_mixture.yaml",
+    "vlm_with_open_clip_encoder.yaml",
 ]  # fmt: skip
 NAMES = [Path(recipe).stem for recipe in RECIPES]
 
@@ -77,6 +78,19 @@ def without(root: Path) -> dict:
 @pytest.mark.parametrize("name", NAMES)
 def test_says_the_same_without_fuse(without: dict, name: str) -> None:
     assert without[name] == {"input_ids": True, "logits": True, "said": True}
+
+
+def test_what_is_saved_again_says_the_same(root: Path, without: dict) -> None:
+    """`save_pretrained` of model and processor takes the code along; a tokenizer is one of transformers' own."""
+    assert without["saved"] == {"input_ids": True, "logits": True, "said": True}
+    name = NAMES[1]
+    told = json.loads((root / name / "saved" / "processor_config.json").read_text())
+    assert told == {
+        "auto_map": {"AutoProcessor": "processing_fuse.FusedProcessor"},
+        "processor_class": "FusedProcessor",
+    }
+    ours = AutoProcessor.from_pretrained(root / name / "out").tokenizer
+    assert without["words"] == ours("w5 w6")["input_ids"]
 
 
 def test_nothing_of_fuse_was_imported(without: dict) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.dynamic_module_utils import custom_object_save
 
 from fuse.branches.branch import Prepared
 from fuse.branches.budget import budgeted_layout
@@ -79,7 +80,10 @@ class FusedProcessor(ServedMixin, ProcessorMixin):
         self.tokenizer.save_pretrained(target)
         if self.chat_template:
             (target / "chat_template.jinja").write_text(str(self.chat_template), encoding="utf-8")
-        write_json(target / "processor_config.json", {"processor_class": type(self).__name__})
+        told: dict[str, Any] = {"processor_class": type(self).__name__}
+        if self._auto_class is not None:  # code of a folder: it goes along, and the folder says so
+            custom_object_save(self, target, config=told)
+        write_json(target / "processor_config.json", told)
         if not (target / "config.json").exists():
             self.fused.save_pretrained(target)
         for branch in self.fused.branches:
