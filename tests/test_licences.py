@@ -1,5 +1,6 @@
 """What members state of their licences, and what that means together."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,11 @@ from fuse.errors import CheckpointError
 from fuse.front_matter import read_front_matter
 from fuse.licence_files import Stated, stated_in
 from fuse.licence_terms import NO_CHANGE, NO_TRADE, NOTICES, OWN, SAME, UNKNOWN, Terms, terms_of
-from fuse.licences import Parent, RollUp, licences_json, read_licences, roll_up_lines
+from fuse.licences import Parent, RollUp, licence_lines, licences_json, read_licences, roll_up_lines
+from fuse.planner import make_plan
+from fuse.recipe_yaml import load_recipe
+from tests import official_adapters, tiny_grafts, tiny_text
+from tests.members import save_member
 
 
 def card(front: str) -> str:
@@ -139,6 +144,31 @@ def together(**stated: str) -> RollUp:
 def test_together(licences: RollUp, lines: list[str]) -> None:
     assert roll_up_lines(licences) == lines
     assert read_licences(licences_json(licences), "fuse.json") == licences
+
+
+def test_everything_that_lends_a_tensor_counts(tmp_path: Path) -> None:
+    """A member by its config, a donor by its card, an adapter by a LICENSE file; a folder of several things by none."""
+    save_member(tiny_text.build("llama"), tmp_path / "a")
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    (tmp_path / "a" / "config.json").write_text(json.dumps({**config, "license": "Apache-2.0"}))
+    official_adapters.peft_folder(tmp_path / "style", config)
+    (tmp_path / "style" / "LICENSE").write_text("LLAMA 2 COMMUNITY LICENSE AGREEMENT")
+    for name in ("memory", "other"):
+        tiny_grafts.donor(tmp_path / name, "mks2", config)
+    (tmp_path / "memory" / "README.md").write_text(card("license: cc-by-nc-sa-4.0"))
+    (tmp_path / "README.md").write_text(card("license: mit"))  # of whatever lies beside them
+    (tmp_path / "recipe.yaml").write_text(
+        "members: {a: {base: a, adapter: style}}\nlanguage: {method: linear, weights: 1}\n"
+        "grafts: [memory, {from: other, name: more}]\n"
+    )
+    plan = make_plan(load_recipe(tmp_path / "recipe.yaml"))
+    assert [line.strip() for line in licence_lines(plan)][:4] == [
+        "a: apache-2.0 (its notices are kept)",
+        "a.adapter: llama2 (has terms of its own, which go with what is made of it)",
+        "grafts.mks2: cc-by-nc-sa-4.0 (no commercial use, and what is made of it bears the same licence)",
+        "grafts.more: not stated",
+    ]
+    assert plan.members[0].licence == "apache-2.0 + llama2"
 
 
 @pytest.mark.parametrize("told", [[], {}, {"parents": []}, {"parents": [{}]}, {"parents": {"a": "mit"}}, "mit"])

@@ -177,6 +177,15 @@ def test_a_repository_that_holds_something_else(out: Path, hub: Hub) -> None:
     )
 
 
+def test_names_on_the_hub_drive_no_terminal(out: Path, hub: Hub) -> None:
+    hub.make("me/x", {"\x1b[31mred": b"x", "a\nb": b"x"})
+    ran = push(out, "me/x", "--yes")
+    assert ran.code == 2 and "holds '\\x1b[31mred' which is not of the folder, and 1 more that differs (" in ran.err
+    ran = push(out, "me/x", "--yes", "--force")
+    assert ran.code == 0 and "  ! takes out 2 files: \\x1b[31mred, a\\nb\n" in ran.out
+    same(hub, "me/x", out)
+
+
 def test_a_branch_of_its_own(out: Path, hub: Hub) -> None:
     hub.make("me/x")
     ran = push(out, "me/x", "--yes", "--revision", "v2")

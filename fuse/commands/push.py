@@ -43,7 +43,7 @@ def command(
     import json
     import sys
 
-    from fuse.errors import RecipeError
+    from fuse.errors import RecipeError, one_line
     from fuse.progress import byte_progress
     from fuse.push.local import look
     from fuse.push.run import check_name, check_whole, prepare, send
@@ -67,7 +67,7 @@ def command(
         )
         return
     if not (quiet and yes):
-        click.echo(f"{_told(ready.local, every)}\n{_target(ready, private)}", err=as_json)
+        click.echo("\n".join([_told(ready.local, every), *map(one_line, _target(ready, private))]), err=as_json)
     if not yes and not click.confirm("Send it?", err=True):
         stop = click.Abort()
         stop.add_note("nothing was sent")
@@ -76,7 +76,7 @@ def command(
     with _quiet_hub(quiet or not sys.stderr.isatty()):
         pushed = send(ready, private=private)
     for note in pushed.notes:
-        click.echo(f"the hub says of the card: {note}", err=True)
+        click.echo(one_line(f"the hub says of the card: {note}"), err=True)
     result = f"{pushed.url}: {len(pushed.sent)} files sent, {len(ready.local.files)} there as in {folder}"
     _say(json.dumps(_document(ready.local, repository, revision, pushed), indent=1) if as_json else result)
 
@@ -104,8 +104,8 @@ def _told(local: "Local", every: bool) -> str:
     return printable("\n".join([*lines, "licences, as the parents state them", *licences]))
 
 
-def _target(ready: "Ready", private: bool) -> str:
-    """Where it goes, and what becomes of what is there."""
+def _target(ready: "Ready", private: bool) -> list[str]:
+    """Where it goes, and what becomes of what is there, a line each."""
     from fuse.sizes import counted
 
     remote, difference = ready.remote, ready.difference
@@ -116,7 +116,7 @@ def _target(ready: "Ready", private: bool) -> str:
         lines.append(f"  ! replaces {counted(len(difference.changed), 'file')}: {', '.join(difference.changed[:3])}")
     if difference.foreign:
         lines.append(f"  ! takes out {counted(len(difference.foreign), 'file')}: {', '.join(difference.foreign[:3])}")
-    return "\n".join(lines)
+    return lines
 
 
 @contextmanager
