@@ -7,6 +7,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from fuse.export.portable import sources
 from tests.test_fused_model import ASK, SIZES, fused, picture
 
 PAIR = ("a=llava", "b=internvl")  # internvl writes markers around its tokens
@@ -64,6 +65,17 @@ def test_kinds_change_nothing_that_the_model_says() -> None:
         ]
     assert torch.equal(plain, told)
     assert torch.equal(*words)
+
+
+def test_a_portable_folder_tells_servers_the_same() -> None:
+    code = sources(fused(*PAIR)[0].config.to_dict())
+    for file, words in {
+        "fuse_model_served.py": ("def _get_num_multimodal_tokens", "def block", "def kinds_of"),
+        "processing_fuse.py": ("from .fuse_model_served import ServedMixin, kinds_of", "ServedMixin, ProcessorMixin"),
+        "modeling_fuse.py": ("_supports_attention_backend = True",),
+    }.items():
+        for word in words:
+            assert word in code[file], (file, word)
 
 
 @pytest.mark.parametrize("host", ["a=llava", "b=internvl", "c=llava_onevision", "d=mistral3"])
