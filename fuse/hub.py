@@ -4,17 +4,20 @@ A revision is resolved to its commit once; everything after reads that commit.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fuse.errors import CheckpointError, MachineError, RecipeError, short
 from fuse.safetensors_header import TensorEntry, parse_header
+from fuse.strict_json import MAX_BYTES
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # what a member may need besides its weights; never code, never a pickle
 SMALL = ["*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "spiece.model", "README.md"]
+MOST_SMALL = 1 << 30  # bytes of all of them together
 FIRST = 1 << 18  # bytes of a weight file that are asked for at first; most headers fit
 
 
@@ -41,8 +44,10 @@ class Repository:
 def open_repository(hub_id: str, revision: str | None) -> tuple[Path, Repository | None]:
     """The local snapshot with the repository's small files, and the repository where the weights still are.
 
+    How large those files are the hub's listing tells before they are fetched.
     Without a network the repository is None, and the snapshot in the local cache is all there is.
-    Raises RecipeError for what is no hub id, or a repository or revision that does not exist; MachineError offline.
+    Raises RecipeError for what is no hub id, or a repository or revision that does not exist, CheckpointError for
+    small files that are large; MachineError offline.
     """
     if not HUB_ID.fullmatch(hub_id):
         raise RecipeError(f"{hub_id!r} does not exist", hint="a folder, relative to the recipe, or a hub id org/name")
@@ -54,11 +59,29 @@ def open_repository(hub_id: str, revision: str | None) -> tuple[Path, Repository
             return Path(
                 snapshot_download(hub_id, revision=revision, allow_patterns=patterns, local_files_only=True)
             ), None
+        info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
+        sizes = {one.rfilename: one.size or 0 for one in info.siblings or []}
+        check_small(hub_id, {name: size for name, size in sizes.items() if is_small(name)})
         folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=SMALL))
-        commit = folder.name
-        info = HfApi().model_info(hub_id, revision=commit)
-        names = frozenset(s.rfilename for s in info.siblings or [] if "/" not in s.rfilename)
-        return folder, Repository(hub_id, commit, names)
+        if folder.name != info.sha:
+            raise CheckpointError("the repository changed while it was opened", where=hub_id, hint="try again")
+        return folder, Repository(hub_id, folder.name, frozenset(name for name in sizes if "/" not in name))
+
+
+def is_small(name: str) -> bool:
+    """Whether a file of this name may be needed besides the weights."""
+    return any(fnmatchcase(name, pattern) for pattern in SMALL)
+
+
+def check_small(where: object, sizes: Mapping[str, int]) -> None:
+    """CheckpointError, before a byte of it comes, for files that are no weights and too large to be read."""
+    for name, size in sizes.items():
+        if size > MAX_BYTES:
+            told = f"{size:,} bytes is more than the {MAX_BYTES:,} that fuse reads"
+            raise CheckpointError(f"{told}; nothing was fetched", where=f"{where}/{name}")
+    if (total := sum(sizes.values())) > MOST_SMALL:
+        told = f"its {len(sizes):,} small files have {total:,} bytes together, more than {MOST_SMALL:,}"
+        raise CheckpointError(f"{told}; nothing was fetched", where=where)
 
 
 def remote_header(repository: Repository, name: str, path: Path) -> dict[str, TensorEntry]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -73,7 +74,8 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if what == "tree":
                 rows = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": etag(f)} for f in files]
                 return self.answer(200, json.dumps(rows).encode())
-            info = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": f.name} for f in files]}
+            siblings = [{"rfilename": f.name, "size": f.stat().st_size} for f in files]
+            info = {"id": repository, "sha": COMMIT, "siblings": siblings}
             return self.answer(200, json.dumps(info).encode())
 
         def file(self, repository: str, name: str) -> None:
@@ -243,6 +245,24 @@ def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(ON_HUB)
     ran = fuse("plan", tmp_path / "recipe.yaml", env={**env, "HF_ENDPOINT": "http://127.0.0.1:9"})
     assert ran.code == 4 and ran.err.count("\n") == 1 and "the hub cannot be reached" in ran.err, ran.err
+
+
+def test_small_files_that_are_large_are_not_fetched(hub: Hub, tmp_path: Path) -> None:
+    """Files of holes here, which the hub's listing tells of as of any others."""
+    (tmp_path / "recipe.yaml").write_text("members: {one: org/one}\nlanguage: {method: passthrough}\n")
+    cases = {
+        1: "org/one/x0.json: 100,000,001 bytes is more than the 100,000,000 that fuse reads; nothing was fetched",
+        11: "org/one: its {count} small files have {total:,} bytes together, more than 1,073,741,824; nothing was fetched",
+    }
+    for count, said in cases.items():
+        for number in range(count):
+            (tmp_path / "one" / f"x{number}.json").touch()
+            os.truncate(tmp_path / "one" / f"x{number}.json", 100_000_001 if count == 1 else 100_000_000)
+        small = [file for file in (tmp_path / "one").iterdir() if file.suffix in {".json", ".md", ".jinja"}]
+        total = sum(file.stat().st_size for file in small)
+        ran = fuse("plan", tmp_path / "recipe.yaml", env=hub.env(tmp_path / "home"))
+        assert (ran.code, ran.err) == (3, f"fuse: {said.format(count=len(small), total=total)}\n")
+        assert not list((tmp_path / "home").rglob("*.json"))
 
 
 def test_only_what_a_plan_reads_is_fetched_of_an_hf_address(hub: Hub, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from fuse.checkpoint import free_bytes
 from fuse.errors import CheckpointError, MachineError, RecipeError
-from fuse.hub import SMALL
+from fuse.hub import SMALL, check_small
 from fuse.progress import byte_progress
 from fuse.safetensors_header import TensorEntry, parse_header
 from fuse.small_files import FOLDERS
@@ -27,7 +27,6 @@ from fuse.stores.cache import folder_of
 from fuse.stores.sentences import sentences
 
 FIRST = 1 << 18  # bytes of a weight file that are asked for at first; most headers fit
-LARGEST_SMALL = 1 << 28  # bytes of a file that is no weights
 TAGS = ("ETag", "etag", "content_md5", "md5Hash", "generation", "blob_id")  # one of them changes with the bytes
 
 
@@ -105,11 +104,8 @@ class StoreFolder:
                 sparse.close(self.folder / name, self.files[name].size)
 
     def read_small(self, names: Sequence[str]) -> None:
-        """Bring whole files that are no weights. CheckpointError for one that is too large to be of use."""
-        for name in names:
-            if (size := self.files[name].size) > LARGEST_SMALL:
-                told = f"{size:,} bytes is more than {LARGEST_SMALL:,} for such a file"
-                raise CheckpointError(told, where=f"{self.address}/{name}")
+        """Bring whole files that are no weights. CheckpointError, before any comes, where they are too large."""
+        check_small(self.address, {name: self.files[name].size for name in names})
 
         def bring(name: str) -> None:
             path, size = self.folder / name, self.files[name].size
