@@ -1,8 +1,13 @@
 """Session-wide set-up: torchvision beside a CPU torch, one thread, no network."""
 
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.store_server import Store
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -24,3 +29,21 @@ def installed(tmp_path, monkeypatch):
     package = install(tmp_path)
     monkeypatch.setattr(open_clip_files, "_package", lambda: package)
     return package
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator["Store"]:
+    """An S3 server on this machine."""
+    from tests.store_server import s3_server
+
+    with s3_server() as store:
+        yield store
+
+
+@pytest.fixture
+def store(server: "Store", tmp_path, monkeypatch) -> "Store":
+    """The server, with what reaches it in the environment, and a cache of its own."""
+    for key, value in server.env.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return server

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
@@ -53,3 +53,20 @@ def perturbed(model: PreTrainedModel, seed: int, scale: float = 0.05) -> PreTrai
         for weight in other.parameters():
             weight.add_(torch.randn(weight.shape, generator=generator).to(weight.dtype) * scale)
     return other
+
+
+def save_family(root: Path, *names: str, **shape: int) -> Path:
+    """Tiny Llamas of one base in folders of these names: the first as it was drawn, the others changed. shape: of the
+    config, where it is another one."""
+    torch.manual_seed(0)
+    usual = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 64,
+    }
+    model = LlamaForCausalLM(LlamaConfig(**{**usual, **shape}))
+    for seed, name in enumerate(names):
+        save_member(perturbed(model, seed) if seed else model, root / name)
+    return root

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from fuse.engine import on_ray
@@ -16,7 +15,7 @@ from fuse.errors import CheckpointError, MachineError
 from fuse.merge import merge
 from fuse.planner import make_plan
 from fuse.recipe_yaml import load_recipe
-from tests.members import perturbed, save_member
+from tests.members import save_family
 
 ray = pytest.importorskip("ray")
 
@@ -34,16 +33,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    root = tmp_path_factory.mktemp("ray")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=64
-    )
-    model = LlamaForCausalLM(config)
-    save_member(model, root / "a")
-    save_member(perturbed(model, 1), root / "b")
+    root = save_family(tmp_path_factory.mktemp("ray"), "a", "b")
     (root / "recipe.yaml").write_text(
         "base: a\nmembers: {b: b}\nlanguage: {method: dare_ties, weights: 0.5, density: 0.4, seed: 3}\n"
         "output: {shard_size: 20KB}\n"

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from fuse import journal as journals
 from fuse.errors import RecipeError
@@ -18,7 +16,7 @@ from fuse.journal import JOURNAL, Journal, Shard
 from fuse.partial import new_folder, partial_folder
 from fuse.unfinished import home_of, settle
 from tests.cli import fuse_here
-from tests.members import perturbed, save_member
+from tests.members import save_family
 
 MAKES = {"what": "merge", "plan": "abc", "device": "cpu", "inputs": {}}
 IN_THE_WAY = "is in the way and fuse did not make it (remove it yourself)"
@@ -29,13 +27,7 @@ WHOLE = {"name": "one", "bytes": 7, "sha256": "d", "marks": "m", "synced": True}
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two members, a recipe, and `whole`, what comes of it."""
     root = tmp_path_factory.mktemp("family")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, vocab_size=64
-    )
-    model = LlamaForCausalLM(config)
-    save_member(model, root / "a")
-    save_member(perturbed(model, 1), root / "b")
+    save_family(root, "a", "b")
     recipe = f"members: {{a: {root}/a, b: {root}/b}}\nlanguage: {{method: linear, weights: 1}}\n"
     (root / "recipe.yaml").write_text(recipe + "output: {shard_size: 30KB}\n")
     assert fuse_here("merge", root / "recipe.yaml", root / "whole", "--quiet").code == 0

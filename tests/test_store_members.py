@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier
@@ -29,23 +29,9 @@ from fuse.stores.sparse import joined, missing, note_of, pieces, prepare, presen
 from tests import recipe_members
 from tests.cli import fuse_here
 from tests.members import perturbed, save_member
-from tests.store_server import Store, s3_server
+from tests.store_server import Store
 
 RECIPE = "members: {{one: {one}, two: {two}}}\nlanguage: {{method: linear, weights: {weights}}}\n"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Store]:
-    with s3_server() as store:
-        yield store
-
-
-@pytest.fixture
-def store(server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    for key, value in server.env.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return server
 
 
 @pytest.fixture(scope="module")

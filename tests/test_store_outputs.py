@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -21,21 +20,7 @@ from fuse.stores.address import address_of
 from fuse.stores.output import staging_for
 from tests.cli import fuse_here
 from tests.members import perturbed, save_member
-from tests.store_server import Store, s3_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Store]:
-    with s3_server() as store:
-        yield store
-
-
-@pytest.fixture
-def store(server: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    for key, value in server.env.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return server
+from tests.store_server import Store
 
 
 @pytest.fixture(scope="module")

@@ -7,29 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from fuse.errors import RecipeError
 from fuse.safetensors_header import stamp
 from fuse.workers import Worker, worker_of
 from tests.cli import fuse_here
-from tests.members import perturbed, save_member
+from tests.members import save_family
 
 RECIPE = "members: {a: a, b: b}\nlanguage: {method: linear, weights: 1}\noutput: {shard_size: 30KB}\n"
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("workers")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, vocab_size=64
-    )
-    model = LlamaForCausalLM(config)
-    save_member(model, root / "a")
-    save_member(perturbed(model, 1), root / "b")
-    return root
+    return save_family(tmp_path_factory.mktemp("workers"), "a", "b", num_hidden_layers=3)
 
 
 @pytest.fixture

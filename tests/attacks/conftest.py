@@ -17,20 +17,9 @@ def zygote() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `base`, `a` and `b`: three tiny Llamas of one base, to be copied and damaged."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from tests.members import save_family
 
-    from tests.members import perturbed, save_member
-
-    root = tmp_path_factory.mktemp("family")
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        vocab_size=64, bos_token_id=1, eos_token_id=2,
-    ))  # fmt: skip
-    for seed, name in enumerate(("base", "a", "b")):
-        save_member(perturbed(model, seed) if seed else model, root / name)
-    return root
+    return save_family(tmp_path_factory.mktemp("family"), "base", "a", "b", num_key_value_heads=2)
 
 
 @pytest.fixture(scope="session")

@@ -109,19 +109,27 @@ def hold(case: Attack, folder: Path) -> Ran:
 
 @cache
 def _zygote() -> subprocess.Popen[str]:
-    """Started at the first attack of a test process; it ends when its input does."""
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.attacks.zygote"], cwd=ROOT, env=env, text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )  # fmt: skip
+    """Started at the first attack of a test process."""
+    return start_zygote()
 
 
 def stop() -> None:
     """End the zygote, where there is one."""
     if _zygote.cache_info().currsize:
-        zygote = _zygote()
-        assert zygote.stdin
-        zygote.stdin.close()
-        zygote.wait(30)
+        end_zygote(_zygote())
         _zygote.cache_clear()
+
+
+def start_zygote(**env: str) -> subprocess.Popen[str]:
+    """A process that commands are forked from; it ends when its input does. env: for it, besides this process's."""
+    own = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.attacks.zygote"], cwd=ROOT, env={**os.environ, **own, **env}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def end_zygote(zygote: subprocess.Popen[str]) -> None:
+    assert zygote.stdin
+    zygote.stdin.close()
+    zygote.wait(30)

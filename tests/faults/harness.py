@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-from tests.attacks.harness import ROOT
+from tests.attacks.harness import ROOT, end_zygote, start_zygote
 
 SITE = Path(__file__).parent / "site"
 WALL = 120.0  # seconds; a command that hangs is killed
@@ -122,14 +122,7 @@ def kill_after(seconds: float) -> Callable[[int], None]:
 
 @cache
 def _zygote() -> subprocess.Popen[str]:
-    env = {
-        **os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false",
-        "PYTHONPATH": os.pathsep.join((str(SITE), str(ROOT))), "FUSE_TEST_ROOT": "",
-    }  # fmt: skip
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.attacks.zygote"], cwd=ROOT, env=env, text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )  # fmt: skip
+    return start_zygote(PYTHONPATH=os.pathsep.join((str(SITE), str(ROOT))), FUSE_TEST_ROOT="")
 
 
 def forked_size() -> int:
@@ -141,10 +134,7 @@ def forked_size() -> int:
 def stop() -> None:
     """End the process that children are forked from, where there is one."""
     if _zygote.cache_info().currsize:
-        zygote = _zygote()
-        assert zygote.stdin
-        zygote.stdin.close()
-        zygote.wait(30)
+        end_zygote(_zygote())
         _zygote.cache_clear()
 
 

@@ -62,20 +62,10 @@ def in_memory() -> Iterator[Path]:
 
 def make_scene(folder: Path, *, hidden: int = 32, layers: int = 2, size: str = "40KB") -> Scene:
     """Three Llamas of one base; with the figures given three shards of 80 kB in all, in float32."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from tests.members import save_family
 
-    from tests.members import perturbed, save_member
-
-    config = LlamaConfig(
-        hidden_size=hidden, intermediate_size=hidden * 3 // 2, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=64, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    members = folder / "members"
-    for seed, name in enumerate(("base", "a", "b")):
-        save_member(perturbed(model, seed) if seed else model, members / name)
+    shape = {"hidden_size": hidden, "intermediate_size": hidden * 3 // 2, "num_hidden_layers": layers}
+    members = save_family(folder / "members", "base", "a", "b", num_key_value_heads=2, **shape)
     (members / "recipe.yaml").write_text(RECIPE.format(weights=0.5, size=size))
     (members / "old.yaml").write_text(RECIPE.format(weights=0.25, size=size))
     for name, recipe in (("whole", "recipe.yaml"), ("old", "old.yaml")):
