@@ -90,6 +90,7 @@ def test_every_family_is_named() -> None:
 # documents whose commands and Python run: kind of tiny model by member ("base" for the base)
 MEMBERS = {
     "README.md": {"base": "llama", "vlm": "llava_next", "math": "llama", "qwen": "qwen2_vl", "onevision": "llava_onevision"},
+    "docs/clients.md": {"llava": "llava", "next": "llava_next"},
     "docs/python.md": {"llava": "llava", "next": "llava_next"},
     "docs/tokens.md": {"base": "llama", "llava": "llava", "next": "llava_next"},
     "docs/vision.md": {"base": "llama", "llava": "llava", "mgm": "mgm", "slime": "slime"},
