@@ -5,8 +5,10 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
+from fuse import interruption, torchvision_shim
 from fuse.errors import FuseError, MachineError, RecipeError, printable
 from fuse.recipe_edit import recipe_text
 from fuse.recipe_yaml import LoadedRecipe, load_recipe, parse_recipe
@@ -156,6 +158,7 @@ class Studio:
         loaded = self.recipe()
 
         def work(job: Job) -> Made:
+            _import("torch")
             made = merge_into(loaded, str(self.here / Path(out.strip()).expanduser()) if out.strip() else "", job)
             self.made.append(made)
             return made
@@ -168,7 +171,12 @@ class Studio:
         folder = self.scratch / "reports" / str(next(self._numbers))
         given = self.here / Path(images.strip()).expanduser() if images.strip() else None
         asked = Asked(self.recipe(), given, self.image, question)
-        self.inspecting = self.jobs.submit(f"inspect {kind}", lambda job: inspect_into(kind, asked, folder, job))
+
+        def work(job: Job) -> Path:
+            _import(*(("torch", "transformers") if kind != "tokens" else ()))
+            return inspect_into(kind, asked, folder, job)
+
+        self.inspecting = self.jobs.submit(f"inspect {kind}", work)
         return self.inspecting
 
     def ask(self, names: Sequence[str], folders: Sequence[str], question: str, *, most: int, draw: bool) -> Job:
@@ -177,6 +185,7 @@ class Studio:
         pictures = self.scratch / "looks" / str(next(self._numbers))
 
         def work(job: Job) -> list[Answer]:
+            _import("torch", "transformers")
             asked: dict[str, Path | RecipeError] = {}
             for name in names:
                 try:
@@ -219,3 +228,12 @@ class Studio:
             if self.planning.state == "waiting":
                 self.jobs.stop(self.planning)
             self.planning = None
+
+
+def _import(*names: str) -> None:
+    """Import libraries before a job needs them, whole: half of one, left by a job that was stopped, is none."""
+    with interruption.held():
+        if "torch" in names:
+            torchvision_shim.install()
+        for name in names:
+            import_module(name)
