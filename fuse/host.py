@@ -41,7 +41,7 @@ def _neighbours(loaded: LoadedRecipe, path: str) -> str:
     place = loaded.folder / path
     if "://" in path or len(path) > 255 or not path.isprintable() or place.exists() or not place.parent.is_dir():
         return ""
-    found = near(place.name, [one.name for one in place.parent.iterdir() if one.is_dir()])
+    found = near(place.name, [one.name for one in place.parent.iterdir() if one.is_dir()], 0.65)
     folder = path.removesuffix(place.name)
     return f"did you mean: {', '.join(folder + name for name in found)}" if found else ""
 
