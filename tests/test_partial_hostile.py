@@ -173,7 +173,7 @@ def test_names_that_are_none(family: Path, monkeypatch: pytest.MonkeyPatch, name
 def test_names_that_are_some(family: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     ran = merged(family, out)
-    assert ran.code == 0 and ran.out.count("\n") == 1
+    assert ran.code == 0 and ran.out.count("\n") == 2  # the second line is the index's sha256
     assert names(tmp_path) == [name.rstrip("/")] and (out / "fuse.json").exists()
 
 
