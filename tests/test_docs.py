@@ -165,8 +165,10 @@ def commands(name: str) -> list[str]:
 
 
 # pages that show a terminal: their commands run on the members of recipes/zoo, and print what the page says
-SESSIONS = [name for name in DOCUMENTS if name not in MEMBERS and sessions.sessions((ROOT / name).read_text())]
-PYTHON = [(name, text) for name in DOCUMENTS for language, text in blocks(name) if language == "python"]
+EXTENDING = "docs/extend.md"  # tests/test_extend.py
+SHOWN = [name for name in DOCUMENTS if name != EXTENDING]
+SESSIONS = [name for name in SHOWN if name not in MEMBERS and sessions.sessions((ROOT / name).read_text())]
+PYTHON = [(name, text) for name in SHOWN for language, text in blocks(name) if language == "python"]
 
 
 @pytest.fixture(scope="module")
