@@ -44,7 +44,7 @@ def build(studio: Studio) -> None:
         members = set(studio.recipe().recipe.members) if studio.loaded else set()
         folders = [*(one for one in wanted if one not in members), *filter(None, [(other.value or "").strip()])]
         names = [one for one in wanted if one in members]
-        studio.ask(names, folders, question.value or "", most=int(most.value or 64), draw=draw.value)
+        studio.ask(names, folders, question.value or "", most=int(most.value or 64), draw=bool(draw.value))
 
     live(lambda: (*state_of(studio.asking), _count(studio)), lambda: _answers(studio))
 

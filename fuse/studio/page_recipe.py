@@ -1,6 +1,7 @@
 """The page's first tab: members, method and eyes as a form, beside the text of the recipe."""
 
 from collections.abc import Callable
+from functools import partial
 
 from nicegui import events, ui
 
@@ -98,8 +99,8 @@ def _rows(studio: Studio) -> None:
                 ui.button(icon="more_vert", color=None).props(f'flat dense round aria-label="More about {row.name}"'),
                 ui.menu(),
             ):
-                ui.menu_item("Make it the base", lambda name=row.name: _change(studio, form.with_base_of, name))
-                ui.menu_item("Remove", lambda name=row.name: _change(studio, form.without_member, name))
+                ui.menu_item("Make it the base", partial(_change, studio, form.with_base_of, row.name))
+                ui.menu_item("Remove", partial(_change, studio, form.without_member, row.name))
 
 
 def _change(studio: Studio, change: Callable[[LoadedRecipe, str], str], name: str) -> None:
