@@ -7,18 +7,13 @@ from typing import Any
 
 from PIL import Image
 
-from fuse import families, strict_json, torchvision_shim
-from fuse.branches.library_names import check_names
+from fuse import strict_json, torchvision_shim
+from fuse.ask_folder import blind, check_folder, has_processor
 from fuse.chat import runs, written
-from fuse.checkpoint import check_config, check_handed
 from fuse.errors import CheckpointError, FuseError, MachineError, RecipeError, in_a_line
-from fuse.fusable import REFUSED
 from fuse.grafts.asking import Options, phrased, slots_behind
-from fuse.handed import check_small
 from fuse.images import open_image
-from fuse.no_folder import no_folder
 from fuse.quiet import quiet_loading
-from fuse.vocabulary import read_template
 
 LEARNED = frozenset({"gpt2", "opt"})  # types of language models whose positions are rows of a table
 INNER_SPEAKER = frozenset({"blip-2", "instructblip"})  # their `generate` is that of the language model inside
@@ -71,7 +66,7 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
             )  # fmt: skip
         model, report = loaded
         processor = None
-        if sees and _has_processor(folder):
+        if sees and has_processor(folder):
             processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=False)
         tokenizer = processor.tokenizer if processor else transformers.AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False)  # fmt: skip
@@ -87,49 +82,6 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
     except (RuntimeError, AssertionError) as error:
         raise MachineError(f"device {device!r}: {str(error).splitlines()[0]}", hint="cpu works everywhere") from None
     return Answerer(folder, model, tokenizer, processor)
-
-
-def check_folder(folder: Path, *, images: Sequence[Path] = ()) -> tuple[dict[str, Any], bool]:
-    """The folder's config and whether its class is multimodal; no weights are read.
-
-    images: that will be asked about. Raises RecipeError and CheckpointError for what can be told before loading.
-    """
-    if not folder.is_dir():
-        raise no_folder(folder)
-    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
-        raise RecipeError("this is an adapter, which changes a model and is none", where=folder,
-                          hint="a recipe with the member {base: MODEL, adapter: FOLDER} makes the model")  # fmt: skip
-    config = strict_json.read_object(folder / "config.json", max_bytes=16 << 20)
-    check_config({k: v for k, v in config.items() if k != "quantization_config"}, folder / "config.json")
-    check_handed(folder)
-    check_small(folder)
-    read_template(folder)
-    sees = config.get("model_type") == "fuse" or _native_sees(config, folder)
-    eyes = config.get("branches") if config.get("model_type") == "fuse" else _has_processor(folder)
-    if images and not (sees and eyes):
-        raise _blind(folder)
-    return config, sees
-
-
-def _has_processor(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
-
-
-def _native_sees(config: dict[str, Any], folder: Path) -> bool:
-    """Whether a folder of one of transformers' own classes is multimodal."""
-    family = families.family_of(config, str(folder))
-    check_names(config)
-    if not family.native:
-        raise CheckpointError(
-            f"has the original layout of {family.model_type}, which only the code it came from loads", where=folder,
-            hint="convert it to transformers' own layout first" if family.model_type in REFUSED else
-            "a recipe with `output: {model: fuse}` makes a folder of it that runs",
-        )  # fmt: skip
-    return bool(family.vision)
-
-
-def _blind(folder: Path) -> RecipeError:
-    return RecipeError("no image processor in this folder; ask it without --image", where=folder)
 
 
 def ask(
@@ -221,7 +173,7 @@ def inputs_of(answerer: Answerer, question: str, images: tuple[Path, ...]) -> An
     Raises RecipeError where the processor refuses it.
     """
     if images and answerer.processor is None:
-        raise _blind(answerer.folder)
+        raise blind(answerer.folder)
     opened = [open_image(path) for path in images]
     return processed(answerer, prompt_of(answerer, question, len(opened)), opened)
 

@@ -66,7 +66,7 @@ def _settings(folder: Path, settings: tuple[str, ...]) -> dict[str, dict[str, st
     """What is asked of grafts, by graft; before a model is loaded."""
     if not settings:
         return {}
-    from fuse.ask import check_folder
+    from fuse.ask_folder import check_folder
     from fuse.grafts.asking import options_of
 
     return options_of(settings, check_folder(folder)[0])

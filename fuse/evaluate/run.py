@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fuse import interruption
 from fuse.alone import alone
-from fuse.ask import check_folder
+from fuse.ask_folder import check_folder
 from fuse.errors import MachineError, RecipeError
 from fuse.evaluate import log
 from fuse.evaluate.questions import Question

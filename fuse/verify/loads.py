@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import torch
 
 from fuse import families, torchvision_shim
-from fuse.ask import WRITE_IMAGES, Answerer, check_folder, load, pad_of, speaker_of
+from fuse.ask import WRITE_IMAGES, Answerer, load, pad_of, speaker_of
+from fuse.ask_folder import check_folder
 from fuse.errors import CheckpointError, FuseError, MachineError, in_a_line
 from fuse.quiet import quiet_loading
 from fuse.small_files import TOKENIZER

@@ -12,7 +12,8 @@ from PIL import Image
 from fuse import families, strict_json
 from fuse.align.attention.answer import Look, check_layers, fused_looks, hear, native_look
 from fuse.align.attention.maps import Map, common_map, covered
-from fuse.ask import check_folder, inputs_of, load
+from fuse.ask import inputs_of, load
+from fuse.ask_folder import check_folder
 from fuse.errors import CheckpointError, RecipeError
 
 CROSSED = frozenset({"mllama"})  # images are no tokens of the prompt
@@ -41,7 +42,7 @@ def check_members(folders: Sequence[Path], layers: range | None) -> None:
     """What can be told before a model is loaded, of every folder.
 
     Raises RecipeError for a folder that is not there, sees no images or reads them through cross-attention, and where a
-    layer is asked for that its language model has not; CheckpointError as `fuse.ask.check_folder` does.
+    layer is asked for that its language model has not; CheckpointError as `fuse.ask_folder.check_folder` does.
     """
     for folder in folders:
         config, sees = check_folder(folder)

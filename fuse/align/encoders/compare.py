@@ -19,7 +19,7 @@ from fuse.align.encoders.words import overall, pair_sentences
 from fuse.align.features.images import Skipped, image_files, read_batches
 from fuse.align.features.llm import PROMPT
 from fuse.align.features.open import Encoder, open_encoders
-from fuse.ask import check_folder
+from fuse.ask_folder import check_folder
 from fuse.errors import MachineError, RecipeError
 from fuse.model.visual import VARIABLE
 from fuse.progress import count_progress
