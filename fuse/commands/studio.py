@@ -10,8 +10,8 @@ OPEN = "Show the page in a browser."
 
 
 @click.command("studio")
-@click.argument("folders", nargs=-1, metavar="[FOLDER...|RECIPE]")
-@click.option("--base", metavar="FOLDER", help=BASE)
+@click.argument("folders", nargs=-1, metavar="[FOLDER...|RECIPE]", type=click.Path())
+@click.option("--base", metavar="FOLDER", type=click.Path(), help=BASE)
 @click.option("--port", default=7860, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help=HOST)
 @click.option("--open/--no-open", "opened", default=False, show_default=True, help=OPEN)
