@@ -40,3 +40,11 @@ def test_the_page_is_of_the_figures() -> None:
     assert (docs / "reliability.md").read_text() == reliability_report.page(told)
     assert set(told["groups"]) <= set(reliability_report.WORDS)
     assert not any(row[key] for row in told["groups"].values() for key in ("tracebacks", "partial_for_whole", "lost"))
+
+
+def test_rows_say_on_which_code_they_ran() -> None:
+    row = ROW | {"tree": "abc1234", "date": "2026-11-22"}
+    page = reliability_report.page({"machine": MACHINE, "groups": {"killed": ROW, "cut": row, "imports": row}})
+    lines = page[page.index("Groups of `tools/soak.py`") :].splitlines()[2:4]
+    assert lines == ["- 2026-11-22, at abc1234: `cut`, `imports`", "- the others earlier, each once"]
+    assert "Groups of" not in reliability_report.page({"machine": MACHINE, "groups": {"killed": ROW}})

@@ -89,7 +89,7 @@ def page(told: Mapping[str, Any]) -> str:
     ]
     if slow := told["groups"].get("interrupted", {}).get("slowest_stop_s"):
         lines += [f"From a signal to the end of the process it took at most {slow} s."]
-    return HEAD + "\n".join(lines) + "\n\n" + _machine(told) + HOW
+    return HEAD + "\n".join(lines) + "\n\n" + _machine(told) + _trees(told) + HOW
 
 
 def _row(words: str, row: Mapping[str, Any]) -> str:
@@ -105,6 +105,21 @@ def _machine(told: Mapping[str, Any]) -> str:
         f"{minutes:.0f} minutes on {one['cores']} cores ({one['processor']}, {one['memory'] / 2**30:.0f} GiB), Python "
         f"{one['python']}, torch {one['packages']['torch']}.\n"
     )
+
+
+def _trees(told: Mapping[str, Any]) -> str:
+    """Which rows are of which code, where that was noted."""
+    found: dict[str, list[str]] = {}
+    for name in WORDS:
+        row = told["groups"].get(name, {})
+        if "tree" in row:
+            found.setdefault(f"{row['date']}, at {row['tree']}", []).append(f"`{name}`")
+    if not found:
+        return ""
+    rest = any(name in told["groups"] and "tree" not in told["groups"][name] for name in WORDS)
+    lines = [f"- {when}: {', '.join(names)}" for when, names in found.items()]
+    ending = ["- the others earlier, each once"] if rest else []
+    return "\n".join(["", "Groups of `tools/soak.py`, by the code that they last ran on:", "", *lines, *ending, ""])
 
 
 def main() -> int:

@@ -51,6 +51,15 @@ def machine() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def tree() -> dict[str, str]:
+    """Which code it was, and when."""
+    git = ["git", "-C", str(ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "status", "--porcelain", "fuse"], capture_output=True, text=True, check=False)
+    told = (commit.stdout.strip() or "no commit") + (" with changes" if changed.stdout.strip() else "")
+    return {"tree": told, "date": time.strftime("%Y-%m-%d", time.gmtime())}
+
+
 def of_trials(trials: Iterable[Trial]) -> dict[str, Any]:
     """One row of the table."""
     tried = list(trials)
@@ -143,7 +152,7 @@ def main() -> int:
                 continue
             began = time.monotonic()
             row = run()
-            told["groups"][name] = row | {"seconds": round(time.monotonic() - began)}
+            told["groups"][name] = row | {"seconds": round(time.monotonic() - began), **tree()}
             told["machine"] = machine()
             bad = sum(row[key] for key in reliability_report.BROKEN)
             sys.stderr.write(f"{name}: {row['tried']:,} tried, {bad} broken, {time.monotonic() - began:.0f} s\n")
