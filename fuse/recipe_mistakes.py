@@ -77,11 +77,12 @@ def sentence(file: Path, positions: dict[Path_, tuple[int, int]], data: Any, err
 
 def _unknown(path: Path_, known: list[str]) -> str:
     """What a key that the schema does not know may have been meant as."""
-    if str(path[-1]).isdecimal() and len(path) > 1:
+    key, depth = path[-1], len(path)
+    if depth > 1 and str(key).isdecimal():
         return "a number with a decimal comma? It is written with a point, such as 0.5"
-    if len(path) == 1 and near(path[0], [*known, MERGEKIT]) == [MERGEKIT]:
+    if depth == 1 and near(key, [*known, MERGEKIT]) == [MERGEKIT]:
         return f"did you mean: {MERGEKIT}, of a recipe of mergekit's"
-    return did_you_mean(path[-1], known)
+    return did_you_mean(key, known)
 
 
 def _misspelt(data: Any, path: Path_) -> str:

@@ -22,14 +22,15 @@ def ask_everything(dialogue: Dialogue) -> Answers:
     """All answers. Raises RecipeError and CheckpointError as `Dialogue.ask` does."""
     want = dialogue.choose("want", "What do you want?", {word: one.line for word, one in WANTS.items()}, "fuse")
     members = _ask_members(dialogue, want)
-    names = [one.name for one in members]
+    host, names = members[0], [one.name for one in members]
     base = _ask_base(dialogue, members) if WANTS[want].base else None
-    method, numbers = "linear", {"weights": {names[0]: 1.0}}
+    method = "linear"
+    numbers: dict[str, float | dict[str, float]] = {"weights": dict.fromkeys(names, 1.0)}
     if len(members) > 1:
         method = ask_method(dialogue, len(members), base is not None)
         numbers = ask_numbers(dialogue, method, names, want)
     vision, mixed = _ask_eyes(dialogue, want, members)
-    grafts = _ask_grafts(dialogue, members[0]) if want == "graft" else ()
+    grafts = _ask_grafts(dialogue, host) if want == "graft" else ()
     needs_eyes = want == "encoder" or (not vision and any(graft.looks for graft in grafts))
     eyes = _ask_encoder(dialogue, members) if needs_eyes else None
     dtype = dialogue.choose("dtype", "In which dtype is the output written?", DTYPES, "same")
