@@ -11,6 +11,7 @@ import pytest
 
 from fuse.errors import RecipeError
 from fuse.serve.vllm_limits import check_served, refusal
+from tests import vllm_folders
 from tests.test_fused_model import fused
 
 ROOT = Path(__file__).parent.parent
@@ -79,3 +80,10 @@ def test_grafts_and_readers_of_the_question_are_refused() -> None:
     with pytest.raises(RecipeError) as told:
         check_served(config, "out")
     assert str(told.value) == "out: vLLM cannot run this folder: it has no branch (transformers runs it)"
+
+
+@pytest.mark.parametrize("name", vllm_folders.FOLDERS)
+def test_folders_that_were_compared_in_vllm_are_not_refused(name: str, tmp_path: Path) -> None:
+    model = vllm_folders.make(name, tmp_path)
+    assert model.config.text_config.model_type == name
+    assert refusal(model.config) == ""
