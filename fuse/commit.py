@@ -80,7 +80,7 @@ def _check_written(plan: Plan, home: Path, shards: Mapping[str, Shard], *, check
     from fuse.engine.team import team
 
     count, stop = team_of(home), Event()
-    if check and (bare := next((name for name, shard in shards.items() if not shard.sha256), "")):
+    if check and (bare := next((name for name, _ in copied(plan) if not shards[name].sha256), "")):
         told = f"{bare} was written with --no-hash, and there is nothing to check it by"
         raise RecipeError(told, where=home, hint="leave --check out, or run the workers again without --no-hash")
     with team(cores(), stop) as pool:
