@@ -87,6 +87,7 @@ def main() -> NoReturn:
     listen()
     if instruction := os.environ.get("_FUSE_COMPLETE"):
         _complete(instruction)
+    told = sys.stdout
     try:
         cli.main(standalone_mode=False)
     except FuseError as error:
@@ -103,7 +104,7 @@ def main() -> NoReturn:
         _say(f"interrupted; {_left(stop) or 'nothing was written'}")
         sys.exit(130)
     except SystemExit as stop:
-        if isinstance(stop.__context__, BrokenPipeError):  # click ends with 1 where nobody reads what is said
+        if sys.stdout is not told:  # where nobody reads what is said click takes the stream's place, and ends with 1
             sys.exit(0)
         if stop.code == 143:
             _say(f"interrupted; {_left(stop) or 'nothing was written'}")

@@ -42,7 +42,7 @@ DRAWN = (
     "with byte_progress(2 * 10**9, shown=True, name='merge') as add:\n"
     "    for _ in range(8):\n        add(10**9 // 4); time.sleep(0.15)\n"
     "with count_progress(4, 'out[b]', 'questions', shown=True) as add:\n"
-    "    for _ in range(4):\n        add(1); time.sleep(0.1)\n"
+    "    for _ in range(4):\n        add(1); time.sleep(0.4)\n"
     "print('the end')\n"
 )
 
