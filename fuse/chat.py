@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from fuse.bounds import bounded
 from fuse.errors import CheckpointError, FuseError, in_a_line
 
-SECONDS, MEMORY, LETTERS = 2, 256 << 20, 1 << 18
+SECONDS, MEMORY, LETTERS = 2, 64 << 20, 1 << 18
 
 
 def written(render: Callable[[], str], *, where: object, room: int = 0) -> str:

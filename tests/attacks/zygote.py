@@ -20,7 +20,8 @@ AHEAD = """
 torch transformers transformers.models.auto safetensors.torch PIL.Image jinja2.sandbox ruamel.yaml pydantic
 huggingface_hub fuse.cli fuse.merge fuse.planner fuse.plan_view fuse.card fuse.sidecars fuse.output fuse.recipe_yaml
 fuse.engine.execute fuse.progress fuse.visual_tokens fuse.ask fuse.commands.merge fuse.commands.plan
-fuse.commands.inspect fuse.commands.ask fuse.commands.import_ fuse.commands.eval fuse.commands.search
+fuse.commands.inspect fuse.commands.ask fuse.commands.import_ fuse.commands.eval fuse.commands.search fuse.ask_folder
+fuse.model.fused fuse.model.processor transformers.models.llama.modeling_llama transformers.generation
 """
 # a bomb that bursts takes no more of the machine than this
 LIMITS = {"DATA": 6 << 30, "CPU": 10}
