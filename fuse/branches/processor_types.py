@@ -44,9 +44,9 @@ def _check(file: Path, name: Any) -> None:
 
 def _known() -> set[str]:
     """The names of all image processors of transformers; none of their modules is imported."""
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+    from transformers.models.auto import image_processing_auto
 
     found: set[str] = {"BaseImageProcessor"}
-    for names in IMAGE_PROCESSOR_MAPPING_NAMES.values():
+    for names in image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES.values():  # pyright: ignore[reportPrivateImportUsage]
         found |= set(filter(None, names.values() if isinstance(names, Mapping) else names))
     return found

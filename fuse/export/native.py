@@ -7,7 +7,7 @@ has no place in such a class is refused, every reason in one message: nothing is
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fuse import families
 from fuse.checkpoint import INDEX
@@ -108,7 +108,7 @@ def _part(family: Family, canonical: str, entry: TensorEntry) -> Part:
     fits = [(len(inner), part) for inner, part in places if canonical.startswith(inner)]
     if not fits:
         raise CheckpointError(f"tensor {entry.name!r} is no part of a {family.model_type}", where=entry.file)
-    return max(fits)[1]
+    return cast(Part, max(fits)[1])
 
 
 def _check_names(source: Opened, config: Mapping[str, Any], made: list[Row]) -> None:

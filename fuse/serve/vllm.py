@@ -10,7 +10,7 @@ CLASS = "fuse.serve.vllm_model:FusedForVLLM"
 
 def register() -> None:
     """Make transformers know `model_type: fuse`, and vLLM the model. Repeated calls change nothing."""
-    from vllm import ModelRegistry
+    from vllm import ModelRegistry  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
 
     from fuse import auto_classes
 
