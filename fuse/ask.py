@@ -204,11 +204,11 @@ def prompt_of(answerer: Answerer, question: str, images: int, answer: str | None
         written = written if question else written.rstrip(" ")  # a space at the end would be a token of its own
         slots = slots_behind(getattr(answerer.model.config, "grafts", ()), images)
         return written + question + slots + (answer or "")
-    said: list[Any] = [question] if answer is None else [question, answer]
+    said: dict[str, Any] = {"user": question} | ({} if answer is None else {"assistant": answer})
     if answerer.processor:
-        said = [[{"type": "text", "text": text}] for text in said]
-        said[0] = [*({"type": "image"} for _ in range(images)), *said[0]]
-    turns = [{"role": role, "content": content} for role, content in zip(("user", "assistant"), said, strict=False)]
+        said = {role: [{"type": "text", "text": text}] for role, text in said.items()}
+        said["user"][:0] = [{"type": "image"} for _ in range(images)]
+    turns = [{"role": role, "content": content} for role, content in said.items()]
     return _written(answerer.processor or answerer.tokenizer, turns, answerer.folder, asked=answer is None)
 
 

@@ -29,7 +29,7 @@ from fuse.recipe import Recipe
 from fuse.recipe_mistakes import Path_, dotted, sentences, where_of
 from fuse.suggest import near
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18  # ruamel reads some 100 KB in a second
 MOST_MISTAKES = 8  # that are listed
 MAX_DEPTH = 32
 MAX_VALUES = 20_000  # keys and values; a second's work

@@ -9,6 +9,11 @@ from fuse.plain_files import read_plain
 
 MAX_BYTES = 100_000_000  # the largest tokenizer.json in use is about 35 MB
 MAX_VALUES = 2_400_000  # that one has 1.8 million; each takes up to 300 bytes and 2 us
+MAX_KEYS = 1_000_000  # a header of 200,000 tensors has four for each; a key costs most
+BOUNDS = {  # what stands in the text no less often than there are of these
+    "values": (MAX_VALUES, (b",", b"[", b"{")),
+    "keys": (MAX_KEYS, (b":",)),
+}
 
 
 def read_object(path: Path, *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -28,14 +33,10 @@ def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
     """A JSON object from bytes; CheckpointError with `where` for anything else."""
     if not data.strip():
         raise CheckpointError("the file is empty", where=where)
-    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:  # no fewer than there are values
-        raise CheckpointError(f"holds more than {MAX_VALUES:,} values", where=where)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CheckpointError(f"not UTF-8 at byte {error.start}", where=where) from None
-    if text.startswith("\ufeff"):
-        raise CheckpointError("begins with a byte order mark", where=where, hint="save it as UTF-8 without BOM")
+    for what, (most, signs) in BOUNDS.items():
+        if sum(map(data.count, signs)) > most:
+            raise CheckpointError(f"holds more than {most:,} {what}", where=where)
+    text = _text(data, where)
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except _Refused as error:
@@ -57,6 +58,16 @@ def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
         kind = "null" if value is None else f"a JSON {type(value).__name__}"
         raise CheckpointError(f"holds {kind}, not an object", where=where)
     return value
+
+
+def _text(data: bytes, where: object) -> str:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"not UTF-8 at byte {error.start}", where=where) from None
+    if text.startswith("\ufeff"):
+        raise CheckpointError("begins with a byte order mark", where=where, hint="save it as UTF-8 without BOM")
+    return text
 
 
 class _Refused(Exception):

@@ -140,7 +140,7 @@ def test_hostile_text(tmp_path: Path) -> None:
     file = str(tmp_path / "recipe.yaml")
     assert refusal(tmp_path, b"members: \xe9\n") == f"{file}: not UTF-8 at byte 9"
     assert "not YAML" in refusal(tmp_path, "members: \0")
-    assert refusal(tmp_path, b"a" * 2_000_000) == f"{file}: 2,000,000 bytes is more than a recipe's 1,048,576"
+    assert refusal(tmp_path, b"a" * 2_000_000) == f"{file}: 2,000,000 bytes is more than a recipe's 262,144"
     assert refusal(tmp_path, "[" * 10_000).split(": ", 1)[1] in {
         "nested too deeply", "not YAML: expected the node content, but found '<stream end>'"
     }  # fmt: skip

@@ -25,8 +25,8 @@ def test_what_it_says_is_left_out_is() -> None:
 
 
 def test_sizes() -> None:
-    assert (strict_json.MAX_BYTES, recipe_yaml.MAX_BYTES) == (100_000_000, 1 << 20)
-    assert "Small files have at most 100 MB, configs 16 MiB, recipes 1 MiB" in PAGE
+    assert (strict_json.MAX_BYTES, recipe_yaml.MAX_BYTES) == (100_000_000, 1 << 18)
+    assert "Small files have at most 100 MB, configs 16 MiB, recipes 256 KiB" in PAGE
 
 
 def test_it_is_one_page_and_linked() -> None:

@@ -104,7 +104,7 @@ def show_growth(console: Console, sizes: Sequence[Mapping[str, Any]]) -> None:
     table = Table("", *heads, title="CPU s; for each further GB read and written; peak MB")
     for name in sizes[0]["summary"]:
         if name != "torch import":
-            pairs = zip([None, *sizes], sizes, strict=False)
+            pairs = zip([None, *sizes[:-1]], sizes, strict=True)
             table.add_row(name, *(cost(name, before, one) for before, one in pairs))
     console.print(table)
 

@@ -115,7 +115,7 @@ def svg(shown: Shown) -> str:
     high = bars + STEP * len(shown.models) + 18
     parts = [f'<rect class="card" x=".5" y=".5" width="{WIDE - 1}" height="{high - 1}" rx="10"/>']
     parts.append(_text(LEFT, 34, "Two models, one sees color and one sees shape, become one that sees both", "bold"))
-    for x, (caption, pixels) in zip(COLUMNS, shown.pictures.items(), strict=False):
+    for x, (caption, pixels) in zip(COLUMNS[:-1], shown.pictures.items(), strict=True):
         parts += [_picture(x, TOP, SIDE, pixels), _text(x, TOP + SIDE + 20, caption, "soft")]
     parts.append(_text(COLUMNS[-1], TOP + SIDE + 20, "both, one after the other", "soft"))
     for number, pixels in enumerate(list(shown.pictures.values())[1:]):

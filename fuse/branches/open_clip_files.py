@@ -177,7 +177,7 @@ class _Reader:
         function = self.functions[name]
         words = [argument.arg for argument in function.args.args]
         defaults = dict(zip(words, (self.value(d, names) for d in function.args.defaults), strict=True))
-        given |= dict(zip(words, (self.value(item, names) for item in node.args), strict=False))
+        given |= dict(zip(words[: len(node.args)], (self.value(item, names) for item in node.args), strict=True))
         rest = {key: value for key, value in given.items() if key not in words}
         local = {**self.values, **defaults, **given, function.args.kwarg.arg if function.args.kwarg else "": rest}
         (answer,) = (line for line in function.body if isinstance(line, ast.Return))

@@ -141,11 +141,10 @@ def _answers(
     answerer: Answerer, question: Question, prompt: str, row: Row, border: str | None
 ) -> tuple[tuple[int, ...], ...]:  # fmt: skip
     read = row["input_ids"][0].tolist()
-    said = tuple(
-        continuation(answerer, prompt, read, border, answer) for answer in question.choices or question.answers[:1]
-    )
-    for answer, ids in zip(question.choices, said, strict=False):
-        if not ids:
+    asked = question.choices or question.answers[:1]
+    said = tuple(continuation(answerer, prompt, read, border, answer) for answer in asked)
+    for answer, ids in zip(asked, said, strict=True):
+        if question.choices and not ids:
             raise RecipeError(f"choice {answer!r} has no tokens for {answerer.folder}", where=question.where)
     return said
 

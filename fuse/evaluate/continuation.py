@@ -12,6 +12,7 @@ tokenised alone.
 from typing import Any
 
 from fuse.ask import Answerer, has_template, prompt_of, speaker_of
+from fuse.errors import CheckpointError
 
 _PROBE = "Red"
 
@@ -23,7 +24,7 @@ def border_of(answerer: Answerer) -> str | None:
     prompt = prompt_of(answerer, _PROBE, 0)
     try:
         whole = prompt_of(answerer, _PROBE, 0, answer="Blue")
-    except Exception:  # templates may refuse an answer in any way they like
+    except CheckpointError:  # a template may refuse an answer
         return None
     between, found, _ = whole.removeprefix(prompt).partition("Blue")
     if not whole.startswith(prompt) or not found:

@@ -62,7 +62,7 @@ def _in_a_sentence(folder: Path) -> Iterator[None]:
         raise error if error.where else CheckpointError(error.problem, where=folder, hint=error.hint) from None
     except FuseError:
         raise
-    except Exception as error:
+    except Exception as error:  # of any kind: its classes take the numbers as they stand
         if isinstance(error, MemoryError) or "memory" in str(error):
             raise
         raise CheckpointError(f"transformers does not load it: {in_a_line(error)}", where=folder) from None

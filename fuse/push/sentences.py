@@ -40,7 +40,7 @@ def sentences(repository: str) -> Iterator[None]:
             raise
         said = " ".join(str(error).partition("\n")[2].split()).removeprefix("- ")[:200]
         raise RecipeError(f"the hub refuses the front matter of README.md ({said})", where=repository) from None
-    except Exception as error:
+    except Exception as error:  # of the client or of its storage; what is not far is raised again
         if not (is_far(error) or _is_xet(error)):
             raise
         said = f"{type(error).__name__}: {in_a_line(error)}" if _is_xet(error) else type(error).__name__

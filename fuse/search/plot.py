@@ -51,7 +51,7 @@ def plot(search: Search, log: Log, best: Trial, changes: dict[int, float]) -> by
     _dots(panels[0], [(trial.number, values[trial.number], trial) for trial in shown], best)
     panels[0].set_xlabel("trial")
     panels[0].set_ylabel(LABELS[kind])
-    for number, (axis, panel) in enumerate(zip(axes, panels[1:], strict=False)):
+    for number, (axis, panel) in enumerate(zip(axes, panels[1 : 1 + len(axes)], strict=True)):
         points = [(_place(axis, trial.point[number]), values[trial.number], trial)
                   for trial in shown if trial.point is not None]  # fmt: skip
         _dots(panel, points, best)

@@ -69,7 +69,8 @@ def several_skills(search: Search) -> list[str]:
 
 def skill_score(search: Search, trial: Trial, skill: str) -> float | str:
     """The mean score of a trial's answers to the questions of a skill; "" where they have no scores."""
-    scores = [score for question, score in zip(search.tuning, trial.scores, strict=False) if question.skill == skill]
+    pairs = zip(search.tuning, trial.scores, strict=bool(trial.scores))  # a trial that was refused has none
+    scores = [score for question, score in pairs if question.skill == skill]
     return sum(scores) / len(scores) if scores else ""
 
 

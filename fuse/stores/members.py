@@ -135,7 +135,7 @@ class StoreFolder:
         with sentences(self.address):
             try:
                 yield get
-            except Exception:
+            except Exception:  # of any library under the store: a file that changed explains it better
                 if not self.pinned and _changed(self.system, path, far):
                     raise self._stale(name) from None
                 raise

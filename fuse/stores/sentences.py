@@ -31,7 +31,7 @@ def sentences(address: Address) -> Iterator[None]:
             raise
         hint = CREDENTIALS.get(address.scheme, "")
         raise MachineError(f"the store does not allow it ({_told(error)})", where=address, hint=hint) from None
-    except Exception as error:
+    except Exception as error:  # of any client of a store; what is not far is raised again
         if type(error).__name__ in UNNAMED:
             hint = CREDENTIALS.get(address.scheme, "")
             raise MachineError("no credentials for the store were found", where=address, hint=hint) from None

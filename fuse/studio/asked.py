@@ -94,5 +94,5 @@ def _answer(
             return Answer(name, folder, text, seconds=time.monotonic() - began, picture=files[0])
         text = ask(answerer, question, images=images, max_tokens=max_tokens)
         return Answer(name, folder, text, seconds=time.monotonic() - began)
-    except Exception as error:
+    except Exception as error:  # one answer is missing, the others are shown
         return Answer(name, folder, problem=problem_of(error))

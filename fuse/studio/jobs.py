@@ -97,7 +97,7 @@ class Jobs:
                 job.end("stopped", left(stop))
                 self.interrupted = None if self._stopping else job
             raise
-        except Exception as error:
+        except Exception as error:  # shown on the page, where nobody reads a traceback; the log has it
             job.end("failed", problem_of(error))
             if not isinstance(error, FuseError | OSError | MemoryError):
                 traceback.print_exc()

@@ -60,7 +60,7 @@ def _first(entries: Sequence[TensorEntry], marks: str, recorded: str) -> str:
     """Where a file first differs, as far as its marks tell."""
     if not recorded:
         return ""
-    pairs = zip(_cut(marks), _cut(recorded), strict=False)
+    pairs = zip(_cut(marks), _cut(recorded), strict=False)  # a file may have lost or gained tensors
     at = next((i for i, (found, told) in enumerate(pairs) if found != told), 0)  # else more or fewer: its header
     return f": tensor {in_order(entries)[at - 1].name!r} differs" if at else ": its header differs"
 

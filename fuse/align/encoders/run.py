@@ -102,7 +102,8 @@ class Run:
             if place in side.widths:
                 layers = [pool(layer, self.common[place].grid) for layer in maps if layer is not None]
                 if place == "encoder":
-                    for number, layer in zip(side.layers, layers, strict=False):  # the last may be no chosen block
+                    chosen = layers[: len(side.layers)]  # a last one behind them is the encoder's output
+                    for number, layer in zip(side.layers, chosen, strict=True):
                         _check_finite(layer, f"of block {number}", side)
                 _check_finite(layers[-1], f"of the {place}", side)
                 side.kept[place].add(layers[-1])

@@ -20,13 +20,13 @@ def render(template: str, names: dict[str, str], conversations: dict[str, list[d
     """Every conversation as the template writes it, ready for an answer; or the template's or Jinja's complaint."""
     try:
         compiled = _environment().from_string(template)
-    except Exception as error:
+    except Exception as error:  # of Jinja, for what is no template
         return {name: {"error": _told(error)} for name in conversations}
     found = {}
     for name, messages in conversations.items():
         try:
             found[name] = {"text": _text(compiled.generate(messages=messages, add_generation_prompt=True, **names))}
-        except Exception as error:
+        except Exception as error:  # of Jinja, or of what the template does with the conversation
             found[name] = {"error": _told(error)}
     return found
 

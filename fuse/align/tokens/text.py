@@ -88,7 +88,7 @@ def _shares(host: Sequence[Span], other: Sequence[Span]) -> tuple[float, float, 
         return (1.0, 1.0, None) if not other else (0.0, 0.0, 0)
     same = (Counter(host) & Counter(other)).total() / len(host)
     cut = (Counter(one[:2] for one in host) & Counter(one[:2] for one in other)).total() / len(host)
-    pairs = zip(host, other, strict=False)
+    pairs = zip(host, other, strict=False)  # to the end of the shorter
     first = next((min(one[0], two[0]) for one, two in pairs if one != two), None)
     if first is None and len(host) != len(other):
         first = max(host, other, key=len)[min(len(host), len(other))][0]
