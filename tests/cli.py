@@ -24,6 +24,18 @@ def fuse(*args: object, cwd: Path | None = None, env: dict[str, str] | None = No
     return Ran(done.returncode, done.stdout, done.stderr)
 
 
+def fuse_forked(*args: object, cwd: Path | None = None, env: dict[str, str] | None = None) -> Ran:
+    """As `fuse`, in a fork of a process that has imported what the verbs need: a process of its own, without the imports.
+
+    It has one thread, so that what it starts itself (the reader of pickles) may be a fork too. What libraries read from
+    the environment as they are imported stays.
+    """
+    from tests.attacks.harness import attack
+
+    ran = attack([*map(str, args)], cwd or Path.cwd(), env=env, limits={"CPU": 240, "DATA": -1}, wall=240)
+    return Ran(ran.code, ran.out, ran.err)
+
+
 def fuse_here(*args: object) -> Ran:
     """Run the same command line in this process, without paying for imports again; exit code and streams likewise."""
     import contextlib

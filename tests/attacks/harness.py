@@ -55,17 +55,17 @@ class Attack:
 
 def attack(
     argv: str | tuple[str, ...], folder: Path, *, env: Mapping[str, str] | None = None,
-    limits: Mapping[str, int] | None = None,
+    limits: Mapping[str, int] | None = None, wall: float = WALL,
 ) -> Ran:  # fmt: skip
     """Run `fuse argv` in the folder, in a forked child of a process that has imported everything.
 
     argv: words, or a line that is split at spaces. env: added to this process's. limits: by the name of a resource
-    (`{"NOFILE": 64}`). What libraries read from the environment as they are imported (HF_HUB_OFFLINE=1) stays.
+    (`{"NOFILE": 64}`); -1 is none. wall: seconds after which it is killed. What libraries read from the environment as they are imported (HF_HUB_OFFLINE=1) stays.
     """
     words = argv.split() if isinstance(argv, str) else [*argv]
     asked = {
         "argv": words, "cwd": str(folder), "env": {**os.environ, **(env or {})}, "limits": dict(limits or {}),
-        "wall": WALL,
+        "wall": wall,
     }  # fmt: skip
     zygote = _zygote()
     assert zygote.stdin and zygote.stdout
