@@ -21,7 +21,6 @@ from fuse.journal import JOURNAL, Journal, Shard
 from fuse.unfinished import (
     FOLDER,
     OLD,
-    ONCE,
     WORKERS,
     enter,
     home_of,
@@ -127,9 +126,9 @@ def _clear(home: Path, partial: Partial) -> None:
 
 
 @contextmanager
-def new_folder(target: Path, *, force: bool = False, sync: bool = True) -> Iterator[Path]:
-    """As `partial_folder`, for what is made in one go: nothing of it is ever kept."""
-    with partial_folder(target, ONCE, force=force, sync=sync) as partial:
+def new_folder(target: Path, what: str = "import", *, force: bool = False, sync: bool = True) -> Iterator[Path]:
+    """As `partial_folder`, for what is made in one go (of `unfinished.ONCE`): nothing of it is ever kept."""
+    with partial_folder(target, {"what": what}, force=force, sync=sync) as partial:
         partial.keep(lambda *_: False)
         yield partial.folder
 

@@ -17,7 +17,7 @@ from fuse.journal import JOURNAL, Journal
 FOLDER, OLD, WORK = "folder", "old", "work"
 LONGEST = 255  # bytes of a name on most disks
 WORKERS = re.compile(r"worker-(\d+)-of-(\d+)\.jsonl")  # their journals
-ONCE = {"what": "import"}
+ONCE = ("import", "export")  # what is made in one go
 # what differs -> what an unfinished output is, in words
 OTHERS: Mapping[str, Callable[[Any], str]] = {
     "what": lambda one: f"an unfinished {one}",
@@ -109,7 +109,7 @@ def check_same(home: Path, journal: Journal, makes: Mapping[str, Any]) -> None:
         what = OTHERS[key](before.get(key))
     else:
         return
-    hint = "--restart throws it away" if makes["what"] != ONCE["what"] else "remove it, or choose another folder"
+    hint = "--restart throws it away" if makes["what"] not in ONCE else "remove it, or choose another folder"
     raise RecipeError(f"holds {what}", where=home, hint=hint)
 
 

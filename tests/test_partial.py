@@ -19,7 +19,7 @@ from fuse.export.folders import check_target as export_target
 from fuse.importers.run import import_file
 from fuse.journal import JOURNAL, Journal, Shard
 from fuse.partial import Partial, new_folder, partial_folder
-from fuse.unfinished import ONCE, home_of, settle
+from fuse.unfinished import check_same, home_of, settle
 
 MAKES = {"what": "merge", "plan": "abc", "device": "cpu", "inputs": {"/m/a": [1, 2, 3]}}
 BUSY = """
@@ -141,6 +141,13 @@ def test_an_import_does_not_throw_a_merge_away(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught, new_folder(tmp_path / "out"):
         pass
     told = "holds an unfinished merge (remove it, or choose another folder)"
+    assert str(caught.value) == f"{home_of(tmp_path / 'out')}: {told}"
+
+
+def test_workers_are_told_of_an_unfinished_export(tmp_path: Path) -> None:
+    with partial_folder(tmp_path / "out", {"what": "export"}) as partial, pytest.raises(RecipeError) as caught:
+        check_same(home_of(tmp_path / "out"), partial.journal, {"what": "merge"})
+    told = "holds an unfinished export (--restart throws it away)"
     assert str(caught.value) == f"{home_of(tmp_path / 'out')}: {told}"
 
 
@@ -292,7 +299,7 @@ def test_every_verb_completes_what_was_killed_at_its_end(tmp_path: Path) -> None
     ):
         home.mkdir()
         with closing(Journal(home, tmp_path / "out")) as one:
-            one.begin(ONCE)
+            one.begin({"what": "import"})
             one.finish(1)
         with pytest.raises(RecipeError, match="the output already exists"):
             check()

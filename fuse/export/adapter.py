@@ -71,7 +71,7 @@ def export_adapter(
         report = Report(rank, named, beside=merged.beside)
         report.left |= {in_memory(against.family, name): deltas[name] for name in plan.left} | eyes
         report.whole |= {in_memory(against.family, name): deltas.get(name, 0.0) for name in plan.whole}
-        with new_folder(out, force=force) as made:
+        with new_folder(out, "export", force=force) as made:
             digest = _write(made / WEIGHTS, merged, against, plan, rank, deltas, reader, report, progress)
             _finish(source, made, merged, against, plan, report, digest)
     return report

@@ -41,7 +41,7 @@ def export_gguf(
             made = convert(script, folder.resolve(), Path(work) / out.name, outtype, halves[0])
             made.replace(out)
         return [out]
-    with new_folder(out, force=force) as room:
+    with new_folder(out, "export", force=force) as room:
         found = {half: convert(script, folder.resolve(), room / NAMES[half], outtype, half) for half in halves}
         told = {key: value for key, value in source.record.told.items() if key in KEPT}
         told["exported"] = {

@@ -58,7 +58,7 @@ def export_native(
     config = native_config(source, rows, folds.changes, name)
     written = native_rows(source, parts, folds, config, rows)
     shards = shard(written, SHARD)
-    with new_folder(out, force=force) as made:
+    with new_folder(out, "export", force=force) as made:
         digests = _weights(source, parts, folds, written, shards, made, progress)
         write_small(source, made, config, image_word(source))
         _finish(source, folds, name, written, shards, digests, made)

@@ -46,7 +46,7 @@ def export_portable(folder: Path, out: Path, *, force: bool) -> None:
         code = sources(config)
     except (KeyError, TypeError, AttributeError):
         raise CheckpointError("branches and grafts are of no kind that fuse knows", where=folder / CONFIG) from None
-    with new_folder(out, force=force) as made:
+    with new_folder(out, "export", force=force) as made:
         for name in sorted(record.sha256):
             link(folder / name, made / name)
         for name in sorted(small_files(folder)):
