@@ -9,7 +9,7 @@ from fuse.anatomy import Member
 from fuse.families.registry import TEXTS
 from fuse.fused import FoldedGraft, FusedGraft
 from fuse.grafts import folding
-from fuse.grafts.donor import open_donor
+from fuse.grafts.donor import donor_of
 from fuse.grafts.folding import Change, Host
 from fuse.plan import Fold, Row, Source
 from fuse.recipe_graft import Graft
@@ -32,10 +32,10 @@ class Folding:
 
 def leaves_grafts(loaded: LoadedRecipe) -> bool:
     """Whether a graft needs the fused class: it is left beside the host, names a branch, or can never be folded, which
-    the fold itself will say. Raises what `open_donor` raises.
+    the fold itself will say. Raises what `donor_of` raises.
     """
-    for entry in loaded.recipe.grafts:
-        kind = open_donor(entry.from_, loaded.folder).kind if entry.fold else ""
+    for number, entry in enumerate(loaded.recipe.grafts):
+        kind = donor_of(loaded, number).kind if entry.fold else ""
         if not entry.fold or entry.tower or kind in folding.NEVER or (entry.scale != 0 and kind in folding.STAYS):
             return True
     return False

@@ -8,7 +8,7 @@ from fuse.anatomy import Member
 from fuse.errors import CheckpointError
 from fuse.fused import GRAFTS, Bridging, Fits, FusedBranch, FusedGraft, Lender
 from fuse.fused_turned import bridge_json, donors, graft_turned, making
-from fuse.grafts.donor import Donor, open_donor
+from fuse.grafts.donor import Donor, donor_of
 from fuse.grafts.hosts import why_no_slots
 from fuse.names import mistake_in
 from fuse.plan import Fold, Row, Source
@@ -35,7 +35,7 @@ def open_grafts(loaded: LoadedRecipe, host: Member, branches: Sequence[FusedBran
 
 def _open(loaded: LoadedRecipe, number: int, entry: Graft, host: Member, branches: Sequence[FusedBranch]) -> FusedGraft:
     at = ("grafts", number)
-    donor = open_donor(entry.from_, loaded.folder)
+    donor = donor_of(loaded, number)
     name = entry.name or donor.kind
     _check_place(loaded, number, name, branches)
     for key in ("tower", "image"):
@@ -103,7 +103,7 @@ def _check_place(loaded: LoadedRecipe, number: int, name: str, branches: Sequenc
         raise loaded.error(at, f"a graft cannot be called {name!r}: {wrong}")
     if name in {branch.name for branch in branches}:
         raise loaded.error(at, f"{name!r} is the name of a branch", "give the graft a name")
-    before = [entry.name or open_donor(entry.from_, loaded.folder).kind for entry in loaded.recipe.grafts[:number]]
+    before = [entry.name or donor_of(loaded, i).kind for i, entry in enumerate(loaded.recipe.grafts[:number])]
     if name in before:
         raise loaded.error(at, f"{name!r} is the name of another graft", "give it a name of its own")
 

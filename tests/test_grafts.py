@@ -210,7 +210,7 @@ REFUSED = {
     "`from: FOLDER`\n",
     "grafts: [3]\n": "fuse: recipe.yaml:5:{column}: grafts.0: is 3, and a graft is a donor's folder or keys such as "
     "`from: FOLDER`\n",
-    "grafts: [{from: nothing}]\n": "fuse: {folder}/nothing: there is no such folder "
+    "grafts: [{from: nothing}]\n": "fuse: recipe.yaml:5:{column}: grafts.0: {folder}/nothing: there is no such folder "
     "(`from` is a donor folder with graft.json)\n",
     "grafts: [{from: @vlm}]\n": "fuse: {parts}/vlm: holds no graft.json "
     "(`fuse import KIND FILE OUT` makes one of an official checkpoint)\n",

@@ -6,7 +6,7 @@ A LoRA folder as PEFT writes it is a donor, too. Only headers are read.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fuse import strict_json
 from fuse.errors import CheckpointError, RecipeError
@@ -14,6 +14,9 @@ from fuse.grafts import lora_peft
 from fuse.grafts.kinds import KINDS, files_of
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry, read_header
 from fuse.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from fuse.recipe_yaml import LoadedRecipe
 
 JSON, WEIGHTS, FORMAT = "graft.json", "graft.safetensors", 1
 HOST: dict[str, tuple[type, ...]] = {  # what a host record holds, by the types of JSON
@@ -40,6 +43,14 @@ class Donor:
     @property
     def files(self) -> Any:
         return files_of(self.kind)
+
+
+def donor_of(loaded: "LoadedRecipe", number: int) -> Donor:
+    """The donor of a recipe's graft; errors as of `open_donor`, with the recipe's line where there is no folder."""
+    try:
+        return open_donor(loaded.recipe.grafts[number].from_, loaded.folder)
+    except RecipeError as error:
+        raise loaded.error(("grafts", number), f"{error.where}: {error.problem}", error.hint) from None
 
 
 def open_donor(location: str, relative_to: Path) -> Donor:
