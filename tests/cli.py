@@ -28,7 +28,7 @@ def fuse_forked(*args: object, cwd: Path | None = None, env: dict[str, str] | No
     """As `fuse`, in a fork of a process that has imported what the verbs need: a process of its own, without the imports.
 
     It has one thread, so that what it starts itself (the reader of pickles) may be a fork too. What libraries read from
-    the environment as they are imported stays.
+    the environment as they are imported stays, but for the settings of huggingface_hub.
     """
     from tests.attacks.harness import attack
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from fuse.ask import load
 from tests import recipe_members
-from tests.cli import Ran, fuse_here
+from tests.cli import Ran, fuse_forked, fuse_here
 from tests.official_adapters import MODULES, RANK, llava_folder
 
 LINEAR = {"method": "linear", "weights": {"a": 1}}
@@ -144,7 +144,7 @@ def release(place: Path, **config: Any) -> tuple[Path, dict[str, Any]]:
 def test_a_release_of_llava_is_a_member_that_sees(place: Path) -> None:
     """Import, then a member: the language model with the LoRA, the projector beside it, the tower that config names."""
     folder, _ = release(place)
-    ran = fuse_here("import", "llava_lora", folder, place / "imported")
+    ran = fuse_forked("import", "llava_lora", folder, place / "imported")
     assert (ran.code, ran.err) == (0, "")
     ran = run(place, "merge", "seeing", "llama", "imported", vision=["a"], output={"model": "fuse"})
     assert (ran.code, ran.err) == (0, "")
@@ -173,6 +173,6 @@ def test_a_release_that_was_not_imported(place: Path) -> None:
 def test_a_projector_of_an_unknown_tower(place: Path) -> None:
     folder, _ = release(place)
     (folder / "config.json").unlink()
-    assert fuse_here("import", "llava_lora", folder, place / "blind").code == 0
+    assert fuse_forked("import", "llava_lora", folder, place / "blind").code == 0
     ran = run(place, "plan", "blind", "llama", "blind", vision=["a"])
     assert (ran.code, ran.err) == (3, f"fuse: {place / 'blind'}: holds a projector, and no config.json that names its vision tower (import a LLaVA release with its config.json, or name the projector in `vision`)\n")  # fmt: skip

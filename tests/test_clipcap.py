@@ -15,7 +15,7 @@ from fuse.branches.projector_kinds import build_projector
 from fuse.importers import About, Imported
 from fuse.importers.clipcap import sort_keys
 from tests import recipe_members, tiny_clipcap, tiny_lmeye
-from tests.cli import Ran, fuse_here
+from tests.cli import Ran, fuse_forked, fuse_here
 from tests.members import save_tokenizer, words
 from tests.original_branches import difference, golden, picture
 
@@ -76,7 +76,7 @@ def test_whole_models_from_import_to_logits(tmp_path: Path, monkeypatch: pytest.
     tensors, facts = golden(name)
     heads, rows = facts["gpt2_config"]["n_head"], facts["gpt2_config"]["vocab_size"]
     file = tiny_clipcap.saved(tmp_path / "coco_prefix-009.pt", official(tensors))
-    ran = fuse_here("import", "clipcap", file, tmp_path / "clipcap", "--set", f"heads={heads}")
+    ran = fuse_forked("import", "clipcap", file, tmp_path / "clipcap", "--set", f"heads={heads}")
     assert (ran.code, ran.err) == (0, ""), ran
     save_tokenizer(tmp_path / "clipcap" / "language", words(rows))
     features = tensors["input.prefix"]
@@ -107,7 +107,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe_members.save_encoder(folder / "clip")
     for kind in KINDS:
         file = tiny_clipcap.saved(folder / f"{kind}.pt", tiny_clipcap.official(kind))
-        ran = fuse_here("import", "clipcap", file, folder / kind, "--set", "heads=4")
+        ran = fuse_forked("import", "clipcap", file, folder / kind, "--set", "heads=4")
         assert (ran.code, ran.err) == (0, ""), ran
         save_tokenizer(folder / kind / "language", words(64))
     PHOTO.save(folder / "photo.png")
@@ -147,7 +147,7 @@ def test_features_of_length_1_where_the_mapper_was_trained_so(place: Path) -> No
         assert difference(normal(feature), plain(feature / feature.norm(dim=-1, keepdim=True))) <= 1e-6
         assert difference(normal(feature), plain(feature)) > 0.01
         assert torch.equal(normal(feature), normal(feature * 2))
-    ran = fuse_here("import", "clipcap", place / "clipcap_mlp.pt", place / "normal", "--set", "heads=4", "--set",
+    ran = fuse_forked("import", "clipcap", place / "clipcap_mlp.pt", place / "normal", "--set", "heads=4", "--set",
                     "normalize=true")  # fmt: skip
     assert (ran.code, ran.err) == (0, ""), ran
     assert json.loads((place / "normal" / "projector.json").read_text())["config"]["normalize"] is True
@@ -178,7 +178,7 @@ def test_every_tensor_has_its_place(place: Path, kind: str) -> None:
 
 def test_a_host_gives_config_and_tokenizer(place: Path, tmp_path: Path) -> None:
     host = place / "clipcap_mlp" / "language"
-    ran = fuse_here("import", "clipcap", place / "clipcap_transformer.pt", tmp_path / "out", "--host", host, "--json")
+    ran = fuse_forked("import", "clipcap", place / "clipcap_transformer.pt", tmp_path / "out", "--host", host, "--json")
     assert (ran.code, ran.err) == (0, ""), ran
     told = json.loads(ran.out)
     assert set(told["went"]) | set(told["dropped"]) == set(tiny_clipcap.official("clipcap_transformer"))
@@ -196,7 +196,7 @@ def test_a_mapper_alone_asks_its_host_how_wide_a_token_is(place: Path, tmp_path:
     """The authors' `--only_prefix` trains the mapper and leaves GPT-2 alone."""
     state = {**tiny_clipcap.mapper("clipcap_mlp", 32)}
     file = tiny_clipcap.saved(tmp_path / "prefix_only.pt", state)
-    ran = fuse_here("import", "clipcap", file, tmp_path / "out", "--host", place / "clipcap_mlp" / "language")
+    ran = fuse_forked("import", "clipcap", file, tmp_path / "out", "--host", place / "clipcap_mlp" / "language")
     assert (ran.code, ran.err) == (0, ""), ran
     assert not (tmp_path / "out" / "language").exists()
     assert json.loads((tmp_path / "out/projector.json").read_text())["config"]["prefix_length"] == tiny_clipcap.LENGTH
@@ -273,7 +273,7 @@ def test_refusals(place: Path, tmp_path: Path, case: str) -> None:
     given: list[object] = []
     for option in options:
         given += ["--host", place / "clipcap_mlp" / "language"] if option == "HOST" else ["--set", option]
-    ran: Ran = fuse_here("import", "clipcap", file, tmp_path / "out", *given)
+    ran: Ran = fuse_forked("import", "clipcap", file, tmp_path / "out", *given)
     assert ran.out == "" and ran.code in (2, 3)
     assert ran.err.startswith("fuse: " + told.replace("FILE", str(file))), ran.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["coco.pt"]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests import fused_members
-from tests.cli import fuse, fuse_here
+from tests.cli import fuse, fuse_forked, fuse_here
 from tests.members import perturbed, save_member
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -135,11 +135,11 @@ def test_an_adapter_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     told = "members: {a: {base: org/one, adapter: {path: org/lora, revision: v1}}}\n"
     (tmp_path / "recipe.yaml").write_text(told + "language: {method: linear, weights: {a: 1}}\n")
     env = hub.env(tmp_path / "home")
-    ran = fuse("plan", tmp_path / "recipe.yaml", env=env)
+    ran = fuse_forked("plan", tmp_path / "recipe.yaml", env=env)
     assert ran.code == 0, ran.err
     assert "  a.adapter: org/lora  [2 tensors, 4.1 kB]" in ran.out
     assert not list((tmp_path / "home").rglob("*.safetensors"))
-    ran = fuse("merge", tmp_path / "recipe.yaml", tmp_path / "out", env=env)
+    ran = fuse_forked("merge", tmp_path / "recipe.yaml", tmp_path / "out", env=env)
     assert ran.code == 0, ran.err
     merged, one = load_file(tmp_path / "out" / "model.safetensors"), load_file(tmp_path / "one" / "model.safetensors")
     wanted = one[f"{name}.weight"].double() + 2 * (factors["B"].double() @ factors["A"].double())
@@ -153,6 +153,7 @@ def test_an_adapter_on_the_hub(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_plan_reads_headers_and_merge_fetches_the_weights(hub: Hub, tmp_path: Path) -> None:
+    """The plans are new Pythons, which read the hub's settings as they start."""
     (tmp_path / "recipe.yaml").write_text(ON_HUB)
     env = hub.env(tmp_path / "home")
     ran = fuse("plan", tmp_path / "recipe.yaml", env=env)
@@ -160,7 +161,7 @@ def test_plan_reads_headers_and_merge_fetches_the_weights(hub: Hub, tmp_path: Pa
     assert f"one: org/one @ {COMMIT[:12]}" in ran.out and f"two: org/two @ {COMMIT[:12]}" in ran.out
     stored = sum(p.stat().st_size for f in hub.folders.values() for p in f.glob("*.safetensors"))
     assert not list((tmp_path / "home").rglob("*.safetensors")) and stored > sum(hub.sent.values()) / 2
-    ran = fuse("merge", tmp_path / "recipe.yaml", tmp_path / "out", env=env)
+    ran = fuse_forked("merge", tmp_path / "recipe.yaml", tmp_path / "out", env=env)
     assert ran.code == 0, ran.err
     merged, one = load_file(tmp_path / "out" / "model.safetensors"), load_file(tmp_path / "one" / "model.safetensors")
     two = {k: v for p in (tmp_path / "two").glob("*.safetensors") for k, v in load_file(p).items()}
@@ -185,7 +186,7 @@ def test_a_search_fetches_the_weights_and_goes_on_from_the_cache(hub: Hub, tmp_p
     )  # fmt: skip
     env = hub.env(tmp_path / "home")
     for _ in range(2):  # the second finds the weights here
-        ran = fuse(*search, "language.weights.two=0,1", env=env)
+        ran = fuse_forked(*search, "language.weights.two=0,1", env=env)
         assert ran.code == 0, ran.err
         assert len((tmp_path / "out" / "trials.jsonl").read_text().splitlines()) == 4
         env = {**env, "HF_HUB_OFFLINE": "1"}
@@ -202,13 +203,13 @@ def test_eyes_are_fetched_to_be_inspected(hub: Hub, tmp_path: Path) -> None:
         hub.folders[f"org/{name}"] = tmp_path / name
     env = hub.env(tmp_path / "home")
     inspect = ("inspect", "encoders", "org/left", "org/right", "--images", images, "--json", "--quiet")
-    ran = fuse(*inspect, env=env)
+    ran = fuse_forked(*inspect, env=env)
     assert ran.code == 0, ran.err
     local = fuse_here("inspect", "encoders", tmp_path / "left", tmp_path / "right", *inspect[4:])
     there, here = json.loads(ran.out), json.loads(local.out)
     assert list(there["members"]) == ["left", "right"] and there["pairs"] == here["pairs"]
     assert {file.name for file in (tmp_path / "home").rglob("*.safetensors")} == {"seen.safetensors"}
-    ran = fuse(*inspect, "--llm", env=env)
+    ran = fuse_forked(*inspect, "--llm", env=env)
     assert ran.code == 0 and json.loads(ran.out)["pairs"][0]["llm"]["values"], ran.err
     assert {file.name for file in (tmp_path / "home").rglob("*.safetensors")} == {
         "seen.safetensors",
@@ -216,7 +217,7 @@ def test_eyes_are_fetched_to_be_inspected(hub: Hub, tmp_path: Path) -> None:
     }
     fused_members.save_llm(tmp_path / "base")
     pairs = ("inspect", "pairs", "org/left", "org/right", "--base", tmp_path / "base", *inspect[4:])
-    ran = fuse(*pairs, env={**env, "HF_HOME": str(tmp_path / "another")})
+    ran = fuse_forked(*pairs, env={**env, "HF_HOME": str(tmp_path / "another")})
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["pairs"][0]["missing"] == []
 
@@ -240,10 +241,10 @@ def test_what_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None:
     }
     for one, said in cases.items():
         (tmp_path / "recipe.yaml").write_text(RECIPE.format(one=one, two="org/two"))
-        ran = fuse("plan", tmp_path / "recipe.yaml", env=env)
+        ran = fuse_forked("plan", tmp_path / "recipe.yaml", env=env)
         assert (ran.code, ran.err) == (2, f"fuse: {said}\n")
     (tmp_path / "recipe.yaml").write_text(ON_HUB)
-    ran = fuse("plan", tmp_path / "recipe.yaml", env={**env, "HF_ENDPOINT": "http://127.0.0.1:9"})
+    ran = fuse_forked("plan", tmp_path / "recipe.yaml", env={**env, "HF_ENDPOINT": "http://127.0.0.1:9"})
     assert ran.code == 4 and ran.err.count("\n") == 1 and "the hub cannot be reached" in ran.err, ran.err
 
 
@@ -260,7 +261,7 @@ def test_small_files_that_are_large_are_not_fetched(hub: Hub, tmp_path: Path) ->
             os.truncate(tmp_path / "one" / f"x{number}.json", 100_000_001 if count == 1 else 100_000_000)
         small = [file for file in (tmp_path / "one").iterdir() if file.suffix in {".json", ".md", ".jinja"}]
         total = sum(file.stat().st_size for file in small)
-        ran = fuse("plan", tmp_path / "recipe.yaml", env=hub.env(tmp_path / "home"))
+        ran = fuse_forked("plan", tmp_path / "recipe.yaml", env=hub.env(tmp_path / "home"))
         assert (ran.code, ran.err) == (3, f"fuse: {said.format(count=len(small), total=total)}\n")
         assert not list((tmp_path / "home").rglob("*.json"))
 
@@ -272,7 +273,7 @@ def test_only_what_a_plan_reads_is_fetched_of_an_hf_address(hub: Hub, tmp_path: 
         f"members: {{one: hf://org/one, two: {{path: hf://org/two, revision: v1}}}}\n{layers}"
     )
     env = {**hub.env(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    ran = fuse("merge", tmp_path / "recipe.yaml", tmp_path / "out", env=env)
+    ran = fuse_forked("merge", tmp_path / "recipe.yaml", tmp_path / "out", env=env)
     assert ran.code == 0, ran.err
     merged, one = load_file(tmp_path / "out" / "model.safetensors"), load_file(tmp_path / "one" / "model.safetensors")
     two = {k: v for p in (tmp_path / "two").glob("*.safetensors") for k, v in load_file(p).items()}
@@ -295,5 +296,5 @@ def test_only_what_a_plan_reads_is_fetched_of_an_hf_address(hub: Hub, tmp_path: 
     }
     for where, said in cases.items():
         (tmp_path / "recipe.yaml").write_text(RECIPE.format(one=where, two="hf://org/two"))
-        ran = fuse("plan", tmp_path / "recipe.yaml", env=env)
+        ran = fuse_forked("plan", tmp_path / "recipe.yaml", env=env)
         assert (ran.code, ran.err) == (2, f"fuse: recipe.yaml:1:11: members.one: {said}\n")

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fuse.errors import CheckpointError
-from fuse.importers import IMPORTERS, About, Imported, Piece, kinds_of
+from fuse.importers import IMPORTERS, About, Imported, Piece, child, kinds_of
 from fuse.importers import write as writing
 from fuse.importers.read import open_source
 from tests import official_adapters, tiny_clipcap, tiny_lavin, tiny_lmeye
-from tests.cli import Ran, fuse, fuse_here
+from tests.cli import Ran, fuse, fuse_forked, fuse_here
 from tests.test_lion_import import official as lion
 
 MAPPER = tiny_clipcap.mapper("clipcap_mlp", 32)
@@ -26,7 +26,14 @@ FIRST = "clip_project.model.0.bias"
 
 
 def imported(file: Path, *extra: object, kind: str = "clipcap") -> Ran:
-    return fuse_here("import", kind, file, file.parent / "out", *(extra or FIVE))
+    return fuse_forked("import", kind, file, file.parent / "out", *(extra or FIVE))
+
+
+def imported_here(file: Path, *extra: object) -> Ran:
+    """In this process, where a test has changed the importers; the reader of pickles is a fork, whatever threads run."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(child, "may_fork", lambda: True)
+        return fuse_here("import", "clipcap", file, *(extra or (file.parent / "out", *FIVE)))
 
 
 def alone(folder: Path, *names: str) -> None:
@@ -132,7 +139,7 @@ def test_where_the_output_goes(tmp_path: Path) -> None:
     file = tiny_clipcap.saved(tmp_path / "file.pt", MAPPER)
 
     def into(out: Path, *extra: str) -> str:
-        ran = fuse_here("import", "clipcap", file, out, *FIVE, *extra)
+        ran = fuse_forked("import", "clipcap", file, out, *FIVE, *extra)
         assert ran.code == 2 and ran.out == ""
         return ran.err
 
@@ -167,12 +174,12 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(writing, "write_json", full)
-    ran = imported(file, *FIVE, "--force")
+    ran = imported_here(file, tmp_path / "out", *FIVE, "--force")
     assert (ran.code, ran.err) == (4, f"fuse: {tmp_path}/out: No space left on device; nothing was written\n")
     assert (tmp_path / "out" / "projector.json").read_bytes() == before
     alone(tmp_path, "file.pt", "out")
     monkeypatch.setattr(writing, "free_bytes", lambda _: 10)
-    ran = fuse_here("import", "clipcap", file, tmp_path / "other", *FIVE)
+    ran = imported_here(file, tmp_path / "other", *FIVE)
     assert ran.code == 4 and " bytes and the disk has 10 free" in ran.err
     alone(tmp_path, "file.pt", "out")
 
@@ -188,10 +195,10 @@ def test_a_tensor_without_a_place_is_refused(tmp_path: Path, monkeypatch: pytest
         return Imported(made.graft, made.projector, made.language, {})
 
     monkeypatch.setattr(clipcap, "sort_keys", forgets)
-    ran = imported(file)
+    ran = imported_here(file)
     assert ran.err == f"fuse: {file}: tensor 'a' has no place in what is imported (2 such tensors)\n"
     monkeypatch.setattr(clipcap, "sort_keys", lambda state, about: Imported(dropped=dict.fromkeys(state, "all of it")))
-    assert imported(file).err == f"fuse: {file}: holds nothing that can be imported\n"
+    assert imported_here(file).err == f"fuse: {file}: holds nothing that can be imported\n"
     alone(tmp_path, "file.pt")
 
 

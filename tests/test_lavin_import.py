@@ -13,14 +13,14 @@ from fuse.grafts import lavin_files
 from fuse.importers import About
 from fuse.importers.lavin import sort_keys
 from tests import tiny_processors, tiny_text
-from tests.cli import fuse_here
+from tests.cli import fuse_forked
 from tests.tiny_lavin import TOWER, official, saved
 
 
 def test_an_official_file_becomes_a_graft_and_a_projector(tmp_path: Path) -> None:
     state = official()
     file = saved(tmp_path / "checkpoint-19.pth", state)
-    told = fuse_here("import", "lavin", str(file), str(tmp_path / "donor"), "--json")
+    told = fuse_forked("import", "lavin", str(file), str(tmp_path / "donor"), "--json")
     assert told.code == 0, told.err
     report = json.loads(told.out)
     assert set(report["dropped"]) == {"epoch", "scaler", "optimizer", "args"}
@@ -47,14 +47,14 @@ def test_both_halves_record_their_host(tmp_path: Path) -> None:
     host.save_pretrained(tmp_path / "llama")
     tiny_processors.tokenizer().save_pretrained(tmp_path / "llama")
     file = saved(tmp_path / "checkpoint.pth", official(deep=4))
-    told = fuse_here("import", "lavin", file, tmp_path / "donor", "--host", tmp_path / "llama")
+    told = fuse_forked("import", "lavin", file, tmp_path / "donor", "--host", tmp_path / "llama")
     assert told.code == 0, told.err
     for name in ("graft.json", "projector.json"):
         found = json.loads((tmp_path / "donor" / name).read_text())["host"]
         assert (found["hidden_size"], found["layers"], found["norm"]) == (16, 2, "rms")
         assert found["embedding"]
     file = saved(tmp_path / "deep.pth", official(layers=3))
-    told = fuse_here("import", "lavin", file, tmp_path / "deep", "--host", tmp_path / "llama")
+    told = fuse_forked("import", "lavin", file, tmp_path / "deep", "--host", tmp_path / "llama")
     assert told.code == 3 and "layers is 2, and the imported file was made for 3" in told.err
     assert not (tmp_path / "deep").exists()
 
@@ -83,7 +83,7 @@ def test_what_shapes_do_not_tell() -> None:
 def test_the_training_script_said_it(tmp_path: Path) -> None:
     def config(name: str, *extra: str, **options: Any) -> Any:
         file = saved(tmp_path / f"{name}.pth", official(), **options)
-        ran = fuse_here("import", "lavin", file, tmp_path / name, *extra)
+        ran = fuse_forked("import", "lavin", file, tmp_path / name, *extra)
         assert ran.code == 0, ran.err
         return json.loads((tmp_path / name / "graft.json").read_text())["config"]
 
@@ -92,7 +92,7 @@ def test_the_training_script_said_it(tmp_path: Path) -> None:
     told = config("as_asked", "--set", "temperature=3", temperature=5.0, adapter_scale=0.5)
     assert (told["temperature"], told["adapter_scale"]) == (3.0, 0.5)
     file = saved(tmp_path / "wrong.pth", official(), temperature=-1.0)
-    ran = fuse_here("import", "lavin", file, tmp_path / "wrong")
+    ran = fuse_forked("import", "lavin", file, tmp_path / "wrong")
     assert ran.code == 3
     assert ran.err.endswith(
         "args: temperature is -1.0, and scores are divided by it: it is above 0 (--set temperature=NUMBER)\n"
@@ -152,7 +152,7 @@ def test_what_is_no_checkpoint_of_lavin(state: dict[str, torch.Tensor], problem:
 )  # fmt: skip
 def test_the_framework_refuses_what_is_not_whole(state: dict[str, torch.Tensor], told: str, tmp_path: Path) -> None:
     file = saved(tmp_path / "checkpoint.pth", state)
-    found = fuse_here("import", "lavin", str(file), str(tmp_path / "donor"))
+    found = fuse_forked("import", "lavin", str(file), str(tmp_path / "donor"))
     assert found.code == 3 and told in found.err, found.err
     assert not (tmp_path / "donor").exists()
 
@@ -167,5 +167,5 @@ def test_the_framework_refuses_what_is_not_whole(state: dict[str, torch.Tensor],
 )  # fmt: skip
 def test_options_are_numbers(given: str, told: str, tmp_path: Path) -> None:
     file = saved(tmp_path / "checkpoint.pth", official())
-    found = fuse_here("import", "lavin", str(file), str(tmp_path / "donor"), "--set", given)
+    found = fuse_forked("import", "lavin", str(file), str(tmp_path / "donor"), "--set", given)
     assert found.code == 2 and told in found.err, found.err

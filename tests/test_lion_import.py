@@ -13,7 +13,7 @@ from fuse.errors import CheckpointError, RecipeError
 from fuse.grafts import lion_files
 from fuse.importers import About
 from fuse.importers.lion import sort_keys
-from tests.cli import Ran, fuse_here
+from tests.cli import Ran, fuse_forked
 from tests.test_fused_seq2seq import save_t5
 
 
@@ -53,7 +53,7 @@ def saved(file: Path, state: dict[str, torch.Tensor]) -> Path:
 
 
 def run(tmp_path: Path, state: dict[str, torch.Tensor], *extra: object) -> Ran:
-    return fuse_here("import", "lion", saved(tmp_path / "LION.pth", state), tmp_path / "donor", *extra)
+    return fuse_forked("import", "lion", saved(tmp_path / "LION.pth", state), tmp_path / "donor", *extra)
 
 
 FOUR = ("--set", "heads=4")

@@ -9,7 +9,7 @@ import torch
 
 from fuse.ask import load
 from tests import recipe_members, tiny_processors
-from tests.cli import fuse_here
+from tests.cli import fuse_forked, fuse_here
 from tests.official_adapters import HEADS, Eyes, random
 from tests.official_llama import adapter_keys, converted
 from tests.original_branches import difference, golden, picture
@@ -40,7 +40,7 @@ def save_host(folder: Path, weights: dict[str, torch.Tensor], embedding: torch.T
 def made(folder: Path, *options: str, **told: Any) -> Any:
     """Import adapter.pth for the host, merge a recipe with it, load what was written."""
     settings = [part for option in options for part in ("--set", option)]
-    ran = fuse_here(
+    ran = fuse_forked(
         "import", "llama_adapter", folder / "adapter.pth", folder / "donor", "--host", folder / "llm", *settings
     )
     assert (ran.code, ran.err) == (0, ""), ran

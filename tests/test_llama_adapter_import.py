@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from fuse.importers.llama_adapter import halves
 from tests import recipe_members
-from tests.cli import Ran, fuse_here
+from tests.cli import Ran, fuse_forked, fuse_here
 from tests.official_adapters import HEADS, LENGTH, RANK, TINY, first, multimodal, random, second
 from tests.original_branches import difference
 
@@ -19,7 +19,7 @@ FROZEN = "a weight of the base, which training left alone: the host brings its o
 
 def run(folder: Path, state: Any, *more: object, out: str = "donor") -> Ran:
     torch.save(state, folder / "adapter.pth")
-    return fuse_here("import", "llama_adapter", folder / "adapter.pth", folder / out, *more)
+    return fuse_forked("import", "llama_adapter", folder / "adapter.pth", folder / out, *more)
 
 
 def test_version_1(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from fuse.ask import load
 from tests import recipe_members
-from tests.cli import Ran, fuse_here
+from tests.cli import Ran, fuse_forked, fuse_here
 from tests.original_branches import difference
 from tests.test_lora import trained
 
@@ -91,7 +91,7 @@ def test_imported_folders_of_llava_and_of_peft(place: Path, tmp_path: Path) -> N
     torch.save(load_file(place / "peft" / "adapter_model.safetensors"), llava / "adapter_model.bin")
     prefix = "base_model.model.model.mm_projector"
     torch.save({f"{prefix}.weight": torch.ones(32, 8)}, llava / "non_lora_trainables.bin")
-    ran = fuse_here("import", "llava_lora", llava, tmp_path / "donor", "--host", place / "llm")
+    ran = fuse_forked("import", "llava_lora", llava, tmp_path / "donor", "--host", place / "llm")
     assert ran.code == 0, ran.err
     assert load_file(tmp_path / "donor" / "projector.safetensors")["weight"].shape == (32, 8)
     assert merge(place, tmp_path / "out", {"from": str(tmp_path / "donor")}).code == 0

@@ -14,7 +14,7 @@ from transformers import LlavaForConditionalGeneration as Llava
 
 from fuse.ask import load
 from tests import recipe_members
-from tests.cli import Ran, fuse_here
+from tests.cli import Ran, fuse_forked, fuse_here
 from tests.official_adapters import MODULES, RANK, llava_folder
 from tests.original_branches import difference, picture
 
@@ -44,7 +44,7 @@ def test_a_release_of_llava_becomes_the_llava_that_it_was_trained_for(tmp_path: 
     recipe_members.save_encoder(tmp_path / "clip")
     config = json.loads((tmp_path / "llm" / "config.json").read_text())
     llava_folder(tmp_path / "release", config)
-    ran = fuse_here("import", "llava_lora", tmp_path / "release", tmp_path / "donor", "--host", tmp_path / "llm")
+    ran = fuse_forked("import", "llava_lora", tmp_path / "release", tmp_path / "donor", "--host", tmp_path / "llm")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.splitlines()[1:3] == ["  graft: lora, 12 tensors, 4.6 kB", "  projector: linear, 4 tensors, 3.7 kB"]
     went = {line.split("  -> ")[0].strip(): line.split("  -> ")[1] for line in ran.out.splitlines()[3:]}
@@ -175,6 +175,6 @@ def test_releases_that_hold_more(file: str, key: str, sentence: str, tmp_path: P
     llava_folder(tmp_path / "release", json.loads((tmp_path / "llm" / "config.json").read_text()))
     held = torch.load(tmp_path / "release" / file)
     torch.save({key: torch.ones(3, 12), **held}, tmp_path / "release" / file)
-    ran = fuse_here("import", "llava_lora", tmp_path / "release", tmp_path / "donor")
+    ran = fuse_forked("import", "llava_lora", tmp_path / "release", tmp_path / "donor")
     assert (ran.code, ran.err) == (3, f"fuse: {tmp_path / 'release'}: tensor {key!r} {sentence}\n")
     assert not (tmp_path / "donor").exists()

@@ -8,7 +8,7 @@ import torch
 
 from fuse.branches import clipcap_mlp_files, clipcap_transformer_files
 from tests import tiny_text
-from tests.cli import fuse_here
+from tests.cli import fuse_forked
 
 FILES = {"clipcap_mlp": clipcap_mlp_files, "clipcap_transformer": clipcap_transformer_files}
 WIDTH, LENGTH = 8, 5  # numbers of the feature that the CLIP of tests/recipe_members.py gives, tokens of the prefix
@@ -51,5 +51,5 @@ def of_host(file: Path, host: Mapping[str, Any]) -> None:
 def donor(folder: Path, host: Mapping[str, Any], kind: str = "clipcap_mlp", seed: int = 0) -> None:
     """A projector folder for a GPT-2 with this config.json, by `fuse import` of a file that holds the mapper alone."""
     file = saved(folder.with_suffix(".pt"), mapper(kind, host["n_embd"], seed=seed))
-    ran = fuse_here("import", "clipcap", file, folder, "--set", f"prefix_length={LENGTH}")
+    ran = fuse_forked("import", "clipcap", file, folder, "--set", f"prefix_length={LENGTH}")
     assert (ran.code, ran.err) == (0, ""), ran

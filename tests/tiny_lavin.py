@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fuse.grafts import lavin_files
-from tests.cli import fuse_here
+from tests.cli import fuse_forked
 
 TOWER = "backbone.visual.transformer.resblocks."
 WIDTH, DEEP = 12, 3  # of the CLIP that stands in for the big one in recipes
@@ -52,5 +52,5 @@ def checkpoint(file: Path, host: Mapping[str, Any], **sizes: Any) -> Path:
 
 def donor(folder: Path, host: Mapping[str, Any], **sizes: Any) -> None:
     """What `fuse import` makes of one."""
-    told = fuse_here("import", "lavin", checkpoint(folder.with_suffix(".pth"), host, **sizes), folder)
+    told = fuse_forked("import", "lavin", checkpoint(folder.with_suffix(".pth"), host, **sizes), folder)
     assert told.code == 0, told.err

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from fuse.branches import lion_aggregator_files, lmeye_blip2_projector_files
 from tests import tiny_grafts, tiny_lmeye
-from tests.cli import fuse_here
+from tests.cli import fuse_forked
 from tests.test_lion_import import official, saved
 
 TOWER = 12  # numbers of a token of the CLIP of tests/recipe_members.py
@@ -31,7 +31,7 @@ def checkpoint(file: Path, host: Mapping[str, Any]) -> Path:
 def of_checkpoint(folder: Path, host: Mapping[str, Any]) -> None:
     """What `fuse import lion` makes of a checkpoint for a T5 with this config."""
     file = checkpoint(folder.parent / f"{folder.name}.pth", host)
-    ran = fuse_here("import", "lion", file, folder, "--set", "heads=4", "--set", f"layers={','.join(map(str, LAYERS))}")
+    ran = fuse_forked("import", "lion", file, folder, "--set", "heads=4", "--set", f"layers={','.join(map(str, LAYERS))}")
     assert (ran.code, ran.err) == (0, ""), ran
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 from fuse.grafts.graft import Reading, Sight
-from tests.cli import fuse_here
+from tests.cli import fuse_forked
 from tests.tiny_encoders import randomise
 
 CLIP = {"layers": 2, "heads": 2, "intermediate": 12, "activation": "quick_gelu", "eps": 1e-5}
@@ -124,5 +124,5 @@ def write_donor(folder: Path, host: Mapping[str, Any]) -> None:
     beside = folder.parent / f"{folder.name}_files"
     beside.mkdir()
     file, seer = save_pickle(network(host["hidden_size"]), beside / "checkpoint.pth"), save_clip(beside / "clip")
-    ran = fuse_here("import", "lmeye", file, folder, "--set", f"clip={seer}")
+    ran = fuse_forked("import", "lmeye", file, folder, "--set", f"clip={seer}")
     assert (ran.code, ran.err) == (0, ""), ran
