@@ -31,7 +31,9 @@ def checkpoint(file: Path, host: Mapping[str, Any]) -> Path:
 def of_checkpoint(folder: Path, host: Mapping[str, Any]) -> None:
     """What `fuse import lion` makes of a checkpoint for a T5 with this config."""
     file = checkpoint(folder.parent / f"{folder.name}.pth", host)
-    ran = fuse_forked("import", "lion", file, folder, "--set", "heads=4", "--set", f"layers={','.join(map(str, LAYERS))}")
+    ran = fuse_forked(
+        "import", "lion", file, folder, "--set", "heads=4", "--set", f"layers={','.join(map(str, LAYERS))}"
+    )
     assert (ran.code, ran.err) == (0, ""), ran
 
 
