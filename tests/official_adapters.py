@@ -12,7 +12,7 @@ from torch import nn
 
 from fuse import families
 from fuse.importers.llama_adapter import LINEARS
-from fuse.importers.run import import_file
+from tests.cli import fuse_forked
 
 TINY = {
     "model_type": "llama", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -105,15 +105,15 @@ def save_multimodal(file: Path, config: Mapping[str, Any], inside: int = WIDTH) 
 def first_donor(folder: Path, config: Mapping[str, Any]) -> None:
     """The donor folder that `fuse import` makes of version 1."""
     save_first(folder.with_suffix(".pth"), config)
-    import_file("llama_adapter", folder.with_suffix(".pth"), folder)
+    _imported("llama_adapter", folder.with_suffix(".pth"), folder)
 
 
 def multimodal_donor(folder: Path, config: Mapping[str, Any]) -> None:
     """The donor folder, projector and all, that `fuse import` makes of version 2."""
     save_multimodal(folder.with_suffix(".pth"), config)
     eps = config.get("rms_norm_eps", 1e-6)
-    options = {"visual_heads": str(HEADS), "norm_eps": str(eps)}
-    import_file("llama_adapter", folder.with_suffix(".pth"), folder, options=options)
+    told = ("--set", f"visual_heads={HEADS}", "--set", f"norm_eps={eps}")
+    _imported("llama_adapter", folder.with_suffix(".pth"), folder, *told)
 
 
 def peft_folder(folder: Path, config: Mapping[str, Any]) -> None:
@@ -147,4 +147,9 @@ def llava_folder(folder: Path, config: Mapping[str, Any], width: int = 12) -> No
 def llava_donor(folder: Path, config: Mapping[str, Any]) -> None:
     """The donor folder, projector and all, that `fuse import` makes of a release of LLaVA."""
     llava_folder(folder.with_suffix(".release"), config)
-    import_file("llava_lora", folder.with_suffix(".release"), folder)
+    _imported("llava_lora", folder.with_suffix(".release"), folder)
+
+
+def _imported(kind: str, *args: object) -> None:
+    ran = fuse_forked("import", kind, *args)
+    assert (ran.code, ran.err) == (0, ""), ran

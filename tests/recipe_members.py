@@ -1,7 +1,11 @@
 """Tiny members, towers and encoder files in place of the big ones that recipes and documents name."""
 
+import atexit
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +57,23 @@ def build(kind: str) -> Any:
 
 def save(kind: str, folder: Path, seed: int) -> Path:
     """A tiny member of a kind: a model_type, "mgm" or "slime" in their authors' layout, with "3" where Llama 3's."""
+    return _copied(_save, folder, kind, seed)
+
+
+def _copied(make: Callable[..., object], folder: Path, *how: object) -> Path:
+    """A copy of what `make(folder, *how)` writes into a folder of this name, which is made once in a process."""
+    return shutil.copytree(_written(make, folder.name, *how), folder, dirs_exist_ok=True)
+
+
+@cache
+def _written(make: Callable[..., object], name: str, *how: object) -> Path:
+    room = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, room, ignore_errors=True)
+    make(room / name, *how)
+    return room / name
+
+
+def _save(folder: Path, kind: str, seed: int) -> Path:
     if kind == "t5":
         save_t5(folder, seed=seed)
         return folder
@@ -103,8 +124,8 @@ def furnish(
     host = json.loads((folder / next(n for n in kinds if n != "base") / "config.json").read_text())
     for name, write in (donors or {}).items():
         write(folder / name, host.get("text_config", host))
-    clip_folder(folder / CLIP)
-    convnext_folder(folder / CONVNEXT)
+    _copied(clip_folder, folder / CLIP)
+    _copied(convnext_folder, folder / CONVNEXT)
     for branch in [branch for recipe in recipes for branch in _entries(json.loads(stand_in(recipe)))]:
         if "open_clip" in branch:
             width = _open_clip(branch["open_clip"].split(":")[0], folder / branch["weights"], monkeypatch)
@@ -117,7 +138,7 @@ def furnish(
 
 def save_encoder(folder: Path) -> None:
     """A CLIP that AutoModel loads: 16 tokens of 12 numbers."""
-    clip_folder(folder)
+    _copied(clip_folder, folder)
     square = {"height": 56, "width": 56}
     prepare = {"image_processor_type": "CLIPImageProcessor", "crop_size": square, "size": {"shortest_edge": 56}}
     (folder / "preprocessor_config.json").write_text(json.dumps(prepare))

@@ -30,7 +30,7 @@ from tests import (
     tiny_lmeye,
     tiny_mks2,
 )
-from tests.cli import fuse_here
+from tests.cli import fuse_forked, fuse_here
 from tests.original_branches import picture
 
 ROOT = Path(__file__).parent.parent
@@ -217,7 +217,8 @@ def _furnish(name: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
         if language == "jsonl":
             (folder / "questions.jsonl").write_text(text)
     for line in commands(name):
-        ran = fuse_here(*shlex.split(line, comments=True)[1:])
+        verb, *args = shlex.split(line, comments=True)[1:]
+        ran = (fuse_forked if verb == "import" else fuse_here)(verb, *args)
         assert ran.code == 0, (line, ran.err)
         if line.startswith("fuse eval"):
             assert all(" questions" in said for said in ran.err.splitlines()), (line, ran.err)

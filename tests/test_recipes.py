@@ -127,6 +127,7 @@ def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str) -> N
     branches = getattr(made.model.config, "branches", [])
     blind = made.model.config.model_type == "fuse" and not branches  # a text model with grafts
     image = () if blind else ("--image", tmp_path / "photo.png")
+    monkeypatch.setattr("fuse.ask.load", lambda folder, **_: made)  # once is enough
     answer = fuse_here("ask", tmp_path / "out", "w5 w6", *image, "--max-tokens", 4, "--json")
     assert (answer.code, answer.err) == (0, ""), answer
     assert json.loads(answer.out)["question"] == "w5 w6"
