@@ -39,6 +39,8 @@ def main() -> None:
     for name in AHEAD.split():
         importlib.import_module(name)
     _leave_operators()
+    # a table that the first model to be loaded makes, for all there are
+    importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("llama")
     gc.collect()
     gc.freeze()
     for line in sys.stdin:
