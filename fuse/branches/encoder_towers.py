@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from fuse import torchvision_shim
 from fuse.branches import timm_files, tower_types
@@ -101,11 +102,12 @@ def _make_on_meta(make: Callable[[Mapping[str, Any]], nn.Module], tower: Mapping
     or by running a part; else it is built whole and its parameters are dropped.
     """
     try:
-        made = make(tower)
-        if not any(_computed(owner) for owner in made.modules()):
-            return made
-        with torch.device("cpu"), _parameters_on_meta():
+        with _Unfilled():
             made = make(tower)
+            if not any(_computed(owner) for owner in made.modules()):
+                return made
+            with torch.device("cpu"), _parameters_on_meta():
+                made = make(tower)
         if not any(value.is_meta for owner in made.modules() for value in _computed(owner)):
             return made
     except FuseError:
@@ -119,6 +121,24 @@ def _make_on_meta(make: Callable[[Mapping[str, Any]], nn.Module], tower: Mapping
             if value is not None:
                 owner._parameters[name] = nn.Parameter(value.to("meta"), requires_grad=value.requires_grad)
     return made
+
+
+class _Unfilled(TorchFunctionMode):
+    """What this thread fills tensors on meta with is not worked out: most of the time that such a tower would take."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _FILLS and args and isinstance(args[0], torch.Tensor) and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+# by numbers, so neither shape nor dtype changes
+_FILLS = frozenset({
+    torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.erfinv_, torch.Tensor.clamp_, torch.Tensor.zero_,
+    torch.Tensor.fill_,
+})  # fmt: skip
 
 
 def _computed(owner: nn.Module) -> list[torch.Tensor]:
