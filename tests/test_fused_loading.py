@@ -30,27 +30,82 @@ def batch(folder: Path):
     return FusedProcessor.from_pretrained(folder)(images=[picture((60, 40))], text=["<image> w5 w6"])
 
 
-FIRST = [
-    "import fuse",
-    "import fuse.model.config",
-    "import fuse.branches.mgm",
-    "import fuse; from transformers import CLIPVisionConfig",
-    "import fuse; from transformers import pipeline",
-]
-
-
-@pytest.mark.parametrize("first", FIRST)
-def test_import_fuse_registers_the_auto_classes(folder: Path, first: str) -> None:
-    """Whatever part of transformers, or of us, is imported first."""
-    program = (
-        f"{first}; from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor;"
-        f"folder = {str(folder)!r};"
-        "print(type(AutoConfig.from_pretrained(folder)).__name__,"
-        " type(AutoModelForImageTextToText.from_pretrained(folder)).__name__,"
-        " type(AutoProcessor.from_pretrained(folder)).__name__)"
+LOAD = (
+    "from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor;"
+    "print(type(AutoConfig.from_pretrained(folder)).__name__,"
+    " type(AutoModelForImageTextToText.from_pretrained(folder)).__name__,"
+    " type(AutoProcessor.from_pretrained(folder)).__name__)"
+)
+ORDERS = {
+    first: f"{first}; {LOAD}"
+    for first in (
+        "import fuse.model.config",
+        "import fuse.branches.mgm",
+        "import fuse; from transformers import CLIPVisionConfig",
+        "import fuse; from transformers import pipeline",
     )
+} | {
+    "transformers": (
+        "import importlib.util as u;"
+        f"spec = u.spec_from_file_location('shim', {torchvision_shim.__file__!r}); shim = u.module_from_spec(spec);"
+        "spec.loader.exec_module(shim); shim.install();"
+        "from transformers import AutoModelForImageTextToText, AutoProcessor; import fuse;"
+        "print(type(AutoProcessor.from_pretrained(folder)).__name__)"
+    ),
+    "resources": (
+        "import fuse, pkgutil, transformers.models.auto.configuration_auto as m;"
+        "print(type(m.__loader__).__name__, len(pkgutil.get_data('torchvision', 'version.py')) > 10)"
+    ),
+}  # fmt: skip
+# Runs each program in a fork, which has nothing of transformers, torchvision or fuse, but what they import elsewhere.
+FORKS = """
+import json, os, sys, tempfile, traceback
+import huggingface_hub.dataclasses, numpy, PIL.Image, safetensors.torch, tokenizers, torch, torch.distributed.tensor
+assert not {"fuse", "torchvision", "transformers"} & set(sys.modules)
+told = {}
+folder, programs = json.load(sys.stdin)
+for name, program in programs.items():
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        if not (child := os.fork()):
+            os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+            try:
+                exec(program, {"__name__": "__main__", "folder": folder})
+                sys.stdout.flush()
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(0)
+        os.waitpid(child, 0)
+        out.seek(0), err.seek(0)
+        told[name] = out.read(), err.read()
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def orders(folder: Path) -> dict[str, tuple[str, str]]:
+    """What each program of ORDERS says, and its stderr."""
+    given = json.dumps([str(folder), ORDERS])
+    done = subprocess.run([sys.executable, "-c", FORKS], input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+CLASSES = ["FusedConfig", "FusedForConditionalGeneration", "FusedProcessor"]
+
+
+def test_import_fuse_registers_the_auto_classes_in_a_fresh_interpreter(folder: Path) -> None:
+    program = f"import fuse; folder = {str(folder)!r}; {LOAD}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["FusedConfig", "FusedForConditionalGeneration", "FusedProcessor"], done.stderr
+    assert done.stdout.split() == CLASSES, done.stderr
+
+
+@pytest.mark.parametrize("first", [name for name in ORDERS if name.startswith("import")])
+def test_import_fuse_registers_the_auto_classes(orders: dict[str, tuple[str, str]], first: str) -> None:
+    """Whatever part of transformers, or of us, is imported first."""
+    out, err = orders[first]
+    assert out.split() == CLASSES, err
 
 
 def test_import_fuse_imports_neither_torch_nor_transformers() -> None:
@@ -59,16 +114,9 @@ def test_import_fuse_imports_neither_torch_nor_transformers() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_transformers_imported_first_is_told_at_once(folder: Path) -> None:
-    program = (
-        "import importlib.util as u;"
-        f"spec = u.spec_from_file_location('shim', {torchvision_shim.__file__!r}); shim = u.module_from_spec(spec);"
-        "spec.loader.exec_module(shim); shim.install();"
-        "from transformers import AutoModelForImageTextToText, AutoProcessor; import fuse;"
-        f"print(type(AutoProcessor.from_pretrained({str(folder)!r})).__name__)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() == "FusedProcessor", done.stderr
+def test_transformers_imported_first_is_told_at_once(orders: dict[str, tuple[str, str]]) -> None:
+    out, err = orders["transformers"]
+    assert out.strip() == "FusedProcessor", err
 
 
 def test_loading_reports_nothing_and_saving_again_changes_nothing(folder: Path, tmp_path: Path, batch) -> None:
@@ -518,13 +566,9 @@ def test_padding_as_asked(folder: Path) -> None:
         ours(text=["w5", ""])
 
 
-def test_importing_through_fuse_keeps_resources() -> None:
-    program = (
-        "import fuse, pkgutil, transformers.models.auto.configuration_auto as m;"
-        "print(type(m.__loader__).__name__, len(pkgutil.get_data('torchvision', 'version.py')) > 10)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["SourceFileLoader", "True"], done.stderr
+def test_importing_through_fuse_keeps_resources(orders: dict[str, tuple[str, str]]) -> None:
+    out, err = orders["resources"]
+    assert out.split() == ["SourceFileLoader", "True"], err
 
 
 HOSTS = [("banana", "llama"), ("qwen2_vl", "llama"), ("mllama", "llama")]

@@ -115,14 +115,23 @@ def test_methods_are_all_here() -> None:
     assert set(BY_METHOD) == ours - {"passthrough", "arcee_fusion"}  # which take one member
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-@pytest.mark.parametrize("method", BY_METHOD)
-def test_every_method(root: Path, tmp_path: Path, kind: str, method: str) -> None:
-    first = text_recipe(root, kind)
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def mixed(request: pytest.FixtureRequest, root: Path) -> tuple[LoadedRecipe, Live, Tensors]:
+    """A model of each kind, and what it holds at first, which is what the merge gives."""
+    first = text_recipe(root, request.param)
     live = Live(first)
     before = held(live.answerer.model)
-    assert same(before, fresh(first, tmp_path))
-    assert (live.answerer.model.lm_head.weight is live.answerer.model.get_input_embeddings().weight) == (kind == "gpt2")
+    assert same(before, fresh(first, root))
+    model = live.answerer.model
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == (request.param == "gpt2")
+    return first, live, before
+
+
+@pytest.mark.parametrize("method", BY_METHOD)
+def test_every_method(mixed: tuple[LoadedRecipe, Live, Tensors], tmp_path: Path, method: str) -> None:
+    first, live, before = mixed
+    live.remix(first)
+    assert same(held(live.answerer.model), before)
     second = with_method(first, method, BY_METHOD[method])
     assert live.remix(second) is False
     after = held(live.answerer.model)
