@@ -18,6 +18,7 @@ import torch
 from fuse.errors import CheckpointError, FuseError, MachineError
 from fuse.importers import child, unpickle
 from fuse.importers.child import unpickled
+from fuse.importers.contents import Contents
 from tests.test_import import MAPPER, alone, imported
 
 WIDE = torch.arange(24.0).reshape(4, 6)
@@ -29,17 +30,22 @@ STATE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-@pytest.mark.parametrize("zipped", [True, False])
+def same(held: Contents) -> None:
+    assert list(held.state) == list(STATE)
+    for name, tensor in STATE.items():
+        assert held.state[name].dtype == tensor.dtype
+        assert torch.equal(held.state[name], tensor), name
+
+
+@pytest.mark.parametrize(("zipped", "start"), [(True, "fork"), (False, "fork"), (False, "spawn")])
 def test_every_tensor_comes_back(tmp_path: Path, zipped: bool, start: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a zip and a new Python too, in test_no_module_comes_from_the_working_directory."""
     file = tmp_path / "a file.pth"
     torch.save({"model": STATE, "epoch": 3}, file, _use_new_zipfile_serialization=zipped)
     monkeypatch.setattr(child, "may_fork", lambda: start == "fork")
     held = unpickled(file, tmp_path)
-    assert list(held.state) == list(STATE) and held.dropped == {"epoch": "of the training, not of the model"}
-    for name, tensor in STATE.items():
-        assert held.state[name].dtype == tensor.dtype
-        assert torch.equal(held.state[name], tensor), name
+    assert held.dropped == {"epoch": "of the training, not of the model"}
+    same(held)
     held.state["plain"].add_(1)  # changes stay here
     assert torch.equal(torch.load(file)["model"]["plain"], WIDE)
     alone(tmp_path, file.name)
@@ -49,6 +55,7 @@ def test_no_byte_of_a_zip_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file, seen = tmp_path / "file.pth", []
     torch.save({"a": torch.ones(1 << 20), "b": WIDE}, file)
     real = child._mapped
+    monkeypatch.setattr(child, "may_fork", lambda: True)
     monkeypatch.setattr(child, "_mapped", lambda one: seen.append(os.fstat(one.fileno()).st_size) or real(one))
     unpickled(file)
     assert seen == [file.stat().st_size, 0]
@@ -224,12 +231,12 @@ def _state(pid: int) -> str:
 
 def test_no_module_comes_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file.pth"
-    torch.save(MAPPER, file)
+    torch.save(STATE, file)
     for name in ("zipfile", "pickle", "torch"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(7)")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(child, "may_fork", lambda: False)
-    assert unpickled(Path("file.pth")).state.keys() == MAPPER.keys()
+    same(unpickled(Path("file.pth")))
 
 
 def test_records_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
