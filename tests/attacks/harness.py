@@ -121,11 +121,12 @@ def stop() -> None:
         _zygote.cache_clear()
 
 
-def start_zygote(**env: str) -> subprocess.Popen[str]:
-    """A process that commands are forked from; it ends when its input does. env: for it, besides this process's."""
+def start_zygote(*ahead: str, **env: str) -> subprocess.Popen[str]:
+    """A process that commands are forked from; it ends when its input does. ahead: what it imports, else all that verbs
+    do. env: for it, besides this process's."""
     own = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.attacks.zygote"], cwd=ROOT, env={**os.environ, **own, **env}, text=True,
+        [sys.executable, "-m", "tests.attacks.zygote", *ahead], cwd=ROOT, env={**os.environ, **own, **env}, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Runs the real command line in forked children, so that a case does not pay for imports again.
 
-`python -m tests.attacks.zygote` reads one JSON object a line, {argv, cwd, env, limits, wall}, and answers each with one
+`python -m tests.attacks.zygote [MODULE ...]` imports them and reads one JSON object a line, {argv, cwd, env, limits, wall}, and answers each with one
 {code, out, err, seconds, cpu, peak}. It starts no thread, so that a fork of it is a whole process.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
     from fuse import torchvision_shim
 
     torchvision_shim.install()
-    for name in AHEAD.split():
+    for name in sys.argv[1:] or AHEAD.split():
         importlib.import_module(name)
     _leave_operators()
     # a table that the first model to be loaded makes, for all there are

@@ -20,6 +20,12 @@ from pathlib import Path
 from tests.attacks.harness import ROOT, end_zygote, start_zygote
 
 SITE = Path(__file__).parent / "site"
+# what merges and imports need; less of it makes a smaller process, which forks sooner
+AHEAD = """
+torch safetensors.torch fuse.cli fuse.commands.merge fuse.commands.import_ fuse.merge fuse.planner fuse.plan_view fuse.card
+fuse.sidecars fuse.output fuse.recipe_yaml fuse.engine.execute fuse.progress fuse.workers fuse.families.text.llama
+fuse.methods.linear
+"""
 WALL = 120.0  # seconds; a command that hangs is killed
 
 
@@ -122,7 +128,7 @@ def kill_after(seconds: float) -> Callable[[int], None]:
 
 @cache
 def _zygote() -> subprocess.Popen[str]:
-    return start_zygote(PYTHONPATH=os.pathsep.join((str(SITE), str(ROOT))), FUSE_TEST_ROOT="")
+    return start_zygote(*AHEAD.split(), PYTHONPATH=os.pathsep.join((str(SITE), str(ROOT))), FUSE_TEST_ROOT="")
 
 
 def forked_size() -> int:
