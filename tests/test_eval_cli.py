@@ -128,7 +128,7 @@ def test_cards_by_choice(place: Path) -> None:
 
 def test_what_a_kill_left_is_gone_on_with(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fuse_here(*ASKED, "--out", "whole").code == 0
-    assert fuse_here(*ASKED, "--out", "out", "--quiet").code == 0
+    shutil.copytree(place / "whole", place / "out")
     log = place / "out/native.jsonl"
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(lines[:4]) + lines[4][:20])  # three replies, and one that was being written
