@@ -60,7 +60,8 @@ ORDERS = {
 # Runs each program in a fork, which has nothing of transformers, torchvision or fuse, but what they import elsewhere.
 FORKS = """
 import json, os, sys, tempfile, traceback
-import huggingface_hub.dataclasses, numpy, PIL.Image, safetensors.torch, tokenizers, torch, torch.distributed.tensor
+import accelerate, huggingface_hub.dataclasses, numpy, PIL.Image, safetensors.torch, scipy.optimize, tokenizers
+import torch._dynamo, torch.distributed.tensor
 assert not {"fuse", "torchvision", "transformers"} & set(sys.modules)
 told = {}
 folder, programs = json.load(sys.stdin)
