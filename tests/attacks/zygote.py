@@ -24,7 +24,7 @@ huggingface_hub fuse.cli fuse.merge fuse.planner fuse.plan_view fuse.card fuse.s
 fuse.engine.execute fuse.progress fuse.visual_tokens fuse.ask fuse.commands.merge fuse.commands.plan
 fuse.commands.inspect fuse.commands.ask fuse.commands.import_ fuse.commands.eval fuse.commands.search fuse.ask_folder
 fuse.model.fused fuse.model.processor fuse.workers fuse.hub fuse.stores.hub fuse.stores.members fuse.families.text.llama
-fuse.methods.linear jinja2.debug transformers.models.llama.modeling_llama transformers.generation.streamers
+jinja2.debug transformers.models.llama.modeling_llama transformers.generation.streamers
 """
 # a bomb that bursts takes no more of the machine than this
 LIMITS = {"DATA": 6 << 30, "CPU": 10}
