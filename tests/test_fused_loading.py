@@ -60,8 +60,7 @@ ORDERS = {
 # Runs each program in a fork, which has nothing of transformers, torchvision or fuse, but what they import elsewhere.
 FORKS = """
 import json, os, sys, tempfile, traceback
-import accelerate, huggingface_hub.dataclasses, numpy, PIL.Image, safetensors.torch, scipy.optimize, tokenizers
-import torch._dynamo, torch.distributed.tensor
+import huggingface_hub.dataclasses, numpy, PIL.Image, safetensors.torch, tokenizers, torch, torch.distributed.tensor
 assert not {"fuse", "torchvision", "transformers"} & set(sys.modules)
 told = {}
 folder, programs = json.load(sys.stdin)
@@ -88,7 +87,9 @@ print(json.dumps(told))
 def orders(folder: Path) -> dict[str, tuple[str, str]]:
     """What each program of ORDERS says, and its stderr."""
     given = json.dumps([str(folder), ORDERS])
-    done = subprocess.run([sys.executable, "-c", FORKS], input=given, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS], input=given, capture_output=True, text=True, check=False, timeout=240
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from fuse.ask import load
 from tests import tiny_lavin, tiny_processors, tiny_text
-from tests.cli import fuse_here
+from tests.cli import fuse_forked, fuse_here
 from tests.original_branches import difference, golden
 from tests.test_lavin import clip, llama, part, through
 
@@ -25,7 +25,7 @@ def made(folder: Path, model: Any, state: dict[str, torch.Tensor], encoder: Any,
     tiny_processors.tokenizer().save_pretrained(folder / "llm")
     encoder.save_pretrained(folder / "clip")
     (folder / "clip" / "preprocessor_config.json").write_text(json.dumps(PREPARE))
-    told = fuse_here("import", "lavin", tiny_lavin.saved(folder / "lavin.pth", state), folder / "lavin")
+    told = fuse_forked("import", "lavin", tiny_lavin.saved(folder / "lavin.pth", state), folder / "lavin")
     assert told.code == 0, told.err
     recipe = {
         "members": {"llm": {"path": "llm"}}, "language": {"method": "linear", "weights": {"llm": 1}},

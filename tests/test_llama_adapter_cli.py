@@ -14,7 +14,7 @@ from fuse.ask import load
 from fuse.grafts.llama_adapter import LlamaAdapterGraft
 from fuse.grafts.slots import slots_of
 from tests import recipe_members
-from tests.cli import Ran, fuse_here
+from tests.cli import Ran, fuse_forked, fuse_here
 from tests.official_adapters import HEADS, save_first, save_multimodal
 from tests.original_branches import difference, picture
 
@@ -32,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_first(folder / "first.pth", config)
     save_multimodal(folder / "BIAS-7B.pth", config)
     for ran in (
-        fuse_here("import", "llama_adapter", folder / "first.pth", folder / "first"),
+        fuse_forked("import", "llama_adapter", folder / "first.pth", folder / "first"),
         fuse_here(
             "import", "llama_adapter", folder / "BIAS-7B.pth", folder / "second", "--host", folder / "llm",
             "--set", f"visual_heads={HEADS}",

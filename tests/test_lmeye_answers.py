@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 import fuse  # noqa: F401 - makes the Auto classes know the folder
 from tests import recipe_members, tiny_lmeye
-from tests.cli import Ran, fuse_here
+from tests.cli import Ran, fuse_forked, fuse_here
 from tests.original_branches import picture
 
 D = recipe_members.HIDDEN
@@ -259,7 +259,7 @@ def test_refuses(parts: Path, tmp_path: Path, text: str) -> None:
 
 def test_refuses_another_width(parts: Path, tmp_path: Path) -> None:
     file = tiny_lmeye.save_pickle(tiny_lmeye.network(24), tmp_path / "checkpoint.pth")
-    assert fuse_here("import", "lmeye", file, parts / "narrow", "--set", f"clip={parts / 'clip'}").code == 0
+    assert fuse_forked("import", "lmeye", file, parts / "narrow", "--set", f"clip={parts / 'clip'}").code == 0
     ran = merge(parts, tmp_path / "out", recipe=RECIPE.replace("from: donor", "from: narrow").replace("%s", ""))
     told = f"fuse: {parts / 'narrow'}: eyes cannot be grafted into llm: its hidden size is {D}, and the network reads and writes 24\n"
     assert (ran.code, ran.err) == (3, told)

@@ -16,7 +16,7 @@ from transformers import (
 
 import fuse  # noqa: F401 - makes the Auto classes know the folder
 from tests import recipe_members, tiny_lmeye, tiny_processors
-from tests.cli import Ran, fuse_here
+from tests.cli import Ran, fuse_forked, fuse_here
 from tests.original_branches import picture
 from tests.tiny_encoders import randomise
 
@@ -61,7 +61,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_lmeye.save_clip(folder / "clip")
     file = tiny_lmeye.save_pickle(NET, folder / "checkpoint_with_epoch1.pth")
     options = ("--set", f"clip={folder / 'clip'}", "--set", f"blip2={folder / 'blip2'}")
-    ran = fuse_here("import", "lmeye", file, folder / "donor", *options)
+    ran = fuse_forked("import", "lmeye", file, folder / "donor", *options)
     assert (ran.code, ran.err) == (0, ""), ran
     return folder
 

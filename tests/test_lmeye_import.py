@@ -12,7 +12,7 @@ from fuse.errors import CheckpointError
 from fuse.importers import About, Imported
 from fuse.importers.lmeye import sort_keys
 from tests import tiny_lmeye
-from tests.cli import fuse_here
+from tests.cli import fuse_forked
 from tests.tiny_lmeye import BEGIN, END, network, save_clip, save_pickle, seeded
 
 D = 16
@@ -195,7 +195,7 @@ def test_frozen_parts_that_are_nowhere(clip: Path, tmp_path: Path) -> None:
 
 
 def imported(*args: object) -> Any:
-    return fuse_here("import", "lmeye", *args)
+    return fuse_forked("import", "lmeye", *args)
 
 
 def test_the_command(clip: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from fuse.digests import file_sha256
 from fuse.safetensors_header import read_header
 from tests import official_adapters, recipe_members, tiny_clipcap, tiny_grafts, verified
-from tests.cli import fuse_here
+from tests.cli import fuse_forked
 from tests.test_fused_seq2seq import save_t5
 from tests.verified import edited, flip, outcomes, plant, tensor, verify
 
@@ -59,7 +59,7 @@ def test_what_an_import_made(folders: Path, tmp_path: Path) -> None:
     """A projector folder, and the language model beside it as a model of its own."""
     host = verified.config_of(folders / "gpt2")
     tiny_clipcap.of_host(tmp_path / "coco.pt", host)
-    ran = fuse_here("import", "clipcap", tmp_path / "coco.pt", tmp_path / "out", "--host", folders / "gpt2")
+    ran = fuse_forked("import", "clipcap", tmp_path / "coco.pt", tmp_path / "out", "--host", folders / "gpt2")
     assert ran.code == 0, ran.err
     ran = verify(tmp_path / "out", "--json")
     assert ran.code == 0, ran.err

@@ -39,7 +39,7 @@ def trial(
     found = Trial(fault, command(scene.words(force), root, fault=fault, **how))
     _look(found, scene, root, force, before)
     if repeat:
-        _again(found, scene, root, force)
+        _again(found, scene, root, force, fresh=bool(how.get("fresh")))
     return found
 
 
@@ -81,11 +81,11 @@ def _listen(found: Trial, target: str, partial: bool) -> None:
         found.demand(not partial and target != "whole", OTHER, f"{said}, but there is: {found.left}")
 
 
-def _again(found: Trial, scene: Scene, root: Path, force: bool) -> None:
+def _again(found: Trial, scene: Scene, root: Path, force: bool, *, fresh: bool) -> None:
     """The same command must finish the output, and keep the files that were finished."""
     done = _target(scene, root) == "whole"
     kept = _kept(root)
-    found.again = again = command(scene.words(force), root)
+    found.again = again = command(scene.words(force), root, fresh=fresh)
     found.demand("Traceback" not in again.err, TRACEBACK, again.err[-1500:])
     refused = done and not force and again.code == 2 and "already exists" in again.err
     found.demand(again.code == 0 or refused, OTHER, f"again: exit {again.code}, {again.err[-500:]}")
