@@ -130,6 +130,8 @@ def furnish(
         if "open_clip" in branch:
             width = _open_clip(branch["open_clip"].split(":")[0], folder / branch["weights"], monkeypatch)
             _projector(folder / branch["projector"], width)
+        elif "timm" in branch:
+            _projector(folder / branch["projector"], _timm(branch["timm"], folder / branch["weights"]))
         elif "encoder" in branch:
             save_encoder(folder / branch["encoder"])
             if isinstance(branch["projector"], str) and branch["projector"] not in (donors or {}):
@@ -162,6 +164,15 @@ def _projector(file: Path, width: int) -> None:
     tensors = {f"model.mm_projector.{k}": torch.randn(s, generator=generator) * 0.2 for k, s in shapes.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, file)
+
+
+def _timm(name: str, weights: Path) -> int:
+    """Weights of a model of timm; the width of its tokens."""
+    import timm
+
+    made: Any = tiny_encoders.randomise(timm.create_model(name, num_classes=5))
+    save_file({key: value.contiguous() for key, value in made.state_dict().items()}, weights)
+    return made.num_features
 
 
 def stand_in(recipe: str) -> str:

@@ -21,13 +21,22 @@ RECIPES = [
     "lion_with_lmeye.yaml", "lion_decoder.yaml", "llama_adapter_v2.yaml", "lmeye.yaml", "mks2_mixture.yaml",
     "vlm_with_open_clip_encoder.yaml",
 ]  # fmt: skip
-NAMES = [Path(recipe).stem for recipe in RECIPES]
+TIMM = """
+members: {llava: llava-hf/llava-1.5-7b-hf}
+language: {method: linear, weights: {llava: 1}}
+vision:
+  - llava
+  - {name: vit, timm: test_vit, weights: vit.safetensors, projector: from_vit.safetensors, max_tokens: 3}
+  - {name: convnext, timm: test_convnext, weights: convnext.safetensors, projector: from_convnext.safetensors}
+"""
+NAMES = [Path(recipe).stem for recipe in RECIPES] + ["timm_encoders"]
 
 
 def made(recipe: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     """The recipe merged and exported into the folder; what it says with `fuse`."""
-    text = (ROOT / recipe).read_text()
-    recipe_members.furnish([text], KINDS[recipe], folder, monkeypatch, DONORS.get(recipe))
+    text = (ROOT / recipe).read_text() if recipe else TIMM
+    kinds = KINDS[recipe] if recipe else {"llava": "llava"}
+    recipe_members.furnish([text], kinds, folder, monkeypatch, DONORS.get(recipe))
     (folder / "recipe.yaml").write_text(recipe_members.stand_in(text))
     for verb in (("merge", folder / "recipe.yaml"), ("export", folder / "out", "--to", "portable")):
         ran = fuse_here(*verb, folder / ("out" if verb[0] == "merge" else "portable"))
@@ -53,7 +62,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture(60, 40).save(where / "photo.png")
     wanted = {}
     with pytest.MonkeyPatch.context() as patch:
-        for recipe, name in zip(RECIPES, NAMES, strict=True):
+        for recipe, name in zip([*RECIPES, ""], NAMES, strict=True):
             (where / name).mkdir()
             wanted[name] = made(recipe, where / name, patch)
     torch.save(wanted, where / "wanted.pt")
