@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.harness import Attack, attack, hold, listing, refused, within
+from tests.attacks import harness
+from tests.attacks.harness import Attack, Ran, attack, hold, listing, refused, within
 
 SAID = "recipe.yaml: there is no such file"
 
@@ -41,3 +42,11 @@ def test_a_command_runs_as_ever(family: Path, tmp_path: Path) -> None:
 def test_limits_and_environment(tmp_path: Path) -> None:
     ran = attack("plan /dev/zero", tmp_path, env={"HOME": "/nowhere"}, limits={"NOFILE": 64})
     assert ran.code == 2 and ran.err.startswith("fuse: /dev/zero: ")
+
+
+def test_a_slow_machine_has_longer_and_no_more() -> None:
+    slow = harness.slowness()
+    assert slow >= 1
+    within(Ran(0, "", "", 1, 4.9, 1))
+    with pytest.raises(AssertionError, match=r"took \d+\.\d s of the processor"):
+        within(Ran(0, "", "", 1, 3 * harness.MOST_SECONDS * slow, 1))
