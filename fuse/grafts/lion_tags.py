@@ -96,7 +96,7 @@ def _build(name: str, told: Any, weights: Path) -> tuple[Any, Any]:
     if odd := next((key for key, shape in wanted.items() if found.get(key) != shape), ""):
         told_shape = f"has shape {list(found[odd])}, not {list(wanted[odd])}" if odd in found else "is missing"
         raise CheckpointError(f"is no {name}: tensor {odd!r} {told_shape}", where=weights)
-    model.load_state_dict({key: state[key].float() for key in wanted}, strict=False)
+    model.load_state_dict({key: state[key].float() for key in wanted}, strict=False)  # it makes attn_mask itself
     return model, SimpleTokenizer(context_length=model.context_length)
 
 
