@@ -44,7 +44,7 @@ def build_tower(config: Mapping[str, Any], head: int = 0) -> tuple[nn.Module, Fi
     try:
         with _float32() as dtype:
             tower = _make_on_meta(make, config["tower"]) if meta else make(config["tower"])
-    except FuseError:
+    except (FuseError, MemoryError):
         raise
     except Exception as error:  # the libraries raise anything for configs that make no tower
         told = (str(error).splitlines() or [""])[0][:200]
