@@ -62,8 +62,8 @@ def attack(
     """Run `fuse argv` in the folder, in a forked child of a process that has imported everything.
 
     argv: words, or a line that is split at spaces. env: added to this process's. limits: by the name of a resource
-    (`{"NOFILE": 64}`); -1 is none. wall: seconds after which it is killed. What
-    libraries read from the environment as they are imported stays, but for the settings of huggingface_hub (HF_*).
+    (`{"NOFILE": 64}`); -1 is none. wall: seconds after which it is killed. What libraries read from the environment as
+    they are imported stays, but for the settings of huggingface_hub (HF_*).
     """
     words = argv.split() if isinstance(argv, str) else [*argv]
     asked = {

@@ -1,7 +1,8 @@
 """Runs the real command line in forked children, so that a case does not pay for imports again.
 
-`python -m tests.attacks.zygote [MODULE ...]` imports them and reads one JSON object a line, {argv, cwd, env, limits, wall}, and answers each with one
-{code, out, err, seconds, cpu, peak}. It starts no thread, so that a fork of it is a whole process.
+`python -m tests.attacks.zygote [MODULE ...]` imports the modules, or else AHEAD, reads one JSON object a line, {argv, cwd,
+env, limits, wall}, and answers each with one {code, out, err, seconds, cpu, peak}. It starts no thread, so that a fork of
+it is a whole process.
 """
 
 import gc
