@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.store_server import Store
@@ -19,6 +20,10 @@ from fuse import torchvision_shim
 
 torchvision_shim.install()
 torch.set_num_threads(1)
+
+# The same examples every time, however slow the machine is; `make soak` tries others.
+settings.register_profile("fuse", deadline=None, derandomize=True)
+settings.load_profile("fuse")
 
 
 @pytest.hookimpl(trylast=True)

@@ -80,17 +80,17 @@ def _confine(size: int, parent: int) -> None:
         signal.signal(number, signal.SIG_DFL)
     _die_with(parent)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _limit(resource.RLIMIT_CPU, seconds_for(size))
+    _limit(resource.RLIMIT_CPU, seconds_for(size), 1)  # at the limit comes SIGXCPU, which tells why; then SIGKILL
     _limit(resource.RLIMIT_FSIZE, 2 * size + ROOM)
     if (used := _address_space()) is not None:
         _limit(resource.RLIMIT_AS, used + 3 * size + ROOM)
     sys.addaudithook(_refuse)
 
 
-def _limit(what: int, most: int) -> None:
-    hard = resource.getrlimit(what)[1]
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(what, (most, most))
+def _limit(what: int, most: int, beyond: int = 0) -> None:
+    before = resource.getrlimit(what)[1]
+    soft, hard = (one if before == resource.RLIM_INFINITY else min(one, before) for one in (most, most + beyond))
+    resource.setrlimit(what, (soft, hard))
 
 
 def _address_space() -> int | None:

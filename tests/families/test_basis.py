@@ -191,18 +191,18 @@ def test_symbols() -> None:
 
 
 def test_placing_needs_no_torch_and_no_time() -> None:
-    """A fresh interpreter places 3 x 300 keys of a 32-layer model; the bound leaves room for a busy machine."""
+    """A fresh interpreter places 3 x 300 keys of a 32-layer model; the bound leaves room for a slow machine."""
     code = """
 import sys, time
 from fuse import families
 config = {"model_type": "llama"}
 keys = list(families.language_shapes(config, "x")[0])
 assert len(keys) == 291
-started = time.perf_counter()
+started = time.process_time()
 for _ in range(3):
     found = families.places(config, keys, "x")
     families.check_language(config, dict(families.language_shapes(config, "x")[0]), "x")
-assert time.perf_counter() - started < 1.0, time.perf_counter() - started
+assert time.process_time() - started < 3, time.process_time() - started
 assert all(place.canonical == key for key, place in found.items())
 assert not {"torch", "transformers", "numpy"} & set(sys.modules), "heavy imports"
 """

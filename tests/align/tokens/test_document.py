@@ -111,9 +111,11 @@ def test_large_vocabularies_are_compared_at_once(tmp_path: Path) -> None:
     write(tmp_path / "a", [f"a{i}" for i in range(40_000)], rows=40_000)
     write(tmp_path / "b", [f"b{i}" for i in range(40_000)], rows=40_000)
     speakers = open_speakers([str(tmp_path / "a"), str(tmp_path / "b")])
-    began = time.monotonic()
+    began = time.process_time()
     assert align(*speakers).kind == "different"
-    assert time.monotonic() - began < 10  # a tenth of a second; minutes where each token measures the other vocabulary
+    assert (
+        time.process_time() - began < 10
+    )  # a tenth of a second; minutes where each token measures the other vocabulary
 
 
 ROLES = {
