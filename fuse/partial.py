@@ -40,13 +40,15 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class Partial:
     """The folder to write into, and its journal.
 
-    files: how many weight files it is to have. size: bytes it needs. spare: open files, for what is to be removed.
+    files: how many weight files it is to have. size: bytes it needs. alone: the file of the target's name takes its
+    place, not the folder. spare: open files, for what is to be removed.
     """
 
     target: Path
     journal: Journal
     files: int
     size: int
+    alone: bool = False
     spare: Spare = field(default_factory=Spare)
     kept: dict[str, Shard] = field(default_factory=dict)  # whole files of an earlier run
     placed: bool = False
@@ -54,6 +56,11 @@ class Partial:
     @property
     def folder(self) -> Path:
         return home_of(self.target) / FOLDER
+
+    @property
+    def whole(self) -> Path:
+        """What takes the target's place."""
+        return self.folder / self.target.name if self.alone else self.folder
 
     def keep(self, matches: Callable[[Path, Shard], bool]) -> None:
         """Keep the earlier run's files that are as its journal says, and remove all else."""
@@ -81,14 +88,14 @@ class Partial:
 @contextmanager
 def partial_folder(
     target: Path, makes: Mapping[str, Any], *, files: int = 0, size: int = 0, force: bool = False, sync: bool = True,
-    restart: bool = False, adopted: Mapping[str, Shard] | None = None,
+    restart: bool = False, adopted: Mapping[str, Shard] | None = None, alone: bool = False,
 ) -> Iterator[Partial]:  # fmt: skip
     """A folder to write into; it becomes `target` when the block ends.
 
     makes: what decides its bytes: an unfinished output of the same is gone on with. force: replace a target that is
     there. sync: whether the disk has every file before the folder takes its place. restart: throw away an unfinished
-    output. adopted: files that workers wrote, which are kept. Where the block fails, its finished files are kept unless
-    the input is at fault or the disk is full.
+    output. adopted: files that workers wrote, which are kept. alone: the target is a file, not a folder. Where the block
+    fails, its finished files are kept unless the input is at fault or the disk is full.
     Raises RecipeError where another process writes the target, or where there is an unfinished output of something
     else; MachineError where the disk or the memory fails, with what is kept.
     """
@@ -100,7 +107,7 @@ def partial_folder(
             journal = stack.enter_context(closing(_opened(home, target, sync=sync)))
             if not adopted:
                 _taken_over(home, journal, makes, restart=restart)
-            partial = Partial(target, journal, files, size, spare)
+            partial = Partial(target, journal, files, size, alone, spare)
             stack.callback(_clear, home, partial)
         with _sentences(partial):
             partial.folder.mkdir(exist_ok=True)
@@ -110,7 +117,7 @@ def partial_folder(
             yield partial
             for path in [*partial.folder.rglob("*"), partial.folder, home] if sync else ():
                 _sync(path)
-            journal.finish(partial.folder.stat().st_ino)
+            journal.finish(partial.whole.stat().st_ino)
             _place(partial, force=force)
             if sync:
                 _sync(target.parent)
@@ -131,6 +138,14 @@ def new_folder(target: Path, what: str = "import", *, force: bool = False, sync:
     with partial_folder(target, {"what": what}, force=force, sync=sync) as partial:
         partial.keep(lambda *_: False)
         yield partial.folder
+
+
+@contextmanager
+def new_file(target: Path, what: str, *, force: bool = False) -> Iterator[Path]:
+    """As `new_folder`, for one file: where to write it."""
+    with partial_folder(target, {"what": what}, force=force, alone=True) as partial:
+        partial.keep(lambda *_: False)
+        yield partial.whole
 
 
 def _opened(home: Path, target: Path, *, sync: bool) -> Journal:
@@ -170,10 +185,12 @@ def _leave(home: Path) -> None:
 def _place(partial: Partial, *, force: bool) -> None:
     target = partial.target
     try:
-        if force and target.exists():
+        if force and partial.alone:
+            partial.whole.replace(target)
+        elif force and target.exists():
             rename.exchange(partial.folder, target, home_of(target) / OLD)
         else:
-            rename.put(partial.folder, target)
+            rename.put(partial.whole, target)
     except FileExistsError:
         told = f"the output appeared while it was being made; {partial.told()}"
         raise RecipeError(told, where=target) from None
@@ -183,7 +200,7 @@ def _place(partial: Partial, *, force: bool) -> None:
             old.rename(target)
         raise
     finally:
-        partial.placed = moved(home_of(target), partial.journal)
+        partial.placed = moved(partial.whole, partial.journal)
 
 
 @contextmanager

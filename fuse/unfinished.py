@@ -55,7 +55,7 @@ def settle(target: Path) -> None:
     with closing(Journal(home, target)) as journal:
         if (home / OLD).exists() and not target.exists():
             (home / OLD).rename(target)
-        if moved(home, journal):
+        if moved(home / FOLDER, journal):
             remove(home)
 
 
@@ -91,7 +91,7 @@ def _is_ours(entry: os.DirEntry[str]) -> bool:
 def take_over(home: Path, journal: Journal, makes: Mapping[str, Any], *, restart: bool) -> None:
     """Go on with an earlier run's journal, or begin a new one where there is none, or only one that is to go."""
     before = journal.head
-    if restart or moved(home, journal) or (before is not None and not journal.shards):
+    if restart or moved(home / FOLDER, journal) or (before is not None and not journal.shards):
         shutil.rmtree(home / FOLDER, ignore_errors=True)
         journal.forget()
         return
@@ -128,10 +128,10 @@ def normal(makes: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps({"fuse": __version__, **makes}))
 
 
-def moved(home: Path, journal: Journal) -> bool:
-    """Whether the finished output has left: what is called `folder` now, if anything, is what it replaced."""
+def moved(whole: Path, journal: Journal) -> bool:
+    """Whether the finished output has left this path: what is there now, if anything, is what it replaced."""
     try:
-        return journal.complete is not None and (home / FOLDER).stat().st_ino != journal.complete
+        return journal.complete is not None and whole.stat().st_ino != journal.complete
     except FileNotFoundError:
         return True
 

@@ -99,7 +99,7 @@ def work(
     ):
         for one in (whole, journal):
             check_same(home, one, making)
-        if moved(home, whole):
+        if moved(home / FOLDER, whole):
             told = "holds the rest of a merge that was killed at its end"
             raise RecipeError(told, where=home, hint="fuse merge --restart begins anew")
         journal.begin(making)

@@ -12,7 +12,7 @@ import pytest
 
 from fuse.export.gguf_converter import architecture
 from tests import folds
-from tests.cli import Ran, fuse_here
+from tests.cli import Ran, fuse_forked, fuse_here
 
 FAKE = """
 import argparse, json, logging, struct, sys
@@ -83,6 +83,33 @@ def test_a_file(room: Path, tmp_path: Path) -> None:
     assert export(room, "llava", out, "--mmproj", "--force").code == 0
     assert json.loads(out.read_bytes()[24:]) == ["mmproj", "llava", "auto"]
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
+
+
+@pytest.mark.parametrize("out", ["out.gguf", "out"])
+def test_killed_while_it_converts(room: Path, tmp_path: Path, out: str) -> None:
+    """What is left is beside the target, is told, and is gone after the next run."""
+    killer = tmp_path / "killer.py"
+    text = (room / "convert.py").read_text()
+    killer.write_text(text.replace("outfile.write_bytes", "import os; outfile.touch(); os.kill(os.getppid(), 9)\n#"))
+    words = ("export", room / "llama", "--to", "gguf", tmp_path / out, "--outtype", "f16")
+    assert fuse_forked(*words, "--converter", killer).code == -9
+    assert {path.name for path in tmp_path.iterdir()} == {"killer.py", f".{out}.partial"}
+    assert fuse_forked(*words, "--converter", room / "convert.py").code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"killer.py", out}
+
+
+def test_what_the_converter_adds_to_a_name(room: Path, tmp_path: Path) -> None:
+    assert export(room, "llama", tmp_path / "{ftype}.gguf", "--outtype", "f16").code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["{ftype}.gguf"]
+
+
+def test_a_file_that_appears_is_not_replaced(room: Path, tmp_path: Path) -> None:
+    out, late = tmp_path / "out.gguf", tmp_path / "late.py"
+    late.write_text((room / "convert.py").read_text() + f"\nPath({str(out)!r}).write_text('mine')\n")
+    ran = fuse_here("export", room / "llama", "--to", "gguf", out, "--converter", late)
+    told = "the output appeared while it was being made; nothing was written"
+    assert ran == Ran(2, "", f"fuse: {out}: {told}\n") and out.read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"out.gguf", "late.py"}
 
 
 def test_a_folder_with_language_model_and_eyes(room: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A native folder as GGUF, by llama.cpp's own converter: checked before it runs, and whole or not at all after it."""
 
-import tempfile
 from pathlib import Path
 
 import fuse
@@ -8,7 +7,7 @@ from fuse.digests import RECORD, file_sha256
 from fuse.errors import RecipeError
 from fuse.export.folders import Opened, check_target, opened
 from fuse.export.gguf_converter import Converter, Half, architecture, convert, find_converter, supported
-from fuse.partial import new_folder
+from fuse.partial import new_file, new_folder
 from fuse.small_files import write_json
 
 SUFFIX = ".gguf"
@@ -37,9 +36,8 @@ def export_gguf(
     halves: list[Half] = ["MMPROJ"] if mmproj and alone else ["TEXT", *(["MMPROJ"] if mmproj else [])]
     _check_known(source, script, halves)
     if alone:
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
-            made = convert(script, folder.resolve(), Path(work) / out.name, outtype, halves[0])
-            made.replace(out)
+        with new_file(out, "export", force=force) as file:
+            convert(script, folder.resolve(), file, outtype, halves[0]).replace(file)  # {ftype} may be in its name
         return [out]
     with new_folder(out, "export", force=force) as room:
         found = {half: convert(script, folder.resolve(), room / NAMES[half], outtype, half) for half in halves}
