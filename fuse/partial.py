@@ -94,8 +94,8 @@ def partial_folder(
 
     makes: what decides its bytes: an unfinished output of the same is gone on with. force: replace a target that is
     there. sync: whether the disk has every file before the folder takes its place. restart: throw away an unfinished
-    output. adopted: files that workers wrote, which are kept. alone: the target is a file, not a folder. Where the block
-    fails, its finished files are kept unless the input is at fault or the disk is full.
+    output. adopted: files that workers wrote, which are kept. alone: the target is a file, not a folder.
+    Where the block fails, its finished files are kept unless the input is at fault or the disk is full.
     Raises RecipeError where another process writes the target, or where there is an unfinished output of something
     else; MachineError where the disk or the memory fails, with what is kept.
     """
