@@ -38,14 +38,13 @@ def commit(
     inputs = bring(plan)
     making = makes(plan, inputs, device)
     shards, hashes = _gathered(plan, target, making)
-    _check_written(plan, home_of(target), shards, check=check)
+    _check_written(plan, home_of(target), shards, progress, check=check)
     hashed = all(shard.sha256 for shard in shards.values())
     with partial_folder(
         target, making, files=len(plan.shards), size=plan.bytes_written + SMALL_FILES, force=force, sync=sync,
         adopted=shards,
     ) as partial:  # fmt: skip
         partial.keep(lambda *_: True)
-        progress(sum(plan.rows[i].nbytes for _, own in copied(plan) for i in own))
         found = {file: hashes.get(one.name, "") for of in inputs.values() for file, one in of.items()}
         fits = complete(plan, partial, inputs, found, progress, hashed=hashed)
     return Merged(fits)
@@ -74,7 +73,9 @@ def _gathered(plan: Plan, target: Path, making: Mapping[str, Any]) -> tuple[dict
     return shards, hashes
 
 
-def _check_written(plan: Plan, home: Path, shards: Mapping[str, Shard], *, check: bool) -> None:
+def _check_written(
+    plan: Plan, home: Path, shards: Mapping[str, Shard], progress: Callable[[int], None], *, check: bool
+) -> None:
     """RecipeError for a file that is not as its worker wrote it; check: all are read."""
     from fuse.engine.execute import cores
     from fuse.engine.team import team
@@ -87,10 +88,11 @@ def _check_written(plan: Plan, home: Path, shards: Mapping[str, Shard], *, check
         jobs = [
             pool.submit(_as_written, home / FOLDER / name, shards[name], stop, check=check) for name, _ in copied(plan)
         ]
-        for number, ((name, _), job) in enumerate(zip(copied(plan), jobs, strict=True)):
+        for number, ((name, own), job) in enumerate(zip(copied(plan), jobs, strict=True)):
             if not job.result():
                 told = f"{name} is not as worker {number % count}/{count} wrote it"
                 raise RecipeError(told, where=home, hint="run it again")
+            progress(sum(plan.rows[i].nbytes for i in own))
 
 
 def _as_written(path: Path, shard: Shard, stop: Event, *, check: bool) -> bool:
