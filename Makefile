@@ -5,6 +5,8 @@ PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check
 # A machine with a GPU takes its own torch: make demo CONSTRAINTS=
 CONSTRAINTS ?= -c constraints.txt
 BUILD  ?= build
+# The tests start fuse some hundred times: it is compiled once, whatever the environment says.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(VENV)/bin/python -m pytest -n 2 --dist loadscope
 
 .PHONY: demo demo-text test check soak clean
 demo: $(VENV)/.fuse
@@ -14,13 +16,13 @@ demo-text: $(VENV)/.demo-text
 	$(VENV)/bin/python tools/demo_text.py $(BUILD)/demo
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadscope tests
+	$(PYTEST) tests
 
 check: $(VENV)/.check
 	$(VENV)/bin/ruff check fuse tools tests
 	$(VENV)/bin/ruff format --check fuse tools tests
 	$(VENV)/bin/pyright
-	$(VENV)/bin/python -m pytest -n 2 --dist loadscope tests
+	$(PYTEST) tests
 
 soak: $(VENV)/.test
 	$(VENV)/bin/python tools/soak.py

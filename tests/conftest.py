@@ -26,9 +26,9 @@ settings.register_profile("fuse", deadline=None, derandomize=True)
 settings.load_profile("fuse")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
-    """What the imports made stays to the end: collections need not look through it, which costs half a second each."""
+@pytest.fixture(scope="module", autouse=True)
+def _settled() -> None:
+    """What is there before a module stays: collections need not look through it, which costs half a second each."""
     gc.collect()
     gc.freeze()
 

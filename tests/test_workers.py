@@ -120,7 +120,8 @@ def test_check_reads_every_file(recipe: Path, tmp_path: Path) -> None:
 
 
 def test_what_has_been_read_is_told(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert fuse_here("merge", recipe, out := tmp_path / "out", "--worker", "0/1").code == 0
+    out = tmp_path / "out"
+    assert fuse_here("merge", recipe, out, "--worker", "0/1").code == 0
     monkeypatch.setattr("fuse.progress.WORTH_SHOWING", 0)
     told = fuse_here("commit", recipe, out, "--check").err.splitlines()
     assert told[-1].startswith("commit: 100% of ") and 1 < len(told) <= 5, told

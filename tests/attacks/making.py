@@ -25,13 +25,13 @@ def recipe(text: str | bytes, *others: Make) -> Make:
 
 
 def file(name: str, data: str | bytes | object = b"") -> Make:
-    """A file of bytes, of text, or of JSON."""
-    text = data if isinstance(data, str) else json.dumps(data) if not isinstance(data, bytes) else ""
-    raw = data if isinstance(data, bytes) else text.encode()
+    """A file of bytes, of text, or of JSON; of what a function gives, for much that only its own test needs."""
 
     def make(folder: Path) -> None:
+        given = data() if callable(data) else data
+        text = given if isinstance(given, str | bytes) else json.dumps(given)
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(raw)
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
 
     return make
 
@@ -90,5 +90,5 @@ def weights(table: object, body: int | bytes = 4) -> Make:
     return member(file("a/model.safetensors", header(table, body)))
 
 
-def raw_weights(data: bytes) -> Make:
+def raw_weights(data: bytes | Callable[[], bytes]) -> Make:
     return member(file("a/model.safetensors", data))

@@ -59,7 +59,7 @@ PICTURES: list[tuple[str, str, Make, str]] = [
     ("2**31 - 1 pixels an edge", "x.png", file("x.png", png(2**31 - 1, 2**31 - 1)), "x.png: has 4,611,686,014,132,420,609 pixels, more than 100,000,000 (scale it down; encoders see far fewer)"),
     ("65,535 pixels an edge as GIF", "x.gif", file("x.gif", gif(65_535, 65_535)), "x.gif: has 4,294,836,225 pixels, more than 100,000,000 (scale it down; encoders see far fewer)"),
     ("no pixels", "x.png", file("x.png", png(0, 0)), "x.png: is not an image that fuse can read (PNG, JPEG, WebP, GIF, BMP and TIFF are read)"),
-    ("200 MB of packed text", "x.png", file("x.png", png(8, 8, chunk(b"zTXt", b"x\0\0" + zlib.compress(b"a" * (200 << 20))))), "x.png: is broken and does not decode (ValueError)"),
+    ("200 MB of packed text", "x.png", file("x.png", lambda: png(8, 8, chunk(b"zTXt", b"x\0\0" + zlib.compress(b"a" * (200 << 20))))), "x.png: is broken and does not decode (ValueError)"),
     ("half a picture", "x.png", cut, "x.png: is truncated: the file ends before the picture does"),
     ("half a head", "x.png", file("x.png", png(64, 64)[:30]), "x.png: is not an image that fuse can read (PNG, JPEG, WebP, GIF, BMP and TIFF are read)"),
     ("words", "x.png", file("x.png", "hello"), "x.png: is not an image that fuse can read (PNG, JPEG, WebP, GIF, BMP and TIFF are read)"),

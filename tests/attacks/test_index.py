@@ -69,8 +69,8 @@ TABLES: list[tuple[str, object, str]] = [
     ("a tensor that is not in the map", mapped({"y": TWO}), "a/model.safetensors.index.json: shard 'model-00001-of-00002.safetensors' is in the folder but not in the index"),
     ("a name of a tensor with an escape", mapped({**MAP, "\x1b[31mz\nfuse: done": ONE}), "a/model.safetensors.index.json: tensor '\\x1b[31mz\\nfuse: done' is not in model-00001-of-00002.safetensors (1 missing in all)"),
     ("a name of a tensor of a megabyte", mapped({**MAP, "z" * (1 << 20): ONE}), "a/model.safetensors.index.json: tensor name 'zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz... has more than 1,024 characters"),
-    ("990,000 entries", mapped({f"t{i}": ONE for i in range(990_000)}), "a/model.safetensors.index.json: tensor 'x' is in model-00001-of-00002.safetensors but not indexed"),
-    ("990,000 shards", mapped({f"t{i}": f"s{i}.safetensors" for i in range(990_000)}), "a/model.safetensors.index.json: names 990,000 files of weights, more than 10,000"),
+    ("990,000 entries", lambda: mapped({f"t{i}": ONE for i in range(990_000)}), "a/model.safetensors.index.json: tensor 'x' is in model-00001-of-00002.safetensors but not indexed"),
+    ("990,000 shards", lambda: mapped({f"t{i}": f"s{i}.safetensors" for i in range(990_000)}), "a/model.safetensors.index.json: names 990,000 files of weights, more than 10,000"),
     ("ten thousand and one shards", mapped({f"t{i}": f"s{i}.safetensors" for i in range(10_001)}), "a/model.safetensors.index.json: names 10,001 files of weights, more than 10,000"),
 ]  # fmt: skip
 
@@ -93,9 +93,9 @@ FILES = [
     Attack("an index that leads to itself", member(link(NAME, "model.safetensors.index.json")), 3, "a/model.safetensors.index.json: is a link that leads to itself"),
     Attack("an index that leads out", both(file("i.json", mapped(MAP)), member(link(NAME, "../i.json"))), 3, "a/model.safetensors.index.json: is a link out of the folder, to ./i.json"),
     Attack("an index of a terabyte", member(sparse(NAME, 1 << 40)), 3, "a/model.safetensors.index.json: 1,099,511,627,776 bytes is more than the 100,000,000 that fuse reads"),
-    Attack("an index of 99 MB of brackets", member(file(NAME, b"[" * 99_000_000)), 3, "a/model.safetensors.index.json: holds more than 2,400,000 values"),
-    Attack("an index of 99 MB of blanks", member(file(NAME, b" " * 99_000_000)), 3, "a/model.safetensors.index.json: the file is empty"),
-    Attack("an index of 99 MB of a text", member(file(NAME, b'{"weight_map": "' + b"\\\\" * 49_000_000 + b'"}')), 3, "a/model.safetensors.index.json: weight_map is not a table of tensor names"),
+    Attack("an index of 99 MB of brackets", member(file(NAME, lambda: b"[" * 99_000_000)), 3, "a/model.safetensors.index.json: holds more than 2,400,000 values"),
+    Attack("an index of 99 MB of blanks", member(file(NAME, lambda: b" " * 99_000_000)), 3, "a/model.safetensors.index.json: the file is empty"),
+    Attack("an index of 99 MB of a text", member(file(NAME, lambda: b'{"weight_map": "' + b"\\\\" * 49_000_000 + b'"}')), 3, "a/model.safetensors.index.json: weight_map is not a table of tensor names"),
 ]  # fmt: skip
 
 CASES = [
