@@ -132,6 +132,7 @@ def test_its_server_speaks_to_this_machine_alone(tmp_path: Path) -> None:
     """Python's audit events of the whole process: it binds one loopback port and connects to nothing."""
     (tmp_path / "sitecustomize.py").write_text(HOOK)
     env = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "HF_HUB_OFFLINE": "0", "TMPDIR": str(tmp_path)}
+    env["PYTHONDONTWRITEBYTECODE"] = "1"  # of the hook
     command = [sys.executable, "-m", "fuse", "studio", str(ZOO / "hue"), "--port", "0"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
