@@ -20,7 +20,9 @@ from fuse.partial import partial_folder
 from fuse.plan import Plan
 from fuse.safetensors_header import stamp
 from fuse.unfinished import FOLDER, check_same, home_of, normal, settle
-from fuse.workers import team_of
+from fuse.workers import ANEW, Worker, team_of
+
+AGAIN = "run it, or run it again: it goes on where it was"
 
 
 def commit(
@@ -29,9 +31,10 @@ def commit(
 ) -> Merged:  # fmt: skip
     """Put together what all workers wrote: `target` appears whole, or not at all.
 
-    A file whose stamp is no longer that which its worker noted is read again, and its sha256 must be the worker's;
-    check: every file is. Raises RecipeError, with everything kept, where a worker has not finished or a file is another
-    one; else as `fuse.merge.merge` does.
+    Every worker has to have come to its end, the one without a file too: it hashes inputs. A file whose stamp is no
+    longer that which its worker noted is read again, and its sha256 must be the worker's; check: every file is. Raises
+    RecipeError, with everything kept, where a worker has not finished or a file is another one; else as
+    `fuse.merge.merge` does.
     """
     settle(target)
     check_target(plan, target, force=force)
@@ -51,7 +54,7 @@ def commit(
 
 
 def _gathered(plan: Plan, target: Path, making: Mapping[str, Any]) -> tuple[dict[str, Shard], dict[str, str]]:
-    """The files that workers wrote, and the sha256 of inputs by path. RecipeError where there is less than all."""
+    """The files that workers wrote, and the sha256 of inputs by name. RecipeError where there is less than all."""
     home = home_of(target)
     names = sorted(path.name for path in home.glob("worker-*.jsonl")) if home.is_dir() else []
     if not names:
@@ -61,15 +64,20 @@ def _gathered(plan: Plan, target: Path, making: Mapping[str, Any]) -> tuple[dict
     count, planned = team_of(home), {name for name, _ in copied(plan)}
     shards: dict[str, Shard] = {}
     hashes: dict[str, str] = {}
+    ended: set[str] = set()
     for name in names:
         with closing(Journal(home, target, name)) as journal:
-            check_same(home, journal, normal(making))
+            check_same(home, journal, normal(making), ANEW)
             shards |= {name: shard for name, shard in journal.shards.items() if name in planned}
             hashes |= journal.hashes
+            ended |= {name} if journal.complete is not None else set()
     for number, (name, _) in enumerate(copied(plan)):
         if name not in shards:
             told = f"worker {number % count}/{count} has not written {name} yet"
-            raise RecipeError(told, where=home, hint="run it, or run it again: it goes on where it was")
+            raise RecipeError(told, where=home, hint=AGAIN)
+    late = next((number for number in range(count) if Worker(number, count).journal not in ended), None)
+    if late is not None:
+        raise RecipeError(f"worker {late}/{count} has not finished", where=home, hint=AGAIN)
     return shards, hashes
 
 

@@ -131,7 +131,9 @@ class Journal:
                 self.shards.pop(value)
             elif key == "complete":
                 self.complete = value
-            elif key != "run":
+            elif key == "run":
+                self.complete = None
+            else:
                 raise LookupError(key)
 
 

@@ -98,8 +98,8 @@ def take_over(home: Path, journal: Journal, makes: Mapping[str, Any], *, restart
     check_same(home, journal, makes)
 
 
-def check_same(home: Path, journal: Journal, makes: Mapping[str, Any]) -> None:
-    """RecipeError for a journal of something else; one that is empty is of nothing yet."""
+def check_same(home: Path, journal: Journal, makes: Mapping[str, Any], hint: str = "--restart throws it away") -> None:
+    """RecipeError for a journal of something else; one that is empty is of nothing yet. hint: what gets rid of it."""
     before = journal.head
     if before == {}:
         return
@@ -109,8 +109,8 @@ def check_same(home: Path, journal: Journal, makes: Mapping[str, Any]) -> None:
         what = OTHERS[key](before.get(key))
     else:
         return
-    hint = "--restart throws it away" if makes["what"] not in ONCE else "remove it, or choose another folder"
-    raise RecipeError(f"holds {what}", where=home, hint=hint)
+    once = "remove it, or choose another folder"
+    raise RecipeError(f"holds {what}", where=home, hint=once if makes["what"] in ONCE else hint)
 
 
 def refuse_workers(home: Path, *, restart: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from fuse.errors import FuseError, MachineError, RecipeError
 from fuse.handles import reason
-from fuse.inputs import bring, check_unchanged, hashed_beside
+from fuse.inputs import Inputs, bring, check_unchanged, hashed_beside
 from fuse.journal import Journal
 from fuse.merge import check_branches, constants, copied, is_whole, makes, noting
 from fuse.output import check_target
@@ -28,6 +28,8 @@ NUMBERED = (
     ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
     ("SLURM_PROCID", "SLURM_NTASKS", ""),
 )
+NUMBER = re.compile(r"[0-9]{1,12}")
+ANEW = "remove it, or fuse merge RECIPE OUT --restart, which begins anew in one process"  # of another one's work
 
 
 @dataclass(frozen=True)
@@ -54,17 +56,23 @@ def worker_of(text: str, environment: Mapping[str, str] = os.environ) -> Worker:
     if text == "auto":
         for number, count, least in NUMBERED:
             found = [environment.get(key, "") for key in (number, count)]
-            if all(value.isdigit() for value in found):
+            if all(NUMBER.fullmatch(value) for value in found):
                 first = environment.get(least, "0")
-                text = f"{int(found[0]) - int(first if first.isdigit() else 0)}/{found[1]}"
+                text = f"{int(found[0]) - int(first if NUMBER.fullmatch(first) else 0)}/{found[1]}"
                 break
         else:
             told = ", ".join(f"{number} and {count}" for number, count, _ in NUMBERED)
             raise RecipeError("nothing numbers this worker", where="--worker auto", hint=f"set {told}, or say 0/4")
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if not match or int(match[1]) >= int(match[2]):
         raise RecipeError(f"{text!r} is not a worker such as 0/4, the first of four", where="--worker")
     return Worker(int(match[1]), int(match[2]))
+
+
+def inputs_of(worker: Worker, inputs: Inputs) -> dict[str, Path]:
+    """The files whose sha256 the worker computes, by the name that every machine has for them."""
+    names = {one.name: file for of in inputs.values() for file, one in of.items()}
+    return {name: names[name] for name in worker.share(sorted(names))}
 
 
 def share_bytes(plan: Plan, worker: Worker) -> int:
@@ -88,7 +96,7 @@ def work(
     stop, inputs, home = Event(), bring(plan), home_of(target)
     making = normal(makes(plan, inputs, device))
     share = worker.share(copied(plan))
-    names = {file: one.name for of in inputs.values() for file, one in of.items()}
+    files = inputs_of(worker, inputs)
     enter(home)
     team_of(home, worker.count)
     (home / FOLDER).mkdir(exist_ok=True)
@@ -97,11 +105,11 @@ def work(
         closing(Journal(home, target, worker.journal, sync=sync)) as journal,
         _telling(home, journal, len(share)),
     ):
-        for one in (whole, journal):
-            check_same(home, one, making)
         if moved(home / FOLDER, whole):
             told = "holds the rest of a merge that was killed at its end"
-            raise RecipeError(told, where=home, hint="fuse merge --restart begins anew")
+            raise RecipeError(told, where=home, hint="fuse merge RECIPE OUT --restart begins anew")
+        for one in (whole, journal):
+            check_same(home, one, making, ANEW)
         journal.begin(making)
         for name, shard in list(journal.shards.items()):
             if not is_whole(home / FOLDER / name, shard, stop, hashed=hashed):
@@ -110,15 +118,15 @@ def work(
         for name, _ in left:
             (home / FOLDER / name).unlink(missing_ok=True)
         progress(sum(plan.rows[i].nbytes for name, own in share if name in journal.shards for i in own))
-        unread = [file for file in worker.share(sorted(names)) if hashed and names[file] not in journal.hashes]
-        with team(cores(), stop) as pool, hashed_beside(unread, pool, stop) as hashes:
+        unread = {file: name for name, file in files.items() if hashed and name not in journal.hashes}
+        with team(cores(), stop) as pool, hashed_beside([*unread], pool, stop) as hashes:
             execute(
                 plan.rows, left, home / FOLDER, progress, constants(plan), threads=threads, device=device,
                 hashed=hashed, sync=sync, stop=stop,
                 written=noting(journal, home / FOLDER, sync=sync),
             )  # fmt: skip
             for file, job in hashes.items():
-                journal.add_hash(names[file], job.result().sha256)
+                journal.add_hash(unread[file], job.result().sha256)
         check_unchanged(inputs)
         journal.finish(0)
     return len(share)
@@ -147,5 +155,5 @@ def team_of(home: Path, *more: int) -> int:
     counts = {int(found[2]) for path in home.iterdir() if (found := WORKERS.fullmatch(path.name))} | set(more)
     if len(counts) > 1:
         told = " and ".join(map(str, sorted(counts)))
-        raise RecipeError(f"holds the work of teams of {told}", where=home, hint="fuse merge --restart begins anew")
+        raise RecipeError(f"holds the work of teams of {told}", where=home, hint=ANEW)
     return counts.pop()

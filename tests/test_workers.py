@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fuse.errors import RecipeError
+from fuse.inputs import Input
 from fuse.safetensors_header import stamp
-from fuse.workers import Worker, worker_of
+from fuse.workers import Worker, inputs_of, worker_of
 from tests.cli import fuse_here
 from tests.members import save_family
 
@@ -74,6 +76,55 @@ def test_what_is_not_finished_is_not_put_together(recipe: Path, tmp_path: Path) 
     assert not out.exists() and len(list((home / "folder").iterdir())) == 5
 
 
+def lines_of(journal: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in journal.read_text().splitlines()]
+
+
+def write_lines(journal: Path, lines: list[dict[str, Any]]) -> None:
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_a_worker_that_was_killed_while_it_hashed_its_inputs_has_not_finished(recipe: Path, tmp_path: Path) -> None:
+    out, home = tmp_path / "out", tmp_path / ".out.partial"
+    for number in range(2):
+        assert fuse_here("merge", recipe, out, "--worker", f"{number}/2").code == 0
+    journal = home / "worker-0001-of-0002.jsonl"
+    write_lines(journal, [line for line in lines_of(journal) if not line.keys() & {"input", "complete"}])
+    ran = fuse_here("commit", recipe, out)
+    again = "run it, or run it again: it goes on where it was"
+    assert (ran.code, ran.err) == (2, f"fuse: {home}: worker 1/2 has not finished ({again})\n") and not out.exists()
+    assert fuse_here("merge", recipe, out, "--worker", "1/2").code == 0
+    assert fuse_here("commit", recipe, out).code == 0
+    members = json.loads((out / "fuse.json").read_text())["members"]
+    assert all(all(members[name]["sha256"].values()) for name in "ab")
+
+
+def test_a_worker_without_a_file_has_to_finish_too(recipe: Path, tmp_path: Path) -> None:
+    out, home = tmp_path / "out", tmp_path / ".out.partial"
+    for number in range(6):
+        assert fuse_here("merge", recipe, out, "--worker", f"{number}/7", "--no-hash").code == 0
+    told = f"fuse: {home}: worker 6/7 has not finished (run it, or run it again: it goes on where it was)\n"
+    assert fuse_here("commit", recipe, out).err == told
+    ran = fuse_here("merge", recipe, out, "--worker", "6/7", "--no-hash")
+    assert (ran.code, ran.out) == (0, f"worker 6/7: 0 files of {out} written\n")
+    journal = home / "worker-0006-of-0007.jsonl"
+    whole = lines_of(journal)
+    write_lines(journal, [*whole, {"run": {"pid": 1, "host": "another"}}])  # begun again, and killed
+    assert fuse_here("commit", recipe, out).err == told
+    write_lines(journal, whole)
+    assert fuse_here("commit", recipe, out).code == 0
+
+
+def test_workers_agree_on_who_hashes_what_although_their_copies_lie_elsewhere() -> None:
+    def here(cache: str) -> dict[str, dict[Path, Input]]:
+        far = Input("s3://models/a", (1, "etag"), (), far=True)
+        return {"a": {Path(cache): far}, "b": {Path("/disk/b"): Input("/disk/b", (), ())}}
+
+    shares = [inputs_of(Worker(number, 2), here(cache)) for number, cache in enumerate(("/cache", "/home/cache"))]
+    assert [list(share) for share in shares] == [["/disk/b"], ["s3://models/a"]]
+    assert shares[1] == {"s3://models/a": Path("/home/cache")}
+
+
 def forged(file: Path) -> None:
     """Another last byte, and the time of change that the file had."""
     before, data = file.stat(), file.read_bytes()
@@ -108,11 +159,11 @@ def test_check_reads_every_file(recipe: Path, tmp_path: Path) -> None:
     file = home / "folder" / "model-00003-of-00005.safetensors"
     forged(file)
     journal = home / "worker-0000-of-0001.jsonl"
-    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines = lines_of(journal)
     for line in lines:
         if line.get("shard", {}).get("name") == file.name:
             line["shard"]["stamp"] = list(stamp(file.stat()))
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_lines(journal, lines)
     ran = fuse_here("commit", recipe, out, "--check")
     assert ran.err == f"fuse: {home}: {file.name} is not as worker 0/1 wrote it (run it again)\n"
     assert fuse_here("merge", recipe, out, "--worker", "0/1").code == 0
@@ -146,16 +197,27 @@ def test_files_without_sha256_are_known_by_their_stamps(recipe: Path, tmp_path: 
 def test_work_of_others_is_not_mixed(recipe: Path, tmp_path: Path) -> None:
     out, home = tmp_path / "out", tmp_path / ".out.partial"
     assert fuse_here("merge", recipe, out, "--worker", "1/2").code == 0
-    said = f"fuse: {home}: holds the work of teams of 2 and 3 (fuse merge --restart begins anew)\n"
+    anew = "remove it, or fuse merge RECIPE OUT --restart, which begins anew in one process"
+    said = f"fuse: {home}: holds the work of teams of 2 and 3 ({anew})\n"
     assert fuse_here("merge", recipe, out, "--worker", "0/3").err == said
     said = f"fuse: {home}: holds what workers wrote (fuse commit completes it, --restart throws it away)\n"
     assert fuse_here("merge", recipe, out).err == said
     recipe.write_text(RECIPE.replace("weights: 1", "weights: {a: 1, b: 2}"))
-    said = f"fuse: {home}: holds an unfinished merge of another recipe (--restart throws it away)\n"
+    said = f"fuse: {home}: holds an unfinished merge of another recipe ({anew})\n"
     assert fuse_here("merge", recipe, out, "--worker", "1/2").err == said
     assert fuse_here("commit", recipe, out).err == said
     assert fuse_here("merge", recipe, out, "--restart").code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out", "recipe.yaml"]
+
+
+def test_what_was_killed_at_its_end_is_not_to_be_removed(recipe: Path, tmp_path: Path) -> None:
+    """It may hold what the output replaces, though the recipe be another one by now."""
+    out, home = tmp_path / "out", tmp_path / ".out.partial"
+    assert fuse_here("merge", recipe, out, "--worker", "0/1").code == 0
+    write_lines(home / "journal.jsonl", [{"makes": {"what": "merge"}}, {"complete": 1}])
+    said = f"fuse: {home}: holds the rest of a merge that was killed at its end"
+    ran = fuse_here("merge", recipe, out, "--worker", "0/1")
+    assert (ran.code, ran.err) == (2, f"{said} (fuse merge RECIPE OUT --restart begins anew)\n")
 
 
 @pytest.mark.parametrize(
@@ -170,15 +232,16 @@ def test_who_numbers_workers(environment: dict[str, str], number: int, count: in
     assert worker_of("auto", environment) == Worker(number, count) == worker_of(f"{number}/{count}", {})
 
 
-@pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "a/b", "1/2/3", "", "0/0"])
+@pytest.mark.parametrize("text", ["4/4", "1", "-1/4", "a/b", "1/2/3", "", "0/0", "\u0660/\u0664"])
 def test_no_worker(text: str) -> None:
     with pytest.raises(RecipeError) as caught:
         worker_of(text, {})
     assert str(caught.value) == f"--worker: {text!r} is not a worker such as 0/4, the first of four"
 
 
-def test_nobody_numbers_workers() -> None:
+@pytest.mark.parametrize("environment", [{"RANK": "1"}, {"RANK": "\u00b2", "WORLD_SIZE": "4"}])
+def test_nobody_numbers_workers(environment: dict[str, str]) -> None:
     with pytest.raises(RecipeError) as caught:
-        worker_of("auto", {"RANK": "1"})
+        worker_of("auto", environment)
     pairs = "RANK and WORLD_SIZE, SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT, SLURM_PROCID and SLURM_NTASKS"
     assert str(caught.value) == f"--worker auto: nothing numbers this worker (set {pairs}, or say 0/4)"
