@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,10 +17,12 @@ import huggingface_hub
 import pytest
 
 from fuse.digests import file_sha256
+from fuse.errors import MachineError
+from fuse.push.run import prepare, send
 from tests import sessions, tiny_text
 from tests.cli import Ran, fuse, fuse_here
 from tests.members import TEMPLATE, perturbed, save_member
-from tests.push_server import READER, TOKEN, Hub, hub_server
+from tests.push_server import READER, TOKEN, Blob, Hub, Repository, hub_server
 
 CARD = "---\nlicense: {}\n---\n\n# A model\n"
 
@@ -147,6 +150,28 @@ def test_what_is_hidden_or_not_of_the_model_stays_here(out: Path, hub: Hub) -> N
     assert hub.files("me/x")["photo[1].png"].data == b"png"
 
 
+@pytest.mark.parametrize("name", [".env", ".git/config", "branches/.token"])
+@pytest.mark.parametrize("table", ["files", "sha256", "code"])
+def test_what_is_hidden_never_leaves(name: str, table: str, out: Path, hub: Hub) -> None:
+    """Even where fuse.json records it."""
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("HF_TOKEN=hf_SECRET")
+    record = json.loads((out / "fuse.json").read_text())
+    record.setdefault(table, {})[name] = file_sha256(out / name)
+    (out / "fuse.json").write_text(json.dumps(record))
+    for more in ("--yes", "--dry-run"):
+        ran = push(out, "me/x", more, "--force")
+        assert (ran.code, ran.out, ran.err) == (3, "", (
+            f"fuse: {out}/{name}: is hidden, and fuse.json records it: hidden files are not sent (make the folder again "
+            "without it, or take its line out of fuse.json)\n"
+        ))  # fmt: skip
+    assert hub.asked == []
+    del record[table][name]
+    (out / "fuse.json").write_text(json.dumps(record))
+    assert push(out, "me/x", "--yes").code == 0
+    assert set(names(out)) - set(hub.files("me/x")) == {name}
+
+
 def test_dry_run_asks_nothing_of_anybody(out: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     ran = push(out, "me/x", "--dry-run", "--all")
@@ -163,8 +188,8 @@ def test_a_repository_that_holds_something_else(out: Path, hub: Hub) -> None:
     ran = push(out, "me/x", "--yes")
     assert (ran.code, ran.out) == (2, "")
     assert ran.err == (
-        "fuse: me/x: holds 'README.md' otherwise than the folder, and 2 more that differ (another repository or "
-        "--revision, or --force, which makes it as the folder is)\n"
+        "fuse: me/x: holds 'README.md' otherwise than the folder, and 2 more that differ (another repository, or --force, "
+        "which makes it as the folder is)\n"
     )
     ran = push(out, "me/x", "--yes", "--force")
     assert ran.code == 0, ran
@@ -172,8 +197,8 @@ def test_a_repository_that_holds_something_else(out: Path, hub: Hub) -> None:
     same(hub, "me/x", out)
     hub.make("me/y", {"old.safetensors": b"old"})
     assert push(out, "me/y", "--yes").err == (
-        "fuse: me/y: holds 'old.safetensors' which is not of the folder (another repository or --revision, or --force, "
-        "which makes it as the folder is)\n"
+        "fuse: me/y: holds 'old.safetensors' which is not of the folder (another repository, or --force, which makes it as "
+        "the folder is)\n"
     )
 
 
@@ -189,11 +214,85 @@ def test_names_on_the_hub_drive_no_terminal(out: Path, hub: Hub) -> None:
 def test_a_branch_of_its_own(out: Path, hub: Hub) -> None:
     hub.make("me/x")
     ran = push(out, "me/x", "--yes", "--revision", "v2")
-    assert ran.code == 0 and "to me/x, branch v2: a public repository that is there\n" in ran.out
+    target = "to me/x, branch v2: a public repository that is there, a branch that will be made\n"
+    assert ran.code == 0 and target in ran.out
     same(hub, "me/x", out, "v2")
     assert not hub.files("me/x")
     assert push(out, "me/new", "--yes", "--revision", "v1").code == 0
     same(hub, "me/new", out, "v1")
+
+
+def test_a_new_branch_begins_with_nothing_else(out: Path, hub: Hub) -> None:
+    """The hub begins a branch with what `main` holds."""
+    held = hub.make("me/x", {"README.md": b"# Mine", "old.safetensors": b"old"})
+    before = dict(hub.files("me/x"))
+    ran = push(out, "me/x", "--yes", "--revision", "v2")
+    assert (ran.code, ran.out, ran.err) == (2, "", (
+        "fuse: me/x: holds 'README.md' otherwise than the folder, and 1 more that differs, and a new branch begins with that "
+        "(another repository, or --force, which makes the new branch as the folder is, and no other)\n"
+    ))  # fmt: skip
+    assert list(held.branches) == ["main"]
+    ran = push(out, "me/x", "--yes", "--revision", "v2", "--force")
+    assert ran.code == 0, ran
+    assert "made\n  ! replaces 1 file: README.md\n  ! takes out 1 file: old.safetensors\n" in ran.out
+    same(hub, "me/x", out, "v2")
+    assert hub.files("me/x") == before
+
+
+def test_a_new_branch_of_what_main_holds(out: Path, hub: Hub) -> None:
+    assert push(out, "me/x", "--yes").code == 0
+    commit = hub.repositories["me/x"].branches["main"]
+    ran = push(out, "me/x", "--yes", "--quiet", "--revision", "v2")
+    told = f"{hub.url}/me/x/commit/{commit}: 0 files sent, {len(names(out))} there as in {out}\n"
+    assert (ran.code, ran.out) == (0, told)
+    same(hub, "me/x", out, "v2")
+
+
+def test_main_moves_before_a_branch_is_made_of_it(out: Path, hub: Hub) -> None:
+    """The branch begins with the commit that was looked at, and gets the files only where it is still there."""
+    held = hub.make("me/x")
+    ready = prepare(out, "me/x", revision="v2")
+    held.commit("main", {"old.safetensors": Blob(3, "", b"old")})
+    send(ready, private=False)
+    same(hub, "me/x", out, "v2")
+    ready = prepare(out, "me/x", revision="v3", force=True)
+    held.branches["v3"] = held.commit("other", {})
+    with pytest.raises(MachineError, match=re.escape("me/x: the repository changed meanwhile (")):
+        send(ready, private=False)
+    assert not hub.files("me/x", "v3")
+
+
+def test_what_somebody_else_writes_meanwhile(out: Path, hub: Hub) -> None:
+    hub.beside = ("config.old.json",)
+    ran = push(out, "me/x", "--yes", "--quiet")
+    assert (ran.code, ran.out, ran.err) == (4, "", (
+        "fuse: me/x: holds 'config.old.json' beside what was sent (somebody wrote there meanwhile: look at it, and push "
+        "again)\n"
+    ))  # fmt: skip
+    hub.fails["POST /api/repos/create"] = 409
+    ran = push(out, "me/y", "--yes", "--quiet", "--private")
+    assert (ran.code, ran.err) == (
+        4, "fuse: me/y: somebody else writes there (not now) (look at it, and push again)\n")  # fmt: skip
+    assert list(hub.repositories) == ["me/x"]
+
+
+def test_private_is_no_wish(out: Path, hub: Hub) -> None:
+    """What others may read gets nothing that was to be private, whatever else is said."""
+    told = ", and --private makes only a new repository private (make it private on the hub, or leave --private out)\n"
+    hub.make("me/x")
+    for more in ((), ("--force",), ("--revision", "v2")):
+        ran = push(out, "me/x", "--yes", "--private", *more)
+        assert (ran.code, ran.out, ran.err) == (2, "", f"fuse: me/x: is public{told}")
+    hub.repositories["me/none"] = Repository(False)  # no commit yet
+    ran = push(out, "me/none", "--yes", "--private")
+    assert (ran.code, ran.err) == (2, f"fuse: me/none: may be public: the hub does not say{told}")
+    assert not hub.files("me/x") and not hub.files("me/none")
+    ran = push(out, "me/none", "--yes")
+    assert ran.code == 0 and "to me/none, branch main: a repository that is there\n" in ran.out
+    hub.make("me/hidden", private=True)
+    ran = push(out, "me/hidden", "--yes", "--private")
+    assert ran.code == 0 and "to me/hidden, branch main: a private repository that is there\n" in ran.out
+    same(hub, "me/hidden", out)
 
 
 def test_a_push_that_broke_goes_on(out: Path, hub: Hub) -> None:

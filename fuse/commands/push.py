@@ -17,7 +17,7 @@ SHOWN = 12  # files that are listed by name without --all
 @click.command("push")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repository")
-@click.option("--private", is_flag=True, help="Make the repository private, where it does not exist yet.")
+@click.option("--private", is_flag=True, help="Make the repository private; one that is there and public is refused.")
 @click.option("--revision", metavar="BRANCH", help="The branch that gets the files; made where there is none. [main]")
 @click.option(
     "--force", is_flag=True, help="Replace what the repository holds otherwise, and take out what else it holds."
@@ -58,8 +58,8 @@ def command(
         local = look(folder)
         _say(json.dumps(_document(local, repository, revision, None), indent=1) if as_json else _told(local, every))
         return
-    ready = prepare(folder, repository, revision=revision, force=force)
-    if ready.difference.none:
+    ready = prepare(folder, repository, private=private, revision=revision, force=force)
+    if ready.done:
         commit = ready.remote.commit if ready.remote else ""
         same = f"{repository} has all of {folder} as it is; nothing was sent"
         _say(
@@ -109,8 +109,9 @@ def _target(ready: "Ready", private: bool) -> list[str]:
     from fuse.sizes import counted
 
     remote, difference = ready.remote, ready.difference
-    kind = "private" if (remote.private if remote else private) else "public"
-    state = f"a {kind} repository that is there" if remote else f"a {kind} repository that will be made"
+    kind = {True: "private ", False: "public ", None: ""}[remote.private if remote else private]
+    state = f"a {kind}repository that is there" if remote else f"a {kind}repository that will be made"
+    state += ", a branch that will be made" if remote and not remote.branch else ""
     lines = [f"to {ready.repository}, branch {ready.revision}: {state}"]
     if difference.changed:
         lines.append(f"  ! replaces {counted(len(difference.changed), 'file')}: {', '.join(difference.changed[:3])}")

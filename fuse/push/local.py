@@ -37,8 +37,8 @@ class Local:
 def look(folder: Path) -> Local:
     """What a push of the folder would send; the weights are not read where their sha256 is recorded.
 
-    Raises RecipeError for what is no folder that fuse made, CheckpointError for a record that is none and for a file
-    that is recorded and is not there.
+    Raises RecipeError for what is no folder that fuse made, CheckpointError for a record that is none, and for a file
+    that is recorded and is hidden or not there.
     """
     if not folder.is_dir():
         raise RecipeError("there is no such folder", where=folder)
@@ -48,6 +48,10 @@ def look(folder: Path) -> Local:
                           hint="fuse pushes what `fuse merge` and `fuse export` wrote")  # fmt: skip
     recorded = {**record.files, **record.code, **record.sha256}
     for name in recorded:
+        if _is_hidden(name):
+            told = f"is hidden, and {RECORD} records it: hidden files are not sent"
+            hint = f"make the folder again without it, or take its line out of {RECORD}"
+            raise CheckpointError(told, where=folder / name, hint=hint)
         if not (folder / name).is_file():
             raise CheckpointError(f"is missing, and {RECORD} records it", where=folder / name)
     files, left = [], []
@@ -62,10 +66,14 @@ def look(folder: Path) -> Local:
 
 def _why_not(name: str) -> str:
     """Why a file that is not recorded stays here; "" for what people put beside a model."""
-    path = Path(name)
-    if any(part.startswith(".") for part in path.parts):
+    if _is_hidden(name):
         return "hidden"
+    path = Path(name)
     return "" if path.name in PLAIN or path.suffix.lower() in HARMLESS else "not of the model"
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in Path(name).parts)
 
 
 def git_id(path: Path) -> str:

@@ -20,12 +20,16 @@ class Far:
 
 @dataclass(frozen=True)
 class Remote:
-    """A repository at the commit of a branch. private: who may read it; None where the hub does not say."""
+    """A repository at the commit of a branch. private: who may read it; None where the hub does not say.
+
+    branch: False where the repository is there and the branch is not: it is then at the commit of `main`, which a new
+    branch begins with.
+    """
 
     commit: str
     private: bool | None
     files: Mapping[str, Far]
-    branch: bool = True  # False: the repository is there, the branch is not
+    branch: bool = True
 
 
 @dataclass(frozen=True)

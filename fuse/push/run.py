@@ -28,6 +28,11 @@ class Ready:
     difference: Difference
     api: Any
 
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing to send."""
+        return self.difference.none and self.remote is not None and self.remote.branch
+
 
 @dataclass(frozen=True)
 class Pushed:
@@ -45,11 +50,15 @@ def check_name(repository: str) -> None:
         raise RecipeError(f"{short(repository)} is no repository of the hub", hint="org/name, such as me/my-model")
 
 
-def prepare(folder: Path, repository: str, *, revision: str | None = None, force: bool = False) -> Ready:
+def prepare(
+    folder: Path, repository: str, *, private: bool = False, revision: str | None = None, force: bool = False
+) -> Ready:
     """Look at the folder and at the repository; nothing is sent.
 
-    Raises RecipeError for a name that is none, a folder that fuse did not make, and, unless forced, a repository that
-    holds something else; MachineError without a token or where the hub cannot be reached.
+    private: others may not read what is sent. Raises RecipeError for a name that is none, a folder that fuse did not
+    make, a repository that is there and not private, where it is to be, and, unless forced, one whose branch holds
+    something else, or whose `main` does where the branch is new and begins with that; MachineError without a token or
+    where the hub cannot be reached.
     """
     check_name(repository)
     local = look(folder)
@@ -62,13 +71,24 @@ def prepare(folder: Path, repository: str, *, revision: str | None = None, force
     api = HfApi(library_name="fuse")
     with sentences(repository):
         remote = look_at(api, repository, revision)
-        difference = compare(local, remote if remote and remote.branch else None)
-    _check_free(repository, difference, force=force)
+        difference = compare(local, remote)
+    if private and remote:
+        _check_private(repository, remote)
+    _check_free(repository, difference, new=remote is not None and not remote.branch, force=force)
     return Ready(local, repository, revision or MAIN, remote, difference, api)
 
 
-def _check_free(repository: str, difference: Difference, *, force: bool) -> None:
-    """Refuse to write over, or beside, what is not of this folder."""
+def _check_private(repository: str, remote: Remote) -> None:
+    """Refuse what is there and is not private: a push changes nothing of who may read it."""
+    if remote.private:
+        return
+    told = "is public" if remote.private is False else "may be public: the hub does not say"
+    raise RecipeError(f"{told}, and --private makes only a new repository private", where=repository,
+                      hint="make it private on the hub, or leave --private out")  # fmt: skip
+
+
+def _check_free(repository: str, difference: Difference, *, new: bool, force: bool) -> None:
+    """Refuse to write over, or beside, what is not of this folder. new: a branch that begins with what is there."""
     if force or not (difference.foreign or difference.changed):
         return
     if difference.changed:
@@ -77,8 +97,10 @@ def _check_free(repository: str, difference: Difference, *, force: bool) -> None
         name, what = difference.foreign[0], "which is not of the folder"
     others = len(difference.changed) + len(difference.foreign) - 1
     more = f", and {others} more that differ{'s' * (others == 1)}" if others else ""
-    raise RecipeError(f"holds {name!r} {what}{more}", where=repository,
-                      hint="another repository or --revision, or --force, which makes it as the folder is")  # fmt: skip
+    begins = ", and a new branch begins with that" if new else ""
+    forced = "the new branch as the folder is, and no other" if new else "it as the folder is"
+    raise RecipeError(f"holds {name!r} {what}{more}{begins}", where=repository,
+                      hint=f"another repository, or --force, which makes {forced}")  # fmt: skip
 
 
 def check_whole(folder: Path, *, threads: int | None, bar: Bar) -> None:
@@ -91,17 +113,17 @@ def send(ready: Ready, *, private: bool) -> Pushed:
     """Send what was prepared, in one commit where the hub takes it so, and compare what it has then with the folder.
 
     Files go straight from the folder, in which nothing is written. private: of a repository that is made. Raises
-    MachineError where the hub refuses, cannot be reached or has not what was sent, RecipeError where it refuses the
-    card.
+    MachineError where the hub refuses, cannot be reached, has not what was sent or has more than that, RecipeError
+    where it refuses the card.
     """
     api, repository = ready.api, ready.repository
     try:
         with sentences(repository), warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             if ready.remote is None:
-                api.create_repo(repository, private=private or None, exist_ok=True)
+                api.create_repo(repository, private=private or None)
             if ready.revision != MAIN and not (ready.remote and ready.remote.branch):
-                api.create_branch(repository, branch=ready.revision, exist_ok=True)
+                api.create_branch(repository, branch=ready.revision, revision=_begun(ready), exist_ok=True)
             found = _upload(ready)
             there = look_at(api, repository, ready.revision)
             difference = compare(ready.local, there)
@@ -113,16 +135,23 @@ def send(ready: Ready, *, private: bool) -> Pushed:
         name = next(iter((*difference.missing, *difference.changed)), RECORD)
         raise MachineError(f"the hub has not what was sent: {name!r} differs", where=repository,
                            hint="did the folder change meanwhile? push again")  # fmt: skip
+    if difference.foreign:
+        raise MachineError(f"holds {difference.foreign[0]!r} beside what was sent", where=repository,
+                           hint="somebody wrote there meanwhile: look at it, and push again")  # fmt: skip
     notes = dict.fromkeys(" ".join(str(one.message).split()) for one in told if "README.md" in str(one.message))
     sent = ready.difference.missing + ready.difference.changed
     return Pushed(str(found.commit_url), str(found.oid), sent, tuple(notes))
 
 
+def _begun(ready: Ready) -> str | None:
+    """The commit that the folder was compared with; None where there was none."""
+    return ready.remote.commit or None if ready.remote else None
+
+
 def _upload(ready: Ready) -> Any:
     names = [glob.escape(file.name) for file in ready.local.files]
-    begun = ready.remote.commit if ready.remote and ready.remote.branch else ""
     return ready.api.upload_folder(
         repo_id=ready.repository, folder_path=ready.local.folder, allow_patterns=names, revision=ready.revision,
         delete_patterns=[glob.escape(name) for name in ready.difference.foreign] or None,
-        parent_commit=begun or None, commit_message=f"fuse push of {ready.local.folder.resolve().name}",
+        parent_commit=_begun(ready), commit_message=f"fuse push of {ready.local.folder.resolve().name}",
     )  # fmt: skip

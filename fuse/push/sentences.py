@@ -11,6 +11,7 @@ LOGIN = "`hf auth login`, or HF_TOKEN, with a token that may write"
 STATUS: dict[int, tuple[str, str]] = {
     401: ("the hub does not accept the token", LOGIN),
     403: ("the token may not write here", LOGIN),
+    409: ("somebody else writes there", "look at it, and push again"),
     412: ("the repository changed meanwhile", "look at it, and push again"),
     413: ("the hub refuses a file of that size", ""),
     429: ("the hub is asked too often", "the same command goes on later"),
