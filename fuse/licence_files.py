@@ -14,24 +14,42 @@ WORD = re.compile(r"[\w.+-]{1,96}", re.ASCII)
 LINK = re.compile(r"https://[\w.~:/?#@!$&*+,;=%-]{1,400}", re.ASCII)
 NAMES = ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "LICENCE.md", "COPYING", "COPYING.txt")
 BEGINNING = 8192  # bytes of a licence's text that are looked at
-# what a licence's text begins with -> the hub's word for it; the first that fits counts
+MARKUP = " \t\f#*/=_~`<>-\ufeff"  # at the ends of a line
+OWNER = re.compile(r"(portions )?copyright\b|©|\(c\)|all rights reserved", re.IGNORECASE)
+# what no line of an owner says
+ALLOWS = re.compile(r"\b(under|licen[sc]e|commercial|terms|use\b|permi|redistribut|prohibit)", re.IGNORECASE)
+# titles of licences that are known by their text, and what else stands above it
+TITLE = re.compile(
+    r"(the )?(mit|expat)( licen[sc]e)?( \((mit|expat)\))?"
+    r'|(the )?((new|simplified|revised) )?bsd([ -][23][ -]clause)?( "(new|simplified)"( or "revised")?)?( licen[sc]e)?'
+    r"|(the )?[23][ -]clause bsd licen[sc]e|licen[sc]e"
+    r"|spdx-license-identifier: [\w.+-]+|for [\w.+ -]{1,60} software|microsoft\.?",
+    re.IGNORECASE,
+)
+CC = "(?:Creative Commons )?Attribution"
+BSD = "Redistribution and use in source and binary forms, with or without modification, are permitted provided that"
+# what a licence's text begins with, each gap one blank -> the hub's word for it; the first that fits counts
 TEXTS = (
-    (r"Apache License\s+Version 2\.0", "apache-2.0"),
-    (r"GNU AFFERO GENERAL PUBLIC LICENSE\s+Version 3", "agpl-3.0"),
-    (r"GNU LESSER GENERAL PUBLIC LICENSE\s+Version 3", "lgpl-3.0"),
-    (r"GNU GENERAL PUBLIC LICENSE\s+Version 3", "gpl-3.0"),
-    (r"GNU GENERAL PUBLIC LICENSE\s+Version 2", "gpl-2.0"),
-    (r"LLAMA (\d(?:\.\d)?) COMMUNITY LICENSE", r"llama\1"),
+    (r"Apache License,? Version 2\.0,? January 2004", "apache-2.0"),
+    (r"GNU AFFERO GENERAL PUBLIC LICENSE,? Version 3", "agpl-3.0"),
+    (r"GNU LESSER GENERAL PUBLIC LICENSE,? Version 3", "lgpl-3.0"),
+    (r"GNU GENERAL PUBLIC LICENSE,? Version 3", "gpl-3.0"),
+    (r"GNU GENERAL PUBLIC LICENSE,? Version 2", "gpl-2.0"),
+    (r"(?:META )?LLAMA (\d(?:\.\d)?) COMMUNITY LICENSE", r"llama\1"),
     (r"Gemma Terms of Use", "gemma"),
-    (r"Attribution-NonCommercial-ShareAlike 4\.0", "cc-by-nc-sa-4.0"),
-    (r"Attribution-NonCommercial-NoDerivatives 4\.0", "cc-by-nc-nd-4.0"),
-    (r"Attribution-NonCommercial 4\.0", "cc-by-nc-4.0"),
-    (r"Attribution-NoDerivatives 4\.0", "cc-by-nd-4.0"),
-    (r"Attribution-ShareAlike 4\.0", "cc-by-sa-4.0"),
-    (r"Attribution 4\.0 International", "cc-by-4.0"),
-    (r"Redistribution and use in source and binary forms(?s:.*)Neither the name", "bsd-3-clause"),
-    (r"Redistribution and use in source and binary forms", "bsd-2-clause"),
-    (r"Permission is hereby granted, free of charge", "mit"),
+    (rf"{CC}-NonCommercial-ShareAlike 4\.0", "cc-by-nc-sa-4.0"),
+    (rf"{CC}-NonCommercial-NoDerivatives 4\.0", "cc-by-nc-nd-4.0"),
+    (rf"{CC}-NonCommercial 4\.0", "cc-by-nc-4.0"),
+    (rf"{CC}-NoDerivatives 4\.0", "cc-by-nd-4.0"),
+    (rf"{CC}-ShareAlike 4\.0", "cc-by-sa-4.0"),
+    (rf"{CC} 4\.0 International", "cc-by-4.0"),
+    (f"{BSD}.*Neither the name", "bsd-3-clause"),
+    (BSD, "bsd-2-clause"),
+    (
+        r"Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated "
+        r"documentation files \(the .{0,2}Software.{0,2}\), to deal in the Software without restriction",
+        "mit",
+    ),
 )
 
 
@@ -77,7 +95,21 @@ def _of_text(file: Path) -> str:
         return ""
     with file.open("rb") as opened:
         text = opened.read(BEGINNING).decode("utf-8", "replace")
+    begins = " ".join(_own_words(text))
     for pattern, word in TEXTS:
-        if match := re.search(pattern, text, re.IGNORECASE):
+        if match := re.match(pattern, begins, re.IGNORECASE):
             return match.expand(word)
     return OTHER if text.strip() else ""
+
+
+def _own_words(text: str) -> list[str]:
+    """The words of a licence from where its terms begin: after the lines of its owners, and titles of no more than one.
+
+    What a text only mentions further on, or takes and changes under a title of its own, is not what it states.
+    """
+    lines, owners = [line.strip(MARKUP) for line in text.splitlines()], False
+    for number, line in enumerate(lines):
+        owners = bool(line) and not ALLOWS.search(line) and (owners or OWNER.match(line) is not None)
+        if line and not owners and not TITLE.fullmatch(line):
+            return " ".join(lines[number:]).split()
+    return []

@@ -15,6 +15,17 @@ from fuse.recipe_yaml import load_recipe
 from tests import official_adapters, tiny_grafts, tiny_text
 from tests.members import save_member
 
+MIT = (
+    "Permission is hereby granted, free of charge, to any person obtaining a copy\n"
+    'of this software and associated documentation files (the "Software"), to deal\n'
+    "in the Software without restriction, including without limitation the rights\n"
+)
+BSD = (
+    "Redistribution and use in source and binary forms, with or without\n"
+    "modification, are permitted provided that the following conditions are met:\n"
+)
+APACHE = "Apache License\n    Version 2.0, January 2004\n"
+
 
 def card(front: str) -> str:
     return f"---\n{front}\n---\n\n# A model\n\nlicense: mit\n"
@@ -71,7 +82,7 @@ def test_front_matter_of_no_card(tmp_path: Path) -> None:
         ({"LICENSE": "\n   Apache License\n   Version 2.0, January 2004"}, {}, Stated("apache-2.0", "", "LICENSE")),
         ({"LICENSE.txt": "LLAMA 3.1 COMMUNITY LICENSE AGREEMENT"}, {}, Stated("llama3.1", "", "LICENSE.txt")),
         ({"COPYING": "GNU GENERAL PUBLIC LICENSE\n Version 3"}, {}, Stated("gpl-3.0", "", "COPYING")),
-        ({"LICENSE": "MIT License\n\nPermission is hereby granted, free of charge"}, {}, Stated("mit", "", "LICENSE")),
+        ({"LICENSE": f"MIT License\n\n{MIT}"}, {}, Stated("mit", "", "LICENSE")),
         ({"LICENSE": "Ask my lawyer."}, {"license": "mit"}, Stated("other", "", "LICENSE")),
         ({"LICENSE": ""}, {"license": ["mit"]}, Stated()),
     ],
@@ -80,6 +91,40 @@ def test_what_a_folder_states(files: dict[str, str], config: dict, stated: State
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert stated_in(tmp_path, config) == stated
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        (f"Copyright 2018- The Hugging Face team. All rights reserved.\n\n    {APACHE}", "apache-2.0"),
+        (f"\ufeff# {APACHE}", "apache-2.0"),
+        (f"The MIT License (MIT)\n\nCopyright (c) 2023 One,\nTwo & Three\n\n{MIT}", "mit"),
+        (f"Microsoft.\nCopyright (c) Microsoft Corporation.\n\nMIT License\n\n{MIT}", "mit"),
+        (f"/*\n * Copyright 2020 One. All rights reserved.\n *\n * {MIT}", "mit"),
+        (f"Copyright (c) 2022 One\nAll rights reserved.\n\n{BSD}", "bsd-2-clause"),
+        (f"BSD License\n\nFor This-one software\n\nCopyright (c) One.\n\n{BSD}\nNeither the name", "bsd-3-clause"),
+        (f'BSD 3-Clause "New" or "Revised" License\n\n{BSD}\nNeither the name', "bsd-3-clause"),
+        ("LLAMA 2 COMMUNITY LICENSE AGREEMENT\t\nLlama 2 Version Release Date: July 18, 2023", "llama2"),
+        ("META LLAMA 3 COMMUNITY LICENSE AGREEMENT\nMeta Llama 3 Version Release Date", "llama3"),
+        ("Gemma Terms of Use\n\nLast modified: March 24, 2025", "gemma"),
+        ("Attribution-NonCommercial 4.0 International\n\n=====", "cc-by-nc-4.0"),
+        ("Creative Commons Attribution 4.0 International Public License", "cc-by-4.0"),
+        (f"ACME RESEARCH LICENSE\nNon-commercial use only. Parts of it are under the {APACHE}", "other"),
+        (f"Falcon 180B TII License Version 1.0\n\nbased on {APACHE}", "other"),
+        (f"Copyright One. For research, and in parts under the\n{APACHE}", "other"),
+        ('Copyright One\n\nLicensed under the Apache License, Version 2.0 (the "License");', "other"),
+        (f"Modified MIT License\n\nCopyright (c) 2025 One\n\n{MIT}\nOur only modification is", "other"),
+        (f"MIT No Attribution\n\n{MIT}", "other"),
+        (MIT.replace("without restriction", "for research"), "other"),
+        (f"The Clear BSD License\n\n{BSD}", "other"),
+        (f"Ours alone.\n\nGemma Terms of Use\n{BSD}{MIT}", "other"),
+        ("MIT License", "other"),
+        ("Copyright (c)\n" * 600, "other"),
+    ],
+)  # fmt: skip
+def test_a_licence_is_what_its_text_begins_with(text: str, licence: str, tmp_path: Path) -> None:
+    (tmp_path / "LICENSE").write_text(text)
+    assert stated_in(tmp_path) == Stated(licence, "", "LICENSE")
 
 
 @pytest.mark.parametrize(
