@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Thread
 
 import pytest
 import torch
@@ -22,10 +24,14 @@ from fuse.engine.read import Reader
 from fuse.errors import CheckpointError
 from fuse.folder_headers import headers
 from fuse.grafts.basis import host_of, likeness
+from fuse.inputs import Input, check_unchanged
 from fuse.plan import Source
-from fuse.safetensors_header import TensorEntry, read_header
+from fuse.safetensors_header import TensorEntry, read_header, stamp
 from fuse.stores import members
-from fuse.stores.sparse import joined, missing, note_of, pieces, prepare, present
+from fuse.stores.address import Address
+from fuse.stores.listing import Far
+from fuse.stores.sparse import close, joined, missing, note_of, pieces, prepare, present, put
+from fuse.stores.turns import turn
 from tests import recipe_members
 from tests.cli import fuse_here
 from tests.members import perturbed, save_member
@@ -227,6 +233,107 @@ def test_holes_are_never_read_as_zeros(folders: Path, tmp_path: Path) -> None:
     entry = replace(next(iter(entries.values())), file=file)
     with Reader() as reader, pytest.raises(CheckpointError, match=r"bytes [\d,]+ to [\d,]+ were not fetched"):
         reader.tensor(Source("one", entry))
+
+
+class Slow:
+    """A store with one file, which counts what it sends."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.sent = data, []
+
+    def open(self, *_: object, **__: object) -> "Slow":
+        opened = Slow(self.data)
+        opened.sent = self.sent
+        return opened
+
+    def seek(self, place: int) -> None:
+        self.place = place
+
+    def read(self, count: int) -> bytes:
+        time.sleep(0.02)
+        self.sent.append(count)
+        return self.data[self.place : self.place + count]
+
+
+def shared(folders: Path, cache: Path) -> tuple[members.StoreFolder, list[TensorEntry], Slow]:
+    """A folder of a store at a cache, with its header here."""
+    name, cache = "model.safetensors", cache / "shared"
+    cache.mkdir()
+    system = Slow((folders / "one" / name).read_bytes())
+    far = members.StoreFolder(
+        Address("s3", ("models", "one")), "c", {name: Far(len(system.data), "e")}, cache, system, pinned=True
+    )
+    entries = list(far.header(name, cache / name).values())
+    system.sent.clear()
+    return far, entries, system
+
+
+def test_runs_that_share_a_cache_take_turns(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one fetches the other does not, and neither makes holes of what is whole."""
+    monkeypatch.setattr(members.sparse, "PIECE", 1 << 18)
+    far, entries, system = shared(folders, tmp_path)
+    runs = [Thread(target=far.fetch, args=(some,)) for some in (entries, entries[1:])]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    file = far.folder / "model.safetensors"
+    assert sum(system.sent) == len(system.data) - entries[0].begin
+    assert file.read_bytes() == system.data and present(file) is None
+
+
+def test_what_is_there_is_read_while_another_run_fetches(folders: Path, tmp_path: Path) -> None:
+    far, entries, system = shared(folders, tmp_path)
+    far.fetch(entries[:1])
+    system.sent.clear()
+    with turn(far.folder / "model.safetensors"):
+        far.fetch(entries[:1])
+    assert not system.sent
+
+
+def test_a_file_that_another_run_found_changed(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    far, entries, _ = shared(folders, tmp_path)
+
+    @contextmanager
+    def after_the_other(file: Path) -> Iterator[None]:
+        file.with_name(f".{file.name}.header").unlink()
+        yield
+
+    monkeypatch.setattr(members, "turn", after_the_other)
+    told = r"s3://models/one/model\.safetensors: the file changed in the store while it was read"
+    with pytest.raises(CheckpointError, match=f"^{told}$"):
+        far.fetch(entries)
+    assert not (far.folder / "model.safetensors").exists()
+
+
+def test_a_note_says_no_more_than_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    assert prepare(file, 8) == []
+    put(file, 0, b"12345678")
+    close(file, 8)
+    put(file, 4, b"5678")  # of a run that does not know that the file is whole
+    assert present(file) is None and file.read_bytes() == b"12345678"
+    note_of(file).write_text("\n0 8;")  # of a file that was removed
+    file.unlink()
+    assert prepare(file, 8) == []
+
+
+def test_another_run_may_add_to_a_copy(tmp_path: Path) -> None:
+    """While its bytes arrive the copy's time is another; a file in its place is noticed."""
+    file = tmp_path / "model.safetensors"
+    prepare(file, 8)
+    seen = stamp(file.stat())
+    inputs = {"one": {file: Input("s3://models/one", (8, "e"), seen, far=True)}}
+    with file.open("r+b") as opened:
+        opened.write(b"1234")
+    assert stamp(file.stat())[2] != seen[2]
+    check_unchanged(inputs)
+    file.rename(tmp_path / "old")
+    prepare(file, 8)
+    with pytest.raises(CheckpointError, match="the file changed while it was read"):
+        check_unchanged(inputs)
 
 
 ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda pair: (pair[0], sum(pair))), max_size=8)

@@ -7,7 +7,8 @@ from fuse.errors import RecipeError
 from fuse.hub import HUB_ID, sentences
 from fuse.stores.address import Address
 from fuse.stores.cache import folder_of
-from fuse.stores.members import StoreFolder, listed, small_of
+from fuse.stores.listing import listed, small_of
+from fuse.stores.members import StoreFolder
 
 
 def open_hub(location: str, revision: str | None) -> StoreFolder | None:

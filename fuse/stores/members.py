@@ -4,7 +4,6 @@ The state of a folder is told by the names, sizes and etags of its files; everyt
 all.
 """
 
-import fnmatch
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,30 +11,30 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from threading import local
 from typing import Any
 
 from fuse.checkpoint import free_bytes
 from fuse.errors import CheckpointError, MachineError, RecipeError
-from fuse.hub import SMALL, check_small
+from fuse.hub import check_small
 from fuse.progress import byte_progress
 from fuse.safetensors_header import TensorEntry, parse_header
-from fuse.small_files import FOLDERS
 from fuse.stores import sparse
-from fuse.stores.address import PART, Address, address_of, connect
+from fuse.stores.address import Address, address_of, connect
 from fuse.stores.cache import folder_of
+from fuse.stores.listing import Far, has_changed, listed, small_of
 from fuse.stores.sentences import sentences
+from fuse.stores.turns import turn
 
 FIRST = 1 << 18  # bytes of a weight file that are asked for at first; most headers fit
-TAGS = ("ETag", "etag", "content_md5", "md5Hash", "generation", "blob_id")  # one of them changes with the bytes
 
 
-@dataclass(frozen=True)
-class Far:
-    """A file in a store: its size in bytes and what changes when its bytes do."""
+class Changed(CheckpointError):
+    """A file of a store that is no longer the one which was listed."""
 
-    size: int
-    etag: str
+    def __init__(self, address: Address, name: str) -> None:
+        super().__init__("the file changed in the store while it was read", where=f"{address}/{name}")
 
 
 @dataclass(frozen=True)
@@ -81,27 +80,52 @@ class StoreFolder:
         wanted: dict[str, list[sparse.Range]] = {}
         for entry in entries:
             wanted.setdefault(entry.file.name, []).append((entry.begin, entry.end))
-        needed: dict[str, list[sparse.Range]] = {}
-        for name in self.etags:
-            if not self._kept(name).is_file():
-                continue
-            file, ranges = self.folder / name, wanted.get(name, [])
-            there = sparse.prepare(file, self.files[name].size)
-            head = self._kept(name).read_bytes()
-            if sparse.missing(there, [(0, len(head))]):
-                sparse.put(file, 0, head)
-                there = sparse.joined([*there, (0, len(head))])
-            if lacking := sparse.missing(there, ranges):
-                needed[name] = lacking
-        total = sum(end - begin for ranges in needed.values() for begin, end in sparse.pieces(ranges))
+        files = {name: wanted.get(name, []) for name in self.etags}
+        needed = {name: ranges for name, ranges in files.items() if self._lacks(name, ranges)}
+        lacking = {name: _nbytes(sparse.missing(self._here(name), ranges)) for name, ranges in needed.items()}
+        total = sum(lacking.values())
         if total > (free := free_bytes(self.folder)):
             told = f"{self.address} needs {total:,} bytes here and the disk has {free:,} free"
             raise MachineError(told, where=self.folder, hint="XDG_CACHE_HOME says where members are kept")
         with byte_progress(total, shown=bool(total), name="fetch") as progress, _noted():
             for name, ranges in needed.items():
-                with self._reading(name) as get:
-                    sparse.fill(self.folder / name, ranges, get, progress)
-                sparse.close(self.folder / name, self.files[name].size)
+                self._bring(name, ranges, lacking[name], progress)
+
+    def _here(self, name: str) -> list[sparse.Range]:
+        return sparse.here(self.folder / name, self.files[name].size)
+
+    def _lacks(self, name: str, ranges: Sequence[sparse.Range]) -> bool:
+        """Whether something of the header of a file that was opened, or of these ranges, is not here."""
+        kept = self._kept(name)
+        return kept.is_file() and bool(sparse.missing(self._here(name), [(0, kept.stat().st_size), *ranges]))
+
+    def _bring(
+        self, name: str, ranges: Sequence[sparse.Range], lacking: int, progress: Callable[[int], None]
+    ) -> None:  # fmt: skip
+        """Bring the header of a file and these ranges, but what another run brings while it is its turn.
+
+        lacking: how many bytes of the ranges were not here before that.
+        """
+        file, kept, size = self.folder / name, self._kept(name), self.files[name].size
+        with turn(file):
+            if not kept.is_file():  # the other run found it so, and discarded the file
+                raise Changed(self.address, name)
+            head, there = kept.read_bytes(), sparse.prepare(file, size)
+            if sparse.missing(there, [(0, len(head))]):
+                sparse.put(file, 0, head)
+                there = sparse.joined([*there, (0, len(head))])
+            if left := sparse.missing(there, ranges):
+                progress(lacking - _nbytes(left))
+                try:
+                    with self._reading(name) as get:
+                        sparse.fill(file, left, get, progress)
+                except Changed:
+                    sparse.discard(file)
+                    kept.unlink(missing_ok=True)
+                    raise
+            else:
+                progress(lacking)
+            sparse.close(file, size)
 
     def read_small(self, names: Sequence[str]) -> None:
         """Bring whole files that are no weights. CheckpointError, before any comes, where they are too large."""
@@ -136,17 +160,11 @@ class StoreFolder:
             try:
                 yield get
             except Exception:  # of any library under the store: a file that changed explains it better
-                if not self.pinned and _changed(self.system, path, far):
-                    raise self._stale(name) from None
+                if not self.pinned and has_changed(self.system, path, far):
+                    raise Changed(self.address, name) from None
                 raise
-            if not self.pinned and _changed(self.system, path, far):
-                raise self._stale(name)
-
-    def _stale(self, name: str) -> CheckpointError:
-        if name.endswith(".safetensors"):
-            sparse.discard(self.folder / name)
-            self._kept(name).unlink(missing_ok=True)
-        return CheckpointError("the file changed in the store while it was read", where=f"{self.address}/{name}")
+            if not self.pinned and has_changed(self.system, path, far):
+                raise Changed(self.address, name)
 
 
 @contextmanager
@@ -185,49 +203,13 @@ def open_store(location: str, revision: str | None) -> StoreFolder:
     return opened
 
 
-def listed(system: Any, address: Address) -> dict[str, Far]:
-    """The files that a member may need, and what else lies beside them, by name. RecipeError for a missing bucket."""
-    with sentences(address):
-        rows = list(_listing(system, address))
-    prefix = f"{address.path}/"
-    return {row["name"].lstrip("/").removeprefix(prefix): far_of(row) for row in rows}
-
-
-def small_of(files: Iterable[str]) -> list[str]:
-    """The names of what may be needed besides the weights."""
-    plain = [name for name in files if all(PART.fullmatch(part) for part in name.split("/"))]
-    return [name for name in plain if any(fnmatch.fnmatchcase(name, pattern) for pattern in SMALL)]
-
-
-def _listing(system: Any, address: Address) -> Iterator[dict[str, Any]]:
-    """The files of the folder, and of the few folders inside that travel."""
-    for row in system.ls(address.path, detail=True, refresh=True):
-        name = row["name"].rstrip("/").rpartition("/")[2]
-        if row["type"] == "file" and row["name"].strip("/") != address.path:
-            yield row
-        elif row["type"] == "directory" and name in FOLDERS:
-            yield from (inner for inner in system.ls(row["name"], detail=True) if inner["type"] == "file")
-
-
-def far_of(row: Mapping[str, Any]) -> Far:
-    """A file as fsspec tells it. Where the store has no etag, the hash of all that it tells of the file is one."""
-    own = next((str(row[key]).strip('"') for key in TAGS if row.get(key)), "")
-    own = (row.get("lfs") or {}).get("sha256", own)  # which the hub knows
-    told = str(sorted(row.items(), key=lambda pair: pair[0])).encode()
-    return Far(int(row["size"]), own or hashlib.sha256(told).hexdigest())
-
-
-def _changed(system: Any, path: str, far: Far) -> bool:
-    system.invalidate_cache()
-    try:
-        row = system.info(path)
-    except FileNotFoundError:
-        return True
-    return far_of(row) != far
+def _nbytes(ranges: Iterable[sparse.Range]) -> int:
+    """How many bytes are fetched for these ranges."""
+    return sum(end - begin for begin, end in sparse.pieces(ranges))
 
 
 def _write(path: Path, data: bytes) -> None:
-    """A file whole or not at all."""
-    new = path.with_name(f".{path.name}.{id(data):x}.new")
+    """A file whole or not at all, whoever else writes it."""
+    new = path.with_name(f".{path.name}.{token_hex(8)}.new")
     new.write_bytes(data)
     new.replace(path)

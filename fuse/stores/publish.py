@@ -18,7 +18,7 @@ from fuse.hub import SMALL
 from fuse.journal import Journal, Shard
 from fuse.small_files import FOLDERS
 from fuse.stores.address import Address, address_of, connect
-from fuse.stores.members import Far, far_of
+from fuse.stores.listing import Far, far_of
 from fuse.stores.sentences import sentences
 
 MARKER = "fuse.json"

@@ -1,7 +1,8 @@
 """A local copy of a far file, filled where it was asked for: of its full size, with holes.
 
 `.NAME.ranges` beside it says what is there, a line "begin end;" each, written once the disk has those bytes. It is made
-before the file and removed when nothing is missing, so a file without it is whole.
+before the file and removed when nothing is missing, so a file without it is whole. Whoever makes, fills, closes or
+discards a file takes turns with others (`fuse.stores.turns`).
 """
 
 import os
@@ -76,10 +77,18 @@ def pieces(ranges: Iterable[Range]) -> list[Range]:
     ]  # fmt: skip
 
 
+def here(file: Path, size: int) -> list[Range]:
+    """What is there of a file of this size; nothing where it was not made."""
+    if not file.exists():
+        return []
+    ranges = present(file)
+    return [(0, size)] if ranges is None else ranges
+
+
 def prepare(file: Path, size: int) -> list[Range]:
     """The file, made where it is not there: all holes. What is there of it."""
     if not file.exists():
-        note_of(file).touch()
+        note_of(file).write_text("")  # whatever it said of an earlier one
         handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             if os.fstat(handle).st_size != size:
@@ -87,8 +96,7 @@ def prepare(file: Path, size: int) -> list[Range]:
             os.utime(handle, ns=UNCHANGED)
         finally:
             os.close(handle)
-    ranges = present(file)
-    return [(0, size)] if ranges is None else ranges
+    return here(file, size)
 
 
 def fill(
@@ -119,7 +127,10 @@ def fill(
 
 
 def put(file: Path, begin: int, data: bytes) -> None:
-    """Write at a place of the file, and note it once the disk has it."""
+    """Write at a place of the file, and note it once the disk has it.
+
+    A note that is gone is not made again: the file is whole by now, and a note would make holes of it.
+    """
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -131,10 +142,20 @@ def put(file: Path, begin: int, data: bytes) -> None:
             os.fdatasync(handle)
         finally:
             os.close(handle)
-        with note_of(file).open("a") as note:
-            note.write(f"\n{begin} {begin + len(data)};")
+        _note(file, f"\n{begin} {begin + len(data)};")
     except OSError as error:
         raise MachineError(f"cannot be written ({reason(error)})", where=file) from None
+
+
+def _note(file: Path, line: str) -> None:
+    try:
+        handle = os.open(note_of(file), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return
+    try:
+        os.write(handle, line.encode())
+    finally:
+        os.close(handle)
 
 
 def close(file: Path, size: int) -> None:
