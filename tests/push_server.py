@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN, READER = "hf_writer", "hf_reader"
-LFS = (".safetensors", ".png", "tokenizer.json")  # what the hub keeps as LFS
+LFS = (".safetensors", ".gguf", ".png", "tokenizer.json")  # what the hub keeps as LFS
 
 
 def git_id(data: bytes) -> str:

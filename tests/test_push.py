@@ -23,6 +23,7 @@ from tests import sessions, tiny_text
 from tests.cli import Ran, fuse, fuse_here
 from tests.members import TEMPLATE, perturbed, save_member
 from tests.push_server import READER, TOKEN, Blob, Hub, Repository, hub_server
+from tests.test_export_gguf import FAKE
 
 CARD = "---\nlicense: {}\n---\n\n# A model\n"
 
@@ -293,6 +294,23 @@ def test_private_is_no_wish(out: Path, hub: Hub) -> None:
     ran = push(out, "me/hidden", "--yes", "--private")
     assert ran.code == 0 and "to me/hidden, branch main: a private repository that is there\n" in ran.out
     same(hub, "me/hidden", out)
+
+
+def test_a_folder_of_ggufs(merged: Path, hub: Hub, tmp_path: Path) -> None:
+    """As `fuse export --to gguf` writes it, with the converter of its tests."""
+    (tmp_path / "convert.py").write_text(f"FAILS = {{}}\n{FAKE}")
+    by = ("--converter", tmp_path / "convert.py", "--python", sys.executable)
+    assert fuse_here("export", merged, "--to", "gguf", tmp_path / "out", *by).code == 0
+    ran = push(tmp_path / "out", "me/my-model-GGUF", "--yes")
+    assert (ran.code, ran.err) == (0, "")
+    assert "  a, b: apache-2.0 (its notices are kept)\n" in ran.out
+    same(hub, "me/my-model-GGUF", tmp_path / "out")
+    assert hub.files("me/my-model-GGUF")["model-F16.gguf"].lfs
+    data = (tmp_path / "out" / "model-F16.gguf").read_bytes()
+    (tmp_path / "out" / "model-F16.gguf").write_bytes(data[:-1] + b"?")
+    ran = push(tmp_path / "out", "me/x", "--yes", "--quiet")
+    told = f"fuse: {tmp_path}/out/model-F16.gguf: is not as fuse.json records it\n"
+    assert (ran.code, ran.err, list(hub.repositories)) == (3, told, ["me/my-model-GGUF"])
 
 
 def test_a_push_that_broke_goes_on(out: Path, hub: Hub) -> None:

@@ -400,8 +400,8 @@ def test_what_is_no_folder_to_verify(tmp_path: Path) -> None:
     assert verify(folder).err == f"fuse: {folder}: is an unfinished merge {hint}\n"
     (tmp_path / "empty").mkdir()
     ran = verify(tmp_path / "empty")
-    assert ran.code == 2
-    assert "holds nothing to verify" in ran.err
+    told = "holds nothing to verify: no config.json, graft.json, projector.json, adapter_config.json or GGUF"
+    assert (ran.code, ran.err) == (2, f"fuse: {tmp_path}/empty: {told}\n")
 
 
 def test_sources(members: Path, tmp_path: Path) -> None:

@@ -99,13 +99,19 @@ def convert(converter: Converter, folder: Path, outfile: Path, outtype: str, hal
 
 def check_gguf(file: Path, converter: Converter) -> int:
     """The number of tensors in a GGUF. Raises MachineError for a file that is none, or that holds none."""
+    if tensors := tensors_in(file):
+        return tensors
+    raise MachineError("ended well and wrote no GGUF with tensors", where=converter.script)
+
+
+def tensors_in(file: Path) -> int:
+    """The number of tensors that the header of a GGUF tells; 0 for a file that is none."""
     with file.open("rb") as opened:
         start = opened.read(24)
-    if len(start) == 24 and start.startswith(MAGIC):
-        version, tensors, _ = struct.unpack("<IQQ", start[4:])
-        if version in VERSIONS and tensors > 0:
-            return tensors
-    raise MachineError("ended well and wrote no GGUF with tensors", where=converter.script)
+    if len(start) < 24 or not start.startswith(MAGIC):
+        return 0
+    version, tensors, _ = struct.unpack("<IQQ", start[4:])
+    return tensors if version in VERSIONS else 0
 
 
 def failed(converter: Converter, ran: "subprocess.CompletedProcess[str]") -> MachineError:

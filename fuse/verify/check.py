@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fuse.errors import CheckpointError, RecipeError
 from fuse.no_folder import no_folder
+from fuse.verify.gguf import NO_TRANSFORMERS, check_gguf, check_gguf_bytes, ggufs, is_gguf
 from fuse.verify.headers import Weights, check_described, check_headers, told_of
 from fuse.verify.listing import check_files
 from fuse.verify.outcome import Outcome, skipped
@@ -120,6 +121,11 @@ def _adapter(looked: Looked) -> Outcome:
     return outcome
 
 
+def _gguf_files(looked: Looked) -> Outcome:
+    looked.record = read_record(looked.folder)
+    return check_files(looked.folder, looked.record, weights={file.name for file in ggufs(looked.folder)})
+
+
 Check = Callable[[Looked], Outcome]
 MODEL: dict[str, Check] = {
     "files": _files, "headers": _headers, "config": _config, "sha256": _sha256, "finite": _finite, "loads": _loads,
@@ -132,6 +138,11 @@ PARTS: dict[str, Check] = {
 ADAPTER: dict[str, Check] = {
     "files": _files, "adapter": _adapter, "headers": lambda looked: told_of(looked.weights), "sha256": _sha256,
     "finite": _finite, "loads": lambda looked: skipped(NO_ADAPTER_MODEL),
+}  # fmt: skip
+GGUF: dict[str, Check] = {
+    "files": _gguf_files, "gguf": lambda looked: check_gguf(looked.folder, looked.record),
+    "sha256": lambda looked: check_gguf_bytes(looked.folder, looked.record, looked.threads, looked.bar),
+    "loads": lambda looked: skipped(NO_TRANSFORMERS),
 }  # fmt: skip
 
 
@@ -149,7 +160,7 @@ def verify(
     """
     _check_folder(folder)
     looked = Looked(folder, load, sources, threads or len(os.sched_getaffinity(0)), bar)
-    kind = ADAPTER if is_adapter(folder) else PARTS if is_parts(folder) else MODEL
+    kind = _kind(folder)
     for name, check in (kind | ({"sources": _sources} if sources is not None else {})).items():
         try:
             outcome = check(looked)
@@ -162,6 +173,14 @@ def verify(
             yield f"{LANGUAGE}/{name}", outcome
 
 
+def _kind(folder: Path) -> dict[str, Check]:
+    if is_adapter(folder):
+        return ADAPTER
+    if is_parts(folder):
+        return PARTS
+    return GGUF if is_gguf(folder) else MODEL
+
+
 def _check_folder(folder: Path) -> None:
     partial = folder.parent / f".{folder.name}.partial"
     if not folder.exists() and partial.is_dir():
@@ -171,6 +190,6 @@ def _check_folder(folder: Path) -> None:
         raise no_folder(folder)
     if any(path.name.endswith(".partial") for path in (folder.absolute(), folder.absolute().parent)):
         raise RecipeError("is an unfinished merge", where=folder, hint="the same fuse merge goes on from there")
-    if not ((folder / "config.json").exists() or is_parts(folder) or is_adapter(folder)):
-        raise RecipeError("holds nothing to verify: no config.json, graft.json, projector.json or adapter_config.json",
-                          where=folder)  # fmt: skip
+    if _kind(folder) is MODEL and not (folder / "config.json").exists():
+        told = "no config.json, graft.json, projector.json, adapter_config.json or GGUF"
+        raise RecipeError(f"holds nothing to verify: {told}", where=folder)

@@ -1,7 +1,7 @@
 """Which files a folder holds: none half-written, none that runs code, none beside those that were recorded."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ MAX_CONFIG = 16 << 20
 MAX_FILES = 100_000
 
 
-def check_files(folder: Path, record: Record | None) -> Outcome:
+def check_files(folder: Path, record: Record | None, *, weights: Collection[str] = ()) -> Outcome:
     """Every file of the folder has a reason to be there, and the small ones are those that were recorded.
 
-    Raises CheckpointError for a half-written file, a link out of the folder, code that fuse.json does not record, a
-    JSON file that names code, and for a small file that is missing, was not recorded or differs from the record;
-    MachineError for a folder that may not be read.
+    weights: files that are not small, whose bytes are for another check. Raises CheckpointError for a half-written
+    file, a link out of the folder, code that fuse.json does not record, a JSON file that names code, and for a small
+    file that is missing, was not recorded or differs from the record; MachineError for a folder that may not be read.
     """
     names = _names(folder)
     for name in names:
@@ -41,7 +41,7 @@ def check_files(folder: Path, record: Record | None) -> Outcome:
     if record is None:
         return Outcome(f"{counted(len(names), 'file')}, none half-written, none that runs code")
     for name in sorted(names):
-        if any(fnmatchcase(Path(name).name, pattern) for pattern in LEGACY):
+        if name not in weights and any(fnmatchcase(Path(name).name, pattern) for pattern in LEGACY):
             raise CheckpointError("holds weights in a format that fuse does not write", where=folder / name)
     if not record.files:
         return Outcome(f"{counted(len(names), 'file')}, none half-written, none that runs code; the small ones were "
@@ -49,14 +49,16 @@ def check_files(folder: Path, record: Record | None) -> Outcome:
     for name, sha256 in record.files.items():
         if name not in names:
             raise CheckpointError(f"is missing, and {RECORD} records it", where=folder / name)
-        if sha256 and _sha256(folder / name) != sha256:
+        if sha256 and name not in weights and _sha256(folder / name) != sha256:
             raise CheckpointError(f"is not as {RECORD} records it", where=folder / name)
     known = {*record.files, *record.sha256, *record.code, RECORD, CARD}
     for name in sorted(names):
         if name not in known and not _is_harmless(name) and not name.endswith(".safetensors"):
             raise CheckpointError(f"is a file that {RECORD} does not record", where=folder / name,
                                   hint="loaders may read it; take it out of the folder")  # fmt: skip
-    return Outcome(f"{counted(len(record.files), 'small file')} as recorded, none beside them that loaders read")
+    if not (small := len(record.files.keys() - set(weights))):
+        return Outcome("none beside the weights that loaders read")
+    return Outcome(f"{counted(small, 'small file')} as recorded, none beside them that loaders read")
 
 
 def _names(folder: Path) -> set[str]:

@@ -36,7 +36,7 @@ def check_sources(record: Record | None, home: Path, threads: int, bar: Bar) -> 
             away += 1
     if not found:
         return skipped("no source with a hash is where it was")
-    now = _digests(list(found), threads, bar)
+    now = digests(list(found), threads, bar)
     for file, sha256 in found.items():
         if now[file] != sha256:
             raise CheckpointError("is not the file that the folder was made of", where=file)
@@ -52,7 +52,8 @@ def _is_weights(path: Path) -> bool:
         return False
 
 
-def _digests(files: list[Path], threads: int, bar: Bar) -> dict[Path, str]:
+def digests(files: list[Path], threads: int, bar: Bar) -> dict[Path, str]:
+    """The sha256 of files, several at once. bar: opened with the bytes to read."""
     stop = Event()
 
     def digest(file: Path) -> str:
