@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from fuse.engine import on_ray
-from fuse.engine.on_ray import execute_on_ray
+from fuse.engine.on_ray import check_room, execute_on_ray
 from fuse.errors import CheckpointError, MachineError
 from fuse.merge import merge
 from fuse.planner import make_plan
@@ -24,7 +24,7 @@ ray = pytest.importorskip("ray")
 def cluster() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, configure_logging=False, log_to_driver=False, include_dashboard=False)
+    ray.init(num_cpus=2, num_gpus=0, configure_logging=False, log_to_driver=False, include_dashboard=False)
     yield
     ray.shutdown()
     for number, handler in handlers.items():
@@ -98,6 +98,53 @@ def test_what_is_wrong_is_said_as_always(cluster: None, recipe: Path, tmp_path: 
         said.append(str(caught.value))
     assert said[0] == said[1] and "model.norm.weight" in said[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("threads", "device", "said"),
+    [
+        (4, "cpu", "no machine of the cluster has 4 cores; nothing was written (--threads 2 or fewer)"),
+        (
+            1, "cuda",
+            "no machine of the cluster has a GPU that Ray knows of; nothing was written "
+            "(leave --device out, or name another cluster by RAY_ADDRESS)",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_machine_can_run_is_not_waited_for(
+    cluster: None, recipe: Path, tmp_path: Path, threads: int, device: str, said: str
+) -> None:
+    with pytest.raises(MachineError) as caught:
+        merge(make_plan(load_recipe(recipe)), tmp_path / "out", engine="ray", threads=threads, device=device)
+    assert str(caught.value) == said and not list(tmp_path.iterdir())
+
+
+def node(cores: float, gpus: float = 0, *, alive: bool = True) -> dict[str, Any]:
+    return {"Alive": alive, "Resources": {key: n for key, n in (("CPU", cores), ("GPU", gpus)) if n}}
+
+
+WITHOUT = "no machine of the cluster has a GPU that Ray knows of (leave --device out, or name another cluster by"
+IDLE = "no machine of the cluster has a core for tasks (start one with `ray start --num-cpus`, or name another cluster"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cores", "gpus", "said"),
+    [
+        ([node(0), node(2)], 2, 0, ""),
+        ([node(2.0), node(4.0, 1.0)], 4, 1, ""),
+        ([node(2), node(8, alive=False)], 4, 0, "no machine of the cluster has 4 cores (--threads 2 or fewer)"),
+        ([node(2, 1), node(8)], 4, 1, "no machine of the cluster has 4 cores and a GPU (--threads 2 or fewer)"),
+        ([node(2, 1, alive=False), node(8)], 4, 1, f"{WITHOUT} RAY_ADDRESS)"),
+        ([node(0)], 1, 0, f"{IDLE} by RAY_ADDRESS)"),
+        ([], 1, 0, f"{IDLE} by RAY_ADDRESS)"),
+    ],
+)
+def test_what_machines_can_run(nodes: list[dict[str, Any]], cores: int, gpus: int, said: str) -> None:
+    if not said:
+        return check_room(nodes, cores=cores, gpus=gpus)
+    with pytest.raises(MachineError) as caught:
+        check_room(nodes, cores=cores, gpus=gpus)
+    assert str(caught.value) == said
 
 
 def test_without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

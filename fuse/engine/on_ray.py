@@ -6,7 +6,7 @@ the same. Ray runs a task again when its worker is lost.
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -34,15 +34,17 @@ def execute_on_ray(
     """As `fuse.engine.execute.execute`, on the cluster that RAY_ADDRESS names, or on one of this machine.
 
     threads: of one task, which asks Ray for as many cores (1 where left out), and for one GPU where the device is one.
-    Raises MachineError without Ray, and where a task's workers are lost again and again.
+    Raises MachineError without Ray, where no machine of the cluster has that much, and where a task's workers are lost
+    again and again.
     """
     ray, stop = _ray(), stop or Event()
     work = folder.resolve().parent / WORK
     work.mkdir(exist_ok=True)
     digests: dict[str, Digest] = {}
     with _cluster(ray):
-        needs = {"num_cpus": threads or 1, "num_gpus": int(device != "cpu"), "max_retries": TRIES_MORE}
-        task = ray.remote(**needs)(_write)
+        needs = {"num_cpus": threads or 1, "num_gpus": int(device != "cpu")}
+        check_room(ray.nodes(), cores=needs["num_cpus"], gpus=needs["num_gpus"])
+        task = ray.remote(**needs, max_retries=TRIES_MORE)(_write)
         shared = ray.put(dict(constants))
         how = (folder.resolve(), shared, threads or 1, device, hashed, sync)
         jobs = {task.remote([rows[i] for i in own], name, *how): name for name, own in shards}
@@ -64,6 +66,26 @@ def execute_on_ray(
                 written(name, size, digest)
                 progress(total)
     return {name: digests[name] for name, _ in shards}
+
+
+def check_room(nodes: Sequence[Mapping[str, Any]], *, cores: int, gpus: int) -> None:
+    """MachineError where no machine can ever run a task that takes as much: Ray would wait for one.
+
+    nodes: as `ray.nodes` tells them.
+    """
+    have = [node["Resources"] for node in nodes if node["Alive"]]
+    able = [one for one in have if one.get("GPU", 0) >= gpus]
+    most = max((int(one.get("CPU", 0)) for one in able), default=0)
+    if most >= cores:
+        return
+    having = " and a GPU" if gpus else ""
+    if most:
+        raise MachineError(f"no machine of the cluster has {cores} cores{having}", hint=f"--threads {most} or fewer")
+    if gpus:
+        told = "no machine of the cluster has a GPU that Ray knows of"
+        raise MachineError(told, hint="leave --device out, or name another cluster by RAY_ADDRESS")
+    told = "no machine of the cluster has a core for tasks"
+    raise MachineError(told, hint="start one with `ray start --num-cpus`, or name another cluster by RAY_ADDRESS")
 
 
 def _write(
