@@ -152,6 +152,13 @@ def test_what_is_no_still_image(theirs: Any, folder: Path) -> None:
     assert str(told.value) == "a visual is a list (PIL images and files of still images work)"
 
 
+@pytest.mark.parametrize("size", ["auto", "auto:4", "2.5", -1, "0"])
+def test_a_batch_that_is_no_number(theirs: Any, folder: Path, size: int | str) -> None:
+    with pytest.raises(RecipeError) as told:
+        theirs.Fuse(str(folder), batch_size=size)
+    assert str(told.value) == f"batch_size {size!r} is no number of questions (--batch_size 4)"
+
+
 def test_unknown_arguments_and_rounds(theirs: Any, folder: Path) -> None:
     with pytest.raises(RecipeError) as told:
         theirs.Fuse(str(folder), dtype="auto")

@@ -6,6 +6,7 @@ likelihood. Any folder that `fuse ask` opens works, fused or not.
 
 # pyright: reportMissingImports=false, reportIncompatibleMethodOverride=false
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,8 @@ class Fuse(lmms):
         if unknown:
             given = ", ".join(sorted(unknown))
             raise RecipeError(f"model_args has no {given}", hint="pretrained and device")
+        self.batch = _batch(batch_size or 1)
         self.answerer = load(Path(pretrained), device=device or "cpu")
-        self.batch = max(1, int(batch_size or 1))
         self.tokenizer = self.answerer.tokenizer
 
     def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
@@ -95,6 +96,12 @@ class FuseChat(Fuse):
     def _asked(self, *args: Any) -> tuple[Turns, int, list[str]]:
         _, messages, options, doc_id, task, split = args
         return [_turn(one) for one in messages(self.task_dict[task][split][doc_id])], *_options(options)
+
+
+def _batch(told: int | str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", str(told)) or int(told) < 1:
+        raise RecipeError(f"batch_size {told!r} is no number of questions", hint="--batch_size 4")
+    return int(told)
 
 
 def _turn(message: Mapping[str, Any]) -> dict[str, Any]:
