@@ -88,12 +88,14 @@ def file_sha256(path: Path) -> str:
 def small_files(folder: Path) -> dict[str, str]:
     """The sha256 of every file below a folder that holds no weights, by its path in it, in the order of names.
 
-    Left out are fuse.json, which is where they are recorded, and the model card, which `fuse eval` adds to.
+    Left out are hidden files and what lies in hidden folders, which are no part of a model; fuse.json, which is where
+    they are recorded; and the model card, which `fuse eval` adds to.
     """
     found: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
         weights = path.suffix == ".safetensors" or any(path.match(pattern) for pattern in LEGACY)
-        if path.is_file() and not weights and name not in (RECORD, CARD):
-            found[name] = file_sha256(path)
+        if not hidden and not weights and path.is_file() and inside.as_posix() not in (RECORD, CARD):
+            found[inside.as_posix()] = file_sha256(path)
     return found

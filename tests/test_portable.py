@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import fuse  # noqa: F401 - makes the Auto classes know the folders
-from tests import recipe_members
+from tests import recipe_members, tiny_processors, tiny_vlm
 from tests.cli import fuse_here
 from tests.original_branches import picture
 from tests.test_recipes import DONORS, KINDS, ROOT
@@ -170,6 +170,24 @@ def test_a_folder_that_fuse_did_not_write(tmp_path: Path) -> None:
     ran = fuse_here("export", tmp_path / "bare", "--to", "portable", tmp_path / "out")
     told = f"fuse: {tmp_path / 'bare'}: the folder has no fuse.json (export what `fuse merge` wrote)\n"
     assert (ran.code, ran.err) == (2, told)
+
+
+def test_hidden_files_stay_where_they_are(tmp_path: Path) -> None:
+    """And what people put beside a model goes along."""
+    tiny_processors.save(tiny_vlm.build("llava"), tmp_path / "m")
+    recipe = "members: {m: m}\nlanguage: {method: linear, weights: {m: 1}}\nvision: [m]\noutput: {model: fuse}\n"
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    assert fuse_here("merge", tmp_path / "recipe.yaml", tmp_path / "out").code == 0
+    for name in (".env", ".git/config", ".cache/huggingface/a.json", "branches/.secret", "LICENSE"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("HF_TOKEN=hf_SECRET")
+    ran = fuse_here("export", tmp_path / "out", "--to", "portable", tmp_path / "portable")
+    assert (ran.code, ran.err) == (0, "")
+    found = {path.relative_to(tmp_path / "portable").as_posix() for path in (tmp_path / "portable").rglob("*")}
+    assert not any(part.startswith(".") for name in found for part in name.split("/")) and "LICENSE" in found
+    record = json.loads((tmp_path / "portable" / "fuse.json").read_text())
+    assert not [name for name in record["files"] if "." in {part[0] for part in name.split("/")}]
+    assert fuse_here("verify", tmp_path / "portable", "--no-load").code == 0
 
 
 def test_code_that_nobody_recorded_is_not_taken_along(root: Path, tmp_path: Path) -> None:

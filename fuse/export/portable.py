@@ -36,8 +36,9 @@ TOGETHER = "\n# all files of this folder together: {}\n"
 def export_portable(folder: Path, out: Path, *, force: bool) -> None:
     """Write `out`: the fused folder with the code that runs it.
 
-    Weights are hard links where the file system can, copies elsewhere. Raises RecipeError for a folder that needs no
-    code of ours and for a target that cannot be written, CheckpointError for a folder that is not as fuse wrote it.
+    Weights are hard links where the file system can, copies elsewhere; hidden files stay where they are. Raises
+    RecipeError for a folder that needs no code of ours and for a target that cannot be written, CheckpointError for a
+    folder that is not as fuse wrote it.
     """
     source = _opened(folder)
     record, config = source.record, source.config
