@@ -14,6 +14,8 @@ from fuse.plan import Plan
 from fuse.sizes import counted
 from fuse.visual_tokens import encoder_name
 
+BRANCHES = "One language model, in the layout of the host, reads the visual tokens of every branch, one after another."
+THIS = "this folder"
 SHOWN = 4  # files of one source, or of the output; fuse.json has the others
 
 
@@ -40,8 +42,8 @@ def branch_table(fused: Fused, fits: Fits) -> str:
     rows = [
         (b.name, cell(_kind(b) + bridges.get(b.name, "")), cell(encoder_name(b)), _tokens(b)) for b in fused.branches
     ]
-    told = "One language model, in the layout of the host, reads the visual tokens of every branch, one after another."
-    return f"## Branches\n\n{told}\n\n{table(('branch', 'kind', 'encoder', 'visual tokens'), rows)}\n" if rows else ""
+    heads = ("branch", "kind", "encoder", "visual tokens")
+    return f"## Branches\n\n{BRANCHES}\n\n{table(heads, rows)}\n" if rows else ""
 
 
 def _tokens(branch: FusedBranch) -> str:
@@ -92,11 +94,12 @@ def licence_section(licences: RollUp) -> str:
 
 def sha256_section(sources: Mapping[str, Mapping[str, str]], outputs: Mapping[str, str]) -> str:
     """The sha256 of the weights that were read and written, "not hashed" where that was left out."""
-    rows = [row for name, files in {**sources, "this folder": outputs}.items() for row in _hashes(name, files)]
+    rows = [row for name, files in {**sources, THIS: outputs}.items() for row in sha256_rows(name, files)]
     return f"## SHA-256\n\n{table(('of', 'file', 'sha256'), rows)}" if rows else ""
 
 
-def _hashes(name: str, files: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def sha256_rows(name: str, files: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Its rows of one source: the first files, and how many there are besides."""
     shown = list(files.items())[: SHOWN if len(files) > SHOWN + 1 else None]
     rows = [(cell(name), cell(file), f"`{sha256}`" if sha256 else "not hashed") for file, sha256 in shown]
     left = len(files) - len(shown)

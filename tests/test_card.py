@@ -8,7 +8,8 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from fuse.card import licence_keys
-from fuse.card_forms import in_form
+from fuse.card_forms import in_form, with_weights, without_fused, without_scores
+from fuse.card_tables import BRANCHES
 from fuse.card_use import BEGIN, END, use_text
 from fuse.digests import file_sha256
 from fuse.evaluate import card_table
@@ -198,3 +199,29 @@ SCORES = f"{card_table.BEGIN}\nscores\n{card_table.END}\n"
 )
 def test_a_card_in_another_form(before: str, after: str) -> None:
     assert in_form(before, USE) == after
+
+
+HASH = "`" + "0" * 64 + "`"
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_what_is_no_longer_so_leaves_a_card(newline: str) -> None:
+    """And what people changed of it stays."""
+    branches = f"## Branches\n\n{BRANCHES}\n\n| branch | kind |\n|---|---|\n| a | clip |\n\n"
+    grafts = "## Grafts\n\n| graft | from |\n|---|---|\n| g | x |\n\n"
+    rows = f"| this folder | a.safetensors | {HASH} |\n| this folder | 3 more files | in `fuse.json` |\n"
+    text = f"# A fused model\n\nMine.\n\n{branches}{grafts}## Recipe\n\n| a | a.safetensors | {HASH} |\n{rows}Mine.\n"
+    text = text.replace("\n", newline)
+    told = without_fused(with_weights(text, {"b.safetensors": ""}))
+    assert told == (
+        f"# A merged model\n\nMine.\n\n## Recipe\n\n| a | a.safetensors | {HASH} |\n"
+        "| this folder | b.safetensors | not hashed |\nMine.\n"
+    ).replace("\n", newline)
+    own = "# Mine\n\n## Branches\n\nOf a tree.\n\n## Grafts\n\nOf an apple.\n".replace("\n", newline)
+    assert without_fused(with_weights(own, {"b.safetensors": ""})) == own
+
+
+def test_scores_leave_a_card() -> None:
+    assert without_scores(f"# A\n\n{SCORES}\nMine.\n") == "# A\n\nMine.\n"
+    odd = f"# A\n{card_table.END}\n{card_table.BEGIN}\n"
+    assert without_scores(odd) == odd and without_scores("# A\n") == "# A\n"
