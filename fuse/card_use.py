@@ -8,6 +8,7 @@ from typing import Any, Literal
 from fuse import families, strict_json
 from fuse.card_text import fenced
 from fuse.digests import RECORD
+from fuse.families.family import TextFamily
 from fuse.licences import RollUp, read_licences
 from fuse.verify.record import read_record
 from fuse.vocabulary import read_template
@@ -51,10 +52,16 @@ def used(folder: Path) -> Used:
         return Used(form, bool(config["branches"]), chats, "AutoModelForImageTextToText", config, licences)
     family = families.family_of(config, str(folder))
     text = families.text_family_of(config, family, str(folder))
-    language = "AutoModelForSeq2SeqLM" if text.name == "t5" else "AutoModelForCausalLM"
     sees = bool(family.vision) or not family.native
-    auto = "AutoModelForImageTextToText" if sees else language
+    auto = auto_class(text, sees=sees)
     return Used("native" if family.native else "original", sees, chats, auto, config, licences)
+
+
+def auto_class(text: TextFamily, *, sees: bool) -> str:
+    """The Auto class that loads a model of transformers. text: of its language model. sees: it takes images."""
+    if sees:
+        return "AutoModelForImageTextToText"
+    return "AutoModelForSeq2SeqLM" if text.name == "t5" else "AutoModelForCausalLM"
 
 
 def use_text(folder: Path, told: str = "") -> str:

@@ -1,8 +1,10 @@
 """`fuse export --to adapter`: PEFT loads what a merge did, exactly at full rank, and the error told is the one there is."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 import fuse  # noqa: F401 - makes torchvision importable before PEFT wants it
 from fuse.export.low_rank import low_rank
-from tests import tiny_processors, tiny_text, tiny_vlm
+from tests import folds, tiny_processors, tiny_text, tiny_vlm
 from tests.cli import Ran, fuse_here
 from tests.folds import IDS
 from tests.members import perturbed
@@ -107,7 +109,7 @@ def test_the_error_is_that_of_the_first_singular_vectors(made: Callable[[str], P
     assert lines[1] == f"{name:38}     3  {one['delta']:10.4g}  {one['error']:7.3%}"
     assert lines[len(record["tensors"]) + 1] == f"15 matrices of rank 3: error {record['error']:.3%}"
     assert lines[-2] == f"of everything that differs: error {record['error_in_all']:.3%}"
-    assert lines[-1] == f"{tmp_path}/adapter is an adapter of base"
+    assert lines[-1] == f"{tmp_path}/adapter is an adapter of {folder}/base"
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["target_modules"] == [
         "down_proj",
@@ -119,7 +121,7 @@ def test_the_error_is_that_of_the_first_singular_vectors(made: Callable[[str], P
         "up_proj",
         "v_proj",
     ]
-    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (3, 3, "base")
+    assert (config["r"], config["lora_alpha"], config["base_model_name_or_path"]) == (3, 3, f"{folder}/base")
 
 
 def test_fuse_reads_it_as_a_member(made: Callable[[str], Path], tmp_path: Path) -> None:
@@ -206,6 +208,94 @@ def test_a_base_that_is_not_known(made: Callable[[str], Path], tmp_path: Path) -
     (where / "fuse.json").write_text(json.dumps(record))
     ran = export(where, tmp_path / "adapter", "--rank", 4)
     assert ran == Ran(2, "", f"fuse: {where}: fuse.json records no base {HINT}\n")
+
+
+def load(adapter: Path, replaced: dict[str, object]) -> Any:
+    """The model that the Python of an adapter's card makes."""
+    (block,) = re.findall(r"^```python\n(.*?)^```$", (adapter / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    for told, meant in {"path/to/this/folder": adapter, **replaced}.items():
+        assert told in block
+        block = block.replace(told, str(meant))
+    found: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), found)
+    return found["model"].eval()
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5", "llava"])
+def test_the_card_loads_it(kind: str, made: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = made(kind)
+    assert export(folder / "out", tmp_path / "adapter", "--rank", 64, "--rest", "whole").code == 0
+    model = load(tmp_path / "adapter", {"path/to/the/base": folder / "base"})
+    assert (folds.logits(model) - folds.logits(folds.load(folder / "out"))).abs().max() < 3e-6
+    assert "base_model" not in (tmp_path / "adapter" / "README.md").read_text()
+
+
+def test_a_base_on_the_hub(made: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a hub id in the config and the card, at the commit that was read."""
+    from huggingface_hub import ModelCard
+
+    folder, commit = made("llama"), "0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(folder / "base", tmp_path / commit)
+    monkeypatch.setattr("fuse.hub.open_repository", lambda hub_id, revision: (tmp_path / commit, None))
+    ran = export(folder / "out", tmp_path / "adapter", "--rank", 64, "--rest", "whole", "--base", "hf://org/base")
+    assert ran.out.splitlines()[-1] == f"{tmp_path}/adapter is an adapter of org/base"
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/base", commit)
+    told = ModelCard.load(tmp_path / "adapter" / "README.md").data.to_dict()
+    assert (told["base_model"], told["base_model_relation"]) == ("org/base", "adapter")
+    model = load(tmp_path / "adapter", {f'"org/base", revision="{commit}"': f'"{tmp_path / commit}"'})
+    assert (logits(model) - folds.logits(folds.load(folder / "out"))).abs().max() < 3e-6
+
+
+def changed(file: Path) -> str:
+    """One bit of the last number of a file is another; its sha256."""
+    data = bytearray(file.read_bytes())
+    data[-4] ^= 1
+    file.write_bytes(data)
+    return sha256(data).hexdigest()
+
+
+def test_weights_that_are_not_as_recorded(made: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(made("llama") / "out", tmp_path / "out")
+    changed(tmp_path / "out" / "model.safetensors")
+    ran = export(
+        tmp_path / "out", tmp_path / "adapter", "--rank", 4, "--rest", "whole", "--base", made("llama") / "base"
+    )
+    told = "is not as fuse.json records it (`fuse verify` tells where it differs)"
+    assert ran == Ran(3, "", f"fuse: {tmp_path}/out/model.safetensors: {told}\n")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_base_that_is_not_the_one_recorded(made: Callable[[str], Path], tmp_path: Path) -> None:
+    """One that is named is taken all the same: the difference is to that one."""
+    for name in ("out", "base"):
+        shutil.copytree(made("llama") / name, tmp_path / name)
+    file = tmp_path / "base" / "model.safetensors"
+    was, now = sha256(file.read_bytes()).hexdigest(), changed(file)
+    words = (tmp_path / "out", tmp_path / "adapter", "--rank", 4, "--rest", "whole")
+    told = f"its sha256 is {now[:12]}..., and fuse.json records {was[:12]}..."
+    assert export(*words) == Ran(3, "", f"fuse: {file}: is not of the base that it was merged from: {told} {HINT}\n")
+    assert not (tmp_path / "adapter").exists()
+    assert export(*words, "--base", tmp_path / "base").code == 0
+    record = json.loads((tmp_path / "out" / "fuse.json").read_text())
+    record["members"]["base"]["sha256"] = {"model-00001-of-00002.safetensors": was}
+    (tmp_path / "out" / "fuse.json").write_text(json.dumps(record))
+    told = "has other files of weights than the base that fuse.json records, the first model-00001-of-00002.safetensors"
+    assert export(*words, "--force") == Ran(3, "", f"fuse: {tmp_path}/base: {told} {HINT}\n")
+
+
+def test_the_base_is_not_replaced(made: Callable[[str], Path], tmp_path: Path) -> None:
+    for name in ("out", "base"):
+        shutil.copytree(made("llama") / name, tmp_path / name)
+    (tmp_path / "base" / "fuse.json").write_text('{"sha256": {}}')
+    before = sorted(path.name for path in (tmp_path / "base").iterdir())
+    more = ("--rank", 4, "--rest", "whole", "--force")
+    for out in ("base", "base/inner"):
+        for base in ([], ["--base", tmp_path / "base"], ["--base", made("llama") / "base"]):
+            ran = export(tmp_path / "out", tmp_path / out, *more, *base)
+            told = f"fuse: {tmp_path}/{out}: the output and the base would lie in each other\n"
+            assert ran == Ran(2, "", told)
+    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == before
 
 
 def test_large_matrices_are_nearly_as_well_held() -> None:

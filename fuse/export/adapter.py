@@ -15,7 +15,7 @@ import fuse
 from fuse.anatomy import Member
 from fuse.digests import RECORD, Digest, small_files
 from fuse.errors import RecipeError
-from fuse.export.adapter_base import Merged, base_of, check_alike, eyes_of, merged_of
+from fuse.export.adapter_base import Base, Merged, as_recorded, base_of, check_alike, eyes_of, merged_of
 from fuse.export.adapter_names import (
     PREFIX,
     TRANSPOSED,
@@ -29,7 +29,8 @@ from fuse.export.adapter_names import (
 )
 from fuse.export.adapter_report import Held, Report, report_json, share
 from fuse.export.cards import adapter_card
-from fuse.export.folders import Opened, check_target, opened
+from fuse.export.folders import Opened, check_apart, check_target, opened
+from fuse.export.intact import intact
 from fuse.grafts.lora_peft import CONFIG, WEIGHTS
 from fuse.partial import new_folder
 from fuse.plan import Row, Source
@@ -55,25 +56,29 @@ def export_adapter(
     rest: what becomes of tensors that no adapter changes by a matrix (norms, biases, embeddings) where they differ:
     stored whole, or left out. progress: called with the bytes read since its last call, twice the language model's.
     Raises RecipeError where there is no base, nothing differs, such tensors differ and `rest` is not given;
-    CheckpointError where base and folder have other tensors or shapes, or a number is not finite.
+    CheckpointError where folder or base are not as fuse.json records them, have other tensors or shapes, or a number is
+    not finite.
     """
     source = opened(folder)
     check_target(folder, out, force=force)
-    merged = merged_of(source)
-    against, named = base_of(source, base)
+    merged, found = merged_of(source), base_of(source, base)
+    for place in found.places:
+        check_apart(out, place, "the base")
+    against = found.member
     check_alike(merged, against, folder)
     from fuse.engine.read import Reader
 
     with Reader() as reader:
-        deltas = _deltas(merged.language, against.language, against, reader, progress)
-        eyes = _eye_deltas(merged, against, reader)
+        with intact(source), as_recorded(found):
+            deltas = _deltas(merged.language, against.language, against, reader, progress)
+            eyes = _eye_deltas(merged, against, reader)
         plan = _planned(folder, merged, against, deltas, rest)
-        report = Report(rank, named, beside=merged.beside)
+        report = Report(rank, found.named, beside=merged.beside)
         report.left |= {in_memory(against.family, name): deltas[name] for name in plan.left} | eyes
         report.whole |= {in_memory(against.family, name): deltas.get(name, 0.0) for name in plan.whole}
         with new_folder(out, "export", force=force) as made:
             digest = _write(made / WEIGHTS, merged, against, plan, rank, deltas, reader, report, progress)
-            _finish(source, made, merged, against, plan, report, digest)
+            _finish(source, made, merged, found, plan, report, digest)
     return report
 
 
@@ -206,9 +211,10 @@ def _write(
 
 
 def _finish(
-    source: Opened, made: Path, merged: Merged, base: Member, plan: _Plan, report: Report, digest: Digest
+    source: Opened, made: Path, merged: Merged, found: Base, plan: _Plan, report: Report, digest: Digest
 ) -> None:  # fmt: skip
     """Config, record and card."""
+    base = found.member
     ranks = {module_of(name): one.rank for name, one in report.held.items()}
     there = {in_memory(base.family, module_of(name)) for name in merged.language}
     head = base.text.head
@@ -224,4 +230,4 @@ def _finish(
     told["sha256"], told["marks"] = {WEIGHTS: digest.sha256}, {WEIGHTS: digest.marks}
     told["files"] = small_files(made)
     write_json(made / RECORD, told)
-    (made / "README.md").write_text(adapter_card(source, report_json(report)), encoding="utf-8")
+    (made / "README.md").write_text(adapter_card(source, report_json(report), found), encoding="utf-8")

@@ -58,12 +58,17 @@ def check_target(folder: Path, out: Path, *, force: bool) -> None:
         raise RecipeError("the output already exists", where=out, hint="choose another folder, or --force")
     if not out.parent.is_dir():
         raise RecipeError(f"the folder {str(out.parent)!r} does not exist", where=out, hint="make it first")
-    real, source = out.resolve(), folder.resolve()
-    if real == source or source in real.parents or real in source.parents:
-        raise RecipeError("the output and the folder would lie in each other", where=out)
+    check_apart(out, folder, "the folder")
     if out.exists() and not (out / RECORD).exists() and (not out.is_dir() or any(out.iterdir())):
         raise RecipeError(f"the output exists and fuse did not make it (it has no {RECORD})", where=out,
                           hint="choose another folder, or remove it yourself")  # fmt: skip
+
+
+def check_apart(out: Path, folder: Path, what: str) -> None:
+    """RecipeError where an output would be a folder, lie in it, or it in the output. what: the folder, in words."""
+    real, other = out.resolve(), folder.resolve()
+    if real == other or other in real.parents or real in other.parents:
+        raise RecipeError(f"the output and {what} would lie in each other", where=out)
 
 
 def link(source: Path, target: Path) -> None:
