@@ -4,12 +4,16 @@ A small script stands for the converter: it answers and fails as that does. `too
 """
 
 import json
+import re
+import shutil
 import struct
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from fuse.card_use import BEGIN, END
+from fuse.evaluate import card_table
 from fuse.export.gguf_converter import architecture
 from tests import folds
 from tests.cli import Ran, fuse_forked, fuse_here
@@ -124,6 +128,54 @@ def test_a_folder_with_language_model_and_eyes(room: Path, tmp_path: Path) -> No
     assert told["architectures"] == {"TEXT": "LlamaForCausalLM", "MMPROJ": "LlavaForConditionalGeneration"}
     assert told["from"] == json.loads((room / "llava" / "fuse.json").read_text())["sha256"]
     assert "members" in record and "recipe" in record
+
+
+def test_the_card_of_a_folder(room: Path, tmp_path: Path) -> None:
+    """What people wrote stays; how it is used and its hashes are those of the files, and it was not evaluated."""
+    shutil.copytree(room / "llava", tmp_path / "llava")
+    card = tmp_path / "llava" / "README.md"
+    scores = f"{card_table.BEGIN}\nscores\n{card_table.END}\n"
+    card.write_text(f"{card.read_text()}\n## Mine\n\nFor the cat.\n\n{scores}")
+    assert "library_name: transformers\n" in card.read_text()
+    ran = fuse_here("export", tmp_path / "llava", "--to", "gguf", tmp_path / "out", "--converter", room / "convert.py",
+                    "--mmproj")  # fmt: skip
+    assert ran.code == 0, ran
+    told = (tmp_path / "out" / "README.md").read_text()
+    before, use, after = re.split(f"{BEGIN}\n|{END}\n", told)
+    assert before == card.read_text().partition(BEGIN)[0].replace("library_name: transformers\n", "")
+    assert use == (
+        "## Form\n\nGGUF, by `fuse export --to gguf` and llama.cpp's converter (`--outtype auto`): `model-F16.gguf` the "
+        "language model (LlamaForCausalLM) and `mmproj-F16.gguf` encoder and projector (LlavaForConditionalGeneration).\n\n"
+        "## Load\n\n```\nllama-server -m path/to/this/folder/model-F16.gguf --mmproj "
+        "path/to/this/folder/mmproj-F16.gguf\n```\n\n"
+        "## Known limits\n\n- Nothing was trained, and nothing was run in llama.cpp: what it can do there was not "
+        "measured.\n"
+    )
+    rows = "".join(
+        f"| this folder | {name}.gguf | `{sha256((tmp_path / 'out' / f'{name}.gguf').read_bytes()).hexdigest()}` |\n"
+        for name in ("model-F16", "mmproj-F16")
+    )
+    assert after.endswith(f"{rows}\n## Mine\n\nFor the cat.\n\n") and after.count("| this folder |") == 2
+    (tmp_path / "llava" / "README.md").unlink()
+    again = tmp_path / "again"
+    ran = fuse_here("export", tmp_path / "llava", "--to", "gguf", again, "--converter", room / "convert.py")
+    assert ran.code == 0, ran
+    told = (again / "README.md").read_text()
+    assert "- It sees nothing: encoder and projector were not converted (`--mmproj`).\n" in told
+    assert rows.splitlines()[0] in told and told.startswith("# A merged model\n\n| member | origin |")
+
+
+@pytest.mark.parametrize("out", ["out.gguf", "out"])
+def test_weights_that_are_not_as_recorded(room: Path, tmp_path: Path, out: str) -> None:
+    shutil.copytree(room / "llama", tmp_path / "llama")
+    file = tmp_path / "llama" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-4] ^= 1
+    file.write_bytes(data)
+    ran = fuse_here("export", tmp_path / "llama", "--to", "gguf", tmp_path / out, "--converter", room / "convert.py")
+    told = "is not as fuse.json records it (`fuse verify` tells where it differs)"
+    assert ran == Ran(3, "", f"fuse: {file}: {told}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["llama"]
 
 
 # folder, options -> exit code, what is said behind the name

@@ -122,6 +122,41 @@ def test_eyes_on_a_language_model_of_its_own(parts: Path, tmp_path: Path) -> Non
     assert again == Ran(2, "", f"fuse: {tmp_path}/native: {said}\n")
 
 
+def test_what_people_wrote_in_the_card_stays(parts: Path, tmp_path: Path) -> None:
+    head = "members: {vlm: @vlm}\nlanguage: {method: linear, weights: {vlm: 1}}\nvision: [vlm]\n"
+    graft = "{from: @seeing_lavin, parts: language, modality: image}"
+    assert folds.run("merge", parts, tmp_path, graft, "fused", head=head).code == 0
+    card = tmp_path / "fused" / "README.md"
+    merged = card.read_text()
+    assert "## Branches\n" in merged and "## Grafts\n" in merged
+    card.write_text(merged.replace("# A fused model", "# A fused model\n\nOf mine.") + "\n## Mine\n\nFor the cat.\n")
+    assert export(tmp_path / "fused", tmp_path / "native").err == ""
+    told = (tmp_path / "native" / "README.md").read_text()
+    assert "\n# A merged model\n\nOf mine.\n\nMade without training: " in told and told.endswith("\nFor the cat.\n")
+    assert told.partition("---\n\n")[0] == merged.partition("---\n\n")[0]
+    for heading in ("Recipe", "Licences", "SHA-256", "Form", "Load", "Known limits", "Mine"):
+        assert told.count(f"\n## {heading}\n") == 1, heading
+    assert "## Branches" not in told and "## Grafts" not in told and "import fuse" not in told
+    hashes = read(tmp_path / "native", "fuse.json")["sha256"]
+    assert "".join(f"| this folder | {file} | `{sha256}` |\n" for file, sha256 in hashes.items()) in told
+    assert told.count("| this folder |") == len(hashes)
+    assert fuse_here("verify", tmp_path / "native", "--no-load").code == 0
+
+
+def test_weights_that_are_not_as_recorded(parts: Path, tmp_path: Path) -> None:
+    head = "members: {vlm: @vlm}\nlanguage: {method: linear, weights: {vlm: 1}}\nvision: [vlm]\n"
+    assert folds.run("merge", parts, tmp_path, "", "fused", head=head, more="model: fuse").code == 0
+    file = tmp_path / "fused" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-4] ^= 1
+    file.write_bytes(data)
+    told = "is not as fuse.json records it (`fuse verify` tells where it differs)"
+    assert export(tmp_path / "fused", tmp_path / "native") == Ran(3, "", f"fuse: {file}: {told}\n")
+    assert not (tmp_path / "native").exists()
+    file.rename(tmp_path / "fused" / "other.safetensors")
+    assert export(tmp_path / "fused", tmp_path / "native").code == 3
+
+
 # grafts, the recipe before them -> what is said
 REFUSED: dict[str, tuple[str, str, str]] = {
     "one reason": (

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import fuse
-from fuse.digests import RECORD, file_sha256
+from fuse.digests import CARD, RECORD, file_sha256
 from fuse.errors import RecipeError
 from fuse.export.folders import Opened, check_target, opened
+from fuse.export.gguf_card import gguf_card
 from fuse.export.gguf_converter import Converter, Half, architecture, convert, find_converter, supported
+from fuse.export.intact import intact
 from fuse.partial import new_file, new_folder
 from fuse.small_files import write_json
 
@@ -24,7 +26,8 @@ def export_gguf(
     out: a file NAME.gguf, or a folder. mmproj: convert encoder and projector: beside the language model in a folder,
     alone in a file. outtype: as the converter takes it. python: what runs the converter; this Python where left out.
     Raises RecipeError for a folder that is fused, an architecture that the converter does not convert, and a target
-    that cannot be written; MachineError where the converter fails, with its exit code and last lines.
+    that cannot be written; CheckpointError for a folder that is not as fuse wrote it; MachineError where the converter
+    fails, with its exit code and last lines.
     """
     source = opened(folder)
     if source.is_fused:
@@ -36,19 +39,22 @@ def export_gguf(
     halves: list[Half] = ["MMPROJ"] if mmproj and alone else ["TEXT", *(["MMPROJ"] if mmproj else [])]
     _check_known(source, script, halves)
     if alone:
-        with new_file(out, "export", force=force) as file:
+        with new_file(out, "export", force=force) as file, intact(source):
             convert(script, folder.resolve(), file, outtype, halves[0]).replace(file)  # {ftype} may be in its name
         return [out]
     with new_folder(out, "export", force=force) as room:
-        found = {half: convert(script, folder.resolve(), room / NAMES[half], outtype, half) for half in halves}
+        with intact(source):
+            found = {half: convert(script, folder.resolve(), room / NAMES[half], outtype, half) for half in halves}
         told = {key: value for key, value in source.record.told.items() if key in KEPT}
         told["exported"] = {
             "to": "gguf", "from": dict(source.record.sha256), "outtype": outtype,
             "architectures": {half: architecture(source.config, half) for half in halves},
             "converter": file_sha256(script.script),
         }  # fmt: skip
-        files = {file.name: file_sha256(file) for file in found.values()}
-        write_json(room / RECORD, {"fuse": fuse.__version__, **told, "sha256": {}, "files": files})
+        told["files"] = {file.name: file_sha256(file) for file in found.values()}
+        write_json(room / RECORD, {"fuse": fuse.__version__, **told, "sha256": {}})
+        card = gguf_card(source, {half: file.name for half, file in found.items()}, told)
+        (room / CARD).write_bytes(card.encode())
     return [out / file.name for file in found.values()]
 
 

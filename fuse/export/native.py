@@ -11,11 +11,12 @@ from typing import Any, cast
 
 from fuse import families
 from fuse.checkpoint import INDEX
-from fuse.digests import RECORD, Digest, sha256_of, small_files
+from fuse.digests import CARD, RECORD, Digest, sha256_of, small_files
 from fuse.errors import CheckpointError, RecipeError
 from fuse.export.cards import native_card
 from fuse.export.folders import Opened, check_target, opened
 from fuse.export.fused_parts import Parts, take_apart
+from fuse.export.intact import intact
 from fuse.export.native_check import check_native, class_of, image_word
 from fuse.export.native_files import kept_rows, native_config, write_small
 from fuse.export.native_grafts import Folds, folds_of, routes_of
@@ -59,7 +60,8 @@ def export_native(
     written = native_rows(source, parts, folds, config, rows)
     shards = shard(written, SHARD)
     with new_folder(out, "export", force=force) as made:
-        digests = _weights(source, parts, folds, written, shards, made, progress)
+        with intact(source):
+            digests = _weights(source, parts, folds, written, shards, made, progress)
         write_small(source, made, config, image_word(source))
         _finish(source, folds, name, written, shards, digests, made)
         check_native(source, made)
@@ -154,6 +156,6 @@ def _finish(
     if len(shards) > 1:
         told["files"][INDEX] = sha256_of(index)
     write_json(made / RECORD, told)
-    (made / "README.md").write_text(native_card(source, made, told), encoding="utf-8")
+    (made / CARD).write_bytes(native_card(source, made, told).encode())
     if len(shards) > 1:
         (made / INDEX).write_bytes(index)
