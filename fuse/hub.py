@@ -11,12 +11,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fuse.errors import CheckpointError, MachineError, RecipeError, short
+from fuse.licence_files import NAMES
 from fuse.safetensors_header import TensorEntry, parse_header
 from fuse.strict_json import MAX_BYTES
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# what a member may need besides its weights; never code, never a pickle
-SMALL = ["*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "spiece.model", "README.md"]
+# what a loader may read besides the weights; never code, never a pickle
+LOADED = ["*.json", "*.jinja", "tokenizer.model", "*.tiktoken", "merges.txt", "vocab.txt", "spiece.model", "README.md"]
+SMALL = [*LOADED, *NAMES]  # what is fetched of a member besides its weights
 MOST_SMALL = 1 << 30  # bytes of all of them together
 FIRST = 1 << 18  # bytes of a weight file that are asked for at first; most headers fit
 

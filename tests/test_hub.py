@@ -177,6 +177,19 @@ def test_plan_reads_headers_and_merge_fetches_the_weights(hub: Hub, tmp_path: Pa
     assert fuse("plan", tmp_path / "recipe.yaml", env=offline).code == 0
 
 
+@pytest.mark.parametrize("scheme", ["", "hf://"])
+def test_a_licence_file_is_fetched(hub: Hub, tmp_path: Path, scheme: str) -> None:
+    """Of a repository whose card states none; a folder's code beside it is not."""
+    (tmp_path / "one" / "LICENSE").write_text("Apache License\n   Version 2.0, January 2004\n")
+    (tmp_path / "two" / "COPYING").write_text("GNU GENERAL PUBLIC LICENSE\n   Version 3, 29 June 2007\n")
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(one=f"{scheme}org/one", two=f"{scheme}org/two"))
+    env = {**hub.env(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    ran = fuse_forked("plan", tmp_path / "recipe.yaml", env=env)
+    assert ran.code == 0, ran.err
+    assert "\n  one: apache-2.0 (" in ran.out and "\n  two: gpl-3.0 (" in ran.out, ran.out
+    assert not list(tmp_path.glob("[hc]*/**/*.py")), "code is not fetched"
+
+
 def test_a_search_fetches_the_weights_and_goes_on_from_the_cache(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(ON_HUB)
     (tmp_path / "data.jsonl").write_text('{"question": "w5 w6", "answer": "w7"}\n')

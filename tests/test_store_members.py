@@ -109,6 +109,15 @@ def test_only_what_the_plan_reads_is_fetched(store: Store, folders: Path, tmp_pa
     assert present(sparse) is None and sparse.read_bytes() == (folders / "one" / "model.safetensors").read_bytes()
 
 
+def test_a_licence_file_is_fetched(store: Store, folders: Path, tmp_path: Path) -> None:
+    one = store.put(folders / "one", "l/one")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"members: {{one: {one}}}\nlanguage: {{method: passthrough}}\n")
+    assert "apache-2.0" not in fuse_here("plan", recipe).out
+    store.write("l/one/LICENSE.md", b"# Apache License\n\nVersion 2.0, January 2004\n")
+    assert "\n  one: apache-2.0 (" in fuse_here("plan", recipe).out
+
+
 def test_workers_have_caches_of_their_own(
     store: Store, folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

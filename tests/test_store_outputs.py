@@ -96,7 +96,8 @@ def test_force_leaves_no_file_of_what_it_replaces(
 ) -> None:
     for name in ("fuse.json", "config.json", "model.safetensors", "vocab.json"):
         store.write(f"old/{name}", b"old")
-    store.write("old/notes.txt", b"mine")
+    for name in ("notes.txt", "LICENSE"):
+        store.write(f"old/{name}", b"mine")
     caplog.set_level("INFO", "werkzeug")
     caplog.clear()
     ran = fuse_here("merge", recipe, "s3://models/old", "--force")
@@ -105,7 +106,7 @@ def test_force_leaves_no_file_of_what_it_replaces(
         "DELETE fuse.json", "DELETE config.json", "DELETE model.safetensors", "DELETE vocab.json",
     ]  # fmt: skip
     names = store.names("old")
-    assert "notes.txt" in names and INDEX in names and not {"model.safetensors", "vocab.json"} & set(names)
+    assert {"notes.txt", "LICENSE", INDEX} <= set(names) and not {"model.safetensors", "vocab.json"} & set(names)
     told = json.loads(store.read("old/fuse.json"))["sha256"]
     assert {name: hashlib.sha256(store.read(f"old/{name}")).hexdigest() for name in told} == told
 

@@ -14,7 +14,7 @@ from typing import Any
 from fuse import interruption
 from fuse.checkpoint import INDEX
 from fuse.errors import MachineError, RecipeError
-from fuse.hub import SMALL
+from fuse.hub import LOADED
 from fuse.journal import Journal, Shard
 from fuse.small_files import FOLDERS
 from fuse.stores.address import Address, address_of, connect
@@ -139,7 +139,7 @@ def _clear(
 
 def _is_read(name: str) -> bool:
     inner, _, last = name.rpartition("/")
-    return inner in ("", *FOLDERS) and any(fnmatchcase(last, pattern) for pattern in (*SMALL, "*.safetensors"))
+    return inner in ("", *FOLDERS) and any(fnmatchcase(last, pattern) for pattern in (*LOADED, "*.safetensors"))
 
 
 def _ordered(names: list[str]) -> list[str]:
