@@ -13,6 +13,8 @@ from threading import Barrier, Thread
 import pytest
 import torch
 from botocore.exceptions import EndpointConnectionError
+from fsspec import AbstractFileSystem
+from fsspec.registry import _registry
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -357,6 +359,40 @@ def test_missing_is_what_is_wanted_and_not_there(there: list[tuple[int, int]], w
     assert bytes_of(found) == bytes_of(wanted) - bytes_of(there)
     assert bytes_of(joined(there)) == bytes_of(there)
     assert bytes_of(pieces(found)) >= bytes_of(found)
+
+
+def test_a_client_that_does_not_start(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """adlfs looks for an account as it is made."""
+
+    class Accountless(AbstractFileSystem):
+        def __init__(self, **_: object) -> None:
+            raise ValueError("unable to connect to account for Must provide either a connection_string!!")
+
+    monkeypatch.setitem(_registry, "az", Accountless)
+    told = (
+        "the client of the store does not start (unable to connect to account for Must provide either a "
+        "connection_string!!) (set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and "
+        "AZURE_STORAGE_ACCOUNT_KEY)"
+    )
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("members: {one: az://models/one}\nlanguage: {method: passthrough}\n")
+    ran = fuse_here("plan", recipe)
+    assert (ran.code, ran.err) == (4, f"fuse: az://models/one: {told}\n")
+    recipe.write_text(f"members: {{one: {folders / 'one'}}}\nlanguage: {{method: passthrough}}\n")
+    ran = fuse_here("merge", recipe, "az://models/out")
+    assert (ran.code, ran.err) == (4, f"fuse: az://models/out: {told}\n")
+
+
+def test_the_memory_of_a_process_is_no_store(folders: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("members: {one: memory://models/one}\nlanguage: {method: passthrough}\n")
+    ran = fuse_here("plan", recipe)
+    nothing = "'memory://models/one' does not exist (a folder, relative to the recipe, or a hub id org/name)"
+    assert (ran.code, ran.err) == (2, f"fuse: recipe.yaml:1:11: members.one: {nothing}\n")
+    recipe.write_text(f"members: {{one: {folders / 'one'}}}\nlanguage: {{method: passthrough}}\n")
+    ran = fuse_here("merge", recipe, "memory://models/out")
+    nothing = "memory:/models/out: the folder 'memory:/models' does not exist (make it first)"
+    assert (ran.code, ran.err) == (2, f"fuse: {nothing}\n")
 
 
 def test_a_basis_is_compared_by_rows(store: Store, folders: Path, tmp_path: Path) -> None:

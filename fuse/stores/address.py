@@ -4,12 +4,16 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from fuse.errors import MachineError, RecipeError
+from fuse.errors import MachineError, RecipeError, in_a_line
 
 # scheme -> what brings it
-SCHEMES = {
-    "s3": "fuse-mllm[s3]", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "memory": "fsspec",
-}  # fmt: skip
+SCHEMES = {"s3": "fuse-mllm[s3]", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+AZURE = "set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+CREDENTIALS = {
+    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; of a public bucket FSSPEC_S3_ANON=true",
+    "az": AZURE,
+    "abfs": AZURE,
+}
 OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
         "max_concurrency": 4,  # parts of 50 MB in memory at once
@@ -61,13 +65,16 @@ def address_of(location: str) -> Address:
 def connect(address: Address) -> Any:
     """The file system of fsspec. Credentials are those of the environment; nothing else is taken from anywhere.
 
-    Raises MachineError where its package is not installed.
+    Raises MachineError where its package is not installed, or does not start with what is in the environment.
     """
     needs = SCHEMES[address.scheme]
     try:
         import fsspec
 
-        options = {"use_listings_cache": False, "skip_instance_cache": address.scheme != "memory"}
+        options = {"use_listings_cache": False, "skip_instance_cache": True}
         return fsspec.filesystem(address.scheme, **options, **OPTIONS.get(address.scheme, {}))
     except ImportError:
         raise MachineError(f"{address.scheme}:// needs {needs}", hint=f"pip install {needs}") from None
+    except Exception as error:  # of any client of a store
+        told = f"the client of the store does not start ({in_a_line(error)})"
+        raise MachineError(told, where=address, hint=CREDENTIALS.get(address.scheme, "")) from None

@@ -4,11 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fuse.errors import FuseError, MachineError, RecipeError
-from fuse.stores.address import Address
+from fuse.stores.address import CREDENTIALS, Address
 
-CREDENTIALS = {
-    "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; of a public bucket FSSPEC_S3_ANON=true",
-}
 UNNAMED = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "DefaultCredentialsError",
            "ProfileNotFound", "TokenRetrievalError", "NoAuthTokenError", "UnauthorizedSSOTokenError"}  # fmt: skip
 CLIENTS = {"aiohttp", "aiobotocore", "botocore", "gcsfs", "adlfs", "azure", "google", "fsspec", "s3fs", "urllib3",
