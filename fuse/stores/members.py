@@ -114,8 +114,9 @@ class StoreFolder:
             if sparse.missing(there, [(0, len(head))]):
                 sparse.put(file, 0, head)
                 there = sparse.joined([*there, (0, len(head))])
-            if left := sparse.missing(there, ranges):
-                progress(lacking - _nbytes(left))
+            left = sparse.missing(there, ranges)
+            progress(lacking - _nbytes(left))
+            if left:
                 try:
                     with self._reading(name) as get:
                         sparse.fill(file, left, get, progress)
@@ -123,8 +124,6 @@ class StoreFolder:
                     sparse.discard(file)
                     kept.unlink(missing_ok=True)
                     raise
-            else:
-                progress(lacking)
             sparse.close(file, size)
 
     def read_small(self, names: Sequence[str]) -> None:
