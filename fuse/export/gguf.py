@@ -44,7 +44,9 @@ def export_gguf(
         return [out]
     with new_folder(out, "export", force=force) as room:
         with intact(source):
-            found = {half: convert(script, folder.resolve(), room / NAMES[half], outtype, half) for half in halves}
+            found: dict[Half, Path] = {
+                half: convert(script, folder.resolve(), room / NAMES[half], outtype, half) for half in halves
+            }
         told = {key: value for key, value in source.record.told.items() if key in KEPT}
         told["exported"] = {
             "to": "gguf", "from": dict(source.record.sha256), "outtype": outtype,
@@ -53,7 +55,8 @@ def export_gguf(
         }  # fmt: skip
         told["files"] = {file.name: file_sha256(file) for file in found.values()}
         write_json(room / RECORD, {"fuse": fuse.__version__, **told, "sha256": {}})
-        card = gguf_card(source, {half: file.name for half, file in found.items()}, told)
+        names: dict[Half, str] = {half: file.name for half, file in found.items()}
+        card = gguf_card(source, names, told)
         (room / CARD).write_bytes(card.encode())
     return [out / file.name for file in found.values()]
 
