@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -70,6 +71,8 @@ class Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
+NAMES_OF_FILES = ("utf-8", "surrogateescape")  # where Python writes them byte for byte
+
 EPILOG = "Each verb's --help has examples and names its page. The pages are in the folder docs of the source."
 
 
@@ -98,7 +101,7 @@ def main() -> NoReturn:
         sys.exit(2)
     except click.ClickException as error:
         more = f" ({error.ctx.command_path} --help)" if isinstance(error, click.MissingParameter) and error.ctx else ""
-        _say(error.format_message() + more)
+        _say(" ".join(error.format_message().split()) + more)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort) as stop:
         _say(f"interrupted; {_left(stop) or 'nothing was written'}")
@@ -155,7 +158,11 @@ def run() -> NoReturn:
 
 
 def _open_streams() -> None:
-    """Where the shell closed a standard stream no file takes its number, and what is said goes nowhere."""
+    """Where the shell closed a standard stream no file takes its number, and what is said goes nowhere.
+
+    A letter that the stream's encoding does not have is said as an escape, and bytes that are no text are read as they
+    are in the names of files.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -164,6 +171,10 @@ def _open_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (as long as the process)
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    if isinstance(sys.stdout, TextIOWrapper) and (sys.stdout.encoding.lower(), sys.stdout.errors) != NAMES_OF_FILES:
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _left(stop: BaseException) -> str:

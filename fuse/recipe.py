@@ -9,7 +9,7 @@ from fuse.errors import short
 from fuse.names import mistake_in
 from fuse.recipe_graft import Graft
 from fuse.recipe_merge import Merge
-from fuse.recipe_types import Strict, mistake
+from fuse.recipe_types import OrText, Strict, mistake
 from fuse.recipe_vision import Branch
 
 SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*(KB|MB|GB|KiB|MiB|GiB)")
@@ -40,7 +40,7 @@ def _path_alone(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-class Location(Strict):
+class Location(OrText):
     """A folder or hub id, alone or with the revision to pin."""
 
     path: str = Field(min_length=1, max_length=4096, description=PATH)
@@ -48,7 +48,7 @@ class Location(Strict):
     _short = model_validator(mode="before")(_path_alone)
 
 
-class Member(Strict):
+class Member(OrText):
     """A checkpoint that takes part: a folder or hub id, or a base with the adapter that was trained on it."""
 
     path: str = Field("", min_length=1, max_length=4096, description=PATH)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from fuse.names import mistake_in
-from fuse.recipe_types import Number, Strict, Text, mistake
+from fuse.recipe_types import Number, OrText, Strict, Text, mistake
 
 
 class Bridge(Strict):
@@ -22,7 +22,7 @@ class Bridge(Strict):
         return self
 
 
-class Graft(Strict):
+class Graft(OrText):
     """A module from a donor folder, put into the language model or into a branch's vision tower.
 
     Besides these keys it has those of its kind (`router`, `task` ...), which the plan checks.

@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from fuse.names import mistake_in
 from fuse.recipe_graft import Bridge
 from fuse.recipe_merge import Merge
-from fuse.recipe_types import Number, Strict, Text, mistake
+from fuse.recipe_types import Number, OrText, Strict, Text, mistake
 
 ENCODERS = ("open_clip", "timm", "encoder")
 
@@ -23,7 +23,7 @@ def _one_or_more(value: Any) -> str:
     return "list" if isinstance(value, list) else "text"
 
 
-class Branch(Strict):
+class Branch(OrText):
     """What the output sees with: a member's encoder and projector, or an encoder and a projector from files."""
 
     from_: str | None = Field(
