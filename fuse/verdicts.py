@@ -101,7 +101,7 @@ def _basis(host: Member, others: Sequence[Member], accept: Sequence[str], free: 
     text = f"{basis.family}, {depth}, hidden {basis.hidden_size}, {heads}"
     if accepted:
         text += f"; accepted although it differs from {host.name}: {', '.join(accepted)}"
-    return Verdict("same base", not accepted, text)
+    return Verdict("same architecture", not accepted, text)
 
 
 def _check_stated(host: Member, other: Member, free: Sequence[str]) -> None:

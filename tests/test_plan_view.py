@@ -34,7 +34,7 @@ members
   expert: expert  [llama, 39 tensors, 1.4 MB]
     language: 39 merged (task_arithmetic)
 verdicts
-  = same base: llama, 4 layers, hidden 128, 4/4 heads
+  = same architecture: llama, 4 layers, hidden 128, 4/4 heads
   = output head: of its own in every member
   = tokens: 70 tokens, the same ids in every member
   = dtype: BF16

@@ -96,7 +96,7 @@ def test_accepted_difference(family: Path) -> None:
     ran = fuse_here("plan", family / "recipe.yaml")
     assert ran.code == 0
     assert (
-        "! same base: llama, 2 layers, hidden 32, 4/2 heads; accepted although it differs from a: norm_eps 1e-05 in b"
+        "! same architecture: llama, 2 layers, hidden 32, 4/2 heads; accepted although it differs from a: norm_eps 1e-05 in b"
         in ran.out
     )
 
@@ -169,7 +169,7 @@ def test_existing_output(family: Path) -> None:
         "(choose another folder, or remove it yourself)\n",
     )
     assert (family / "out" / "precious").read_text() == "x"
-    (family / "out" / "fuse.json").write_text("{}")
+    (family / "out" / "fuse.json").write_text('{"sha256": {}, "files": {"precious": ""}}')
     assert fuse_here("merge", family / "recipe.yaml", family / "out", "--force").code == 0
     assert not (family / "out" / "precious").exists() and (family / "out" / "model.safetensors").exists()
 

@@ -99,7 +99,7 @@ def mistake(tab: chromium.Tab) -> None:
 def plan(tab: chromium.Tab) -> None:
     tab.click_text("Plan", ".q-tab__label")
     tab.sees("task_arithmetic of hue + form over base, 0.5/0.5")
-    tab.sees("same base: llama, 4 layers, hidden 128, 4/4 heads")
+    tab.sees("same architecture: llama, 4 layers, hidden 128, 4/4 heads")
     tab.sees("licence: apache-2.0")
 
 
