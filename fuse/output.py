@@ -8,6 +8,7 @@ from fuse.checkpoint import free_bytes, read_tensors
 from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.fused import BRANCHES, GRAFTS, LANGUAGE
 from fuse.plan import Plan
+from fuse.replaced import check_place
 from fuse.safetensors_header import TensorEntry
 from fuse.small_files import check_small
 from fuse.unfinished import home_of
@@ -16,7 +17,8 @@ SMALL_FILES = 64 << 20  # room for tokenizer, configs and card
 
 
 def check_target(plan: Plan, target: Path, *, force: bool) -> None:
-    """Refuse a target that exists (unless forced), that lies in a member, or that the disk has no room for.
+    """Refuse a target that exists (unless forced), that lies in a member or in another output, or that the disk has no
+    room for; and, forced or not, one that holds a file which fuse did not write.
 
     And members whose small files are too large to go into it, which would be seen only once all weights are written.
     """
@@ -48,6 +50,7 @@ def check_target(plan: Plan, target: Path, *, force: bool) -> None:
     if target.exists() and not (target / "fuse.json").exists() and any(target.iterdir()):
         raise RecipeError("the output exists and fuse did not make it (it has no fuse.json)", where=target,
                           hint="choose another folder, or remove it yourself")  # fmt: skip
+    check_place(target)
     need, free = plan.bytes_written + SMALL_FILES, free_bytes(target.parent) + _reserved(target)
     if need > free:
         raise MachineError(f"the output needs {need:,} bytes and the disk has {free:,} free", where=target)

@@ -287,15 +287,17 @@ def test_a_base_that_is_not_the_one_recorded(made: Callable[[str], Path], tmp_pa
 def test_the_base_is_not_replaced(made: Callable[[str], Path], tmp_path: Path) -> None:
     for name in ("out", "base"):
         shutil.copytree(made("llama") / name, tmp_path / name)
-    (tmp_path / "base" / "fuse.json").write_text('{"sha256": {}}')
     before = sorted(path.name for path in (tmp_path / "base").iterdir())
+    record = {"sha256": {}, "files": dict.fromkeys(before, "")}
     more = ("--rank", 4, "--rest", "whole", "--force")
-    for out in ("base", "base/inner"):
+    for out in ("base/inner", "base"):
+        if out == "base":
+            (tmp_path / "base" / "fuse.json").write_text(json.dumps(record))
         for base in ([], ["--base", tmp_path / "base"], ["--base", made("llama") / "base"]):
             ran = export(tmp_path / "out", tmp_path / out, *more, *base)
             told = f"fuse: {tmp_path}/{out}: the output and the base would lie in each other\n"
             assert ran == Ran(2, "", told)
-    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == before
+    assert sorted(path.name for path in (tmp_path / "base").iterdir()) == sorted([*before, "fuse.json"])
 
 
 def test_large_matrices_are_nearly_as_well_held() -> None:

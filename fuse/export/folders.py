@@ -9,6 +9,7 @@ from typing import Any
 from fuse import strict_json
 from fuse.digests import RECORD
 from fuse.errors import CheckpointError, RecipeError
+from fuse.replaced import check_place
 from fuse.unfinished import settle
 from fuse.verify.listing import check_files
 from fuse.verify.record import Record, read_record
@@ -50,7 +51,9 @@ def opened(folder: Path) -> Opened:
 
 
 def check_target(folder: Path, out: Path, *, force: bool) -> None:
-    """Refuse an output that is there (unless forced), that fuse did not make, or that lies in the folder."""
+    """Refuse an output that is there (unless forced), that fuse did not make, or that lies in the folder or in another
+    output; and, forced or not, one that holds a file which fuse did not write.
+    """
     settle(out)
     if out.is_symlink():
         raise RecipeError("the output is a link", where=out, hint="name the folder itself")
@@ -62,6 +65,7 @@ def check_target(folder: Path, out: Path, *, force: bool) -> None:
     if out.exists() and not (out / RECORD).exists() and (not out.is_dir() or any(out.iterdir())):
         raise RecipeError(f"the output exists and fuse did not make it (it has no {RECORD})", where=out,
                           hint="choose another folder, or remove it yourself")  # fmt: skip
+    check_place(out)
 
 
 def check_apart(out: Path, folder: Path, what: str) -> None:

@@ -10,6 +10,7 @@ from fuse.export.gguf_card import gguf_card
 from fuse.export.gguf_converter import Converter, Half, architecture, convert, find_converter, supported
 from fuse.export.intact import intact
 from fuse.partial import new_file, new_folder
+from fuse.replaced import check_place
 from fuse.small_files import write_json
 
 SUFFIX = ".gguf"
@@ -71,6 +72,7 @@ def _check_file(folder: Path, out: Path, *, force: bool) -> None:
         raise RecipeError(f"the folder {str(out.parent)!r} does not exist", where=out, hint="make it first")
     if folder.resolve() in out.resolve().parents:
         raise RecipeError("the output would lie in the folder", where=out)
+    check_place(out)
 
 
 def _check_known(source: Opened, converter: Converter, halves: list[Half]) -> None:

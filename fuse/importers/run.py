@@ -15,6 +15,7 @@ from fuse.importers.host_record import host_config, open_host
 from fuse.importers.pieces import check_pieces, coverage
 from fuse.importers.read import open_source
 from fuse.importers.write import write_pieces
+from fuse.replaced import check_place
 from fuse.suggest import did_you_mean
 from fuse.unfinished import home_of, settle
 
@@ -114,6 +115,7 @@ def _check_target(out: Path, inputs: list[Path], force: bool) -> None:
     if out.exists() and any(out.iterdir()) and not any((out / name).is_file() for name in MADE):
         hint = "choose another folder, or remove it yourself"
         raise RecipeError("the output exists and fuse import did not make it", where=out, hint=hint)
+    check_place(out)
 
 
 def _sha256(file: Path) -> str:
