@@ -249,6 +249,17 @@ def test_one_sentence_and_nothing_written(folder: Path, tmp_path: Path, args: li
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_recipe_of_mergekit_is_not_searched(folder: Path, tmp_path: Path) -> None:
+    models = "".join(f"  - {{model: {folder}/{name}, parameters: {{weight: 0.5}}}}\n" for name in "ab")
+    (tmp_path / "mk.yml").write_text(f"merge_method: linear\nmodels:\n{models}dtype: float32\n")
+    ran = search(folder, tmp_path / "out", "--over", "language.weights.a=0..1", recipe=str(tmp_path / "mk.yml"))
+    said = (
+        f"fuse: {tmp_path}/mk.yml: this is a recipe of mergekit, and a search changes settings by fuse's names "
+        "(write it with members and language)\n"
+    )
+    assert (ran.code, ran.out, ran.err) == (2, "", said) and not (tmp_path / "out").exists()
+
+
 def test_points_that_the_recipe_refuses_are_passed_over(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     found = search(folder, out, "--method", "grid", "--steps", 3, "--holdout", 0)  # (0, 0) has no mean

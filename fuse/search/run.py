@@ -9,6 +9,7 @@ from fuse import interruption
 from fuse.errors import RecipeError
 from fuse.evaluate.metrics import check_metrics
 from fuse.evaluate.questions import Question, check_images, read_questions
+from fuse.mergekit_recipe.translate import TranslatedRecipe
 from fuse.plan import Plan
 from fuse.planner import make_plan
 from fuse.recipe_edit import changed
@@ -81,6 +82,9 @@ def read_search(recipe: Path, data: Path, out: Path, options: Options) -> Search
     """
     objective = OBJECTIVES[options.objective]
     loaded = load_recipe(recipe)
+    if isinstance(loaded, TranslatedRecipe):
+        raise RecipeError("this is a recipe of mergekit, and a search changes settings by fuse's names", where=recipe,
+                          hint="write it with members and language")  # fmt: skip
     plan = make_plan(loaded)
     space = read_space(loaded, options.over, options.sum, lambda: language_names(plan))
     check_objective(objective, options.method, space.axes, options.steps)
