@@ -26,6 +26,7 @@ DATA, MAX_DATA = "data:", 64 << 20
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 READ = "PNG, JPEG, WebP, GIF, BMP and TIFF are read"
 VIDEOS = {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv"}
+WEB = re.compile(r"(https?|ftp):/+(.+)", re.IGNORECASE)  # a Path has one slash left of two
 LFS = b"version https://git-lfs"
 _ORIENTATION = 0x0112  # Exif 2.32, table 4
 _UPRIGHT = {
@@ -94,6 +95,9 @@ def _check_file(path: Path) -> None:
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
+        if web := WEB.fullmatch(str(path)):
+            told = "addresses of the web are not fetched"
+            raise RecipeError(told, where=f"{web[1]}://{web[2]}", hint="download it first") from None
         raise RecipeError("there is no such file", where=path) from None
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:

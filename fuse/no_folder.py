@@ -11,7 +11,7 @@ STORE = re.compile(rf"({'|'.join([*SCHEMES, 'hf'])}):/+(.+)")
 
 
 def no_folder(folder: Path) -> RecipeError:
-    """The error for a folder that is not there; how to bring it here where its name is of a store or of the hub."""
+    """The error for a folder that is a file or not there, with how to bring it here from a store or the hub."""
     text = str(folder)
     if store := STORE.fullmatch(text):
         scheme, rest = store[1], store[2]
@@ -19,6 +19,8 @@ def no_folder(folder: Path) -> RecipeError:
             return RecipeError("this verb reads folders of this disk", where=f"hf://{rest}", hint=_download(rest))
         copy = f"aws s3 cp --recursive s3://{rest} FOLDER" if scheme == "s3" else "copy it with the store's own tool"
         return RecipeError("this verb reads folders of this disk", where=f"{scheme}://{rest}", hint=copy)
+    if folder.exists():
+        return RecipeError("is a file, not a folder", where=folder)
     hint = _download(text) if HUB_ID.fullmatch(text) and not folder.parent.exists() else ""
     return RecipeError("there is no such folder", where=folder, hint=hint)
 

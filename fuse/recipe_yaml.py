@@ -87,6 +87,8 @@ def parse_recipe(file: Path, text: str) -> LoadedRecipe:
 def _read(file: Path) -> str:
     if not file.exists():
         raise RecipeError("there is no such file", where=file, hint=_neighbours(file))
+    if file.is_dir():
+        raise RecipeError("is a folder, not a recipe", where=file, hint=_inside(file))
     if not file.is_file():
         raise RecipeError("this is not a plain file", where=file)
     if (size := file.stat().st_size) > MAX_BYTES:
@@ -104,12 +106,21 @@ def _read(file: Path) -> str:
 
 def _neighbours(file: Path) -> str:
     """`did you mean: recipe.yaml`, where a recipe of nearly that name lies there."""
-    try:
-        others = [one.name for one in file.parent.iterdir() if one.suffix in {".yaml", ".yml"}]
-    except OSError:
-        return ""
-    found = near(file.name, [name for name in others if name != file.name])
+    found = near(file.name, [name for name in _yamls(file.parent) if name != file.name])
     return f"did you mean: {', '.join(found)}" if found else ""
+
+
+def _inside(folder: Path) -> str:
+    """What to name instead of a folder."""
+    found = _yamls(folder)
+    return f"name a file in it, such as {folder / found[0]}" if found else "a recipe is a file such as recipe.yaml"
+
+
+def _yamls(folder: Path) -> list[str]:
+    try:
+        return sorted(one.name for one in folder.iterdir() if one.suffix in {".yaml", ".yml"} and one.is_file())
+    except OSError:
+        return []
 
 
 def _parse(file: Path, text: str, positions: dict[Path_, tuple[int, int]]) -> Any:

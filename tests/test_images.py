@@ -189,6 +189,15 @@ def test_files_that_are_no_files(tmp_path):
         assert error.value.exit_code == 2
 
 
+@pytest.mark.parametrize("address", ["http://example.org/a.png", "https://example.org/b/a.png?size=1", "ftp://x/y"])
+def test_addresses_of_the_web_are_not_fetched(address):
+    for given in (address, Path(address)):
+        with pytest.raises(RecipeError) as error:
+            as_image(given)
+        assert str(error.value) == f"{address}: addresses of the web are not fetched (download it first)"
+        assert error.value.exit_code == 2
+
+
 def test_a_name_that_is_too_long_for_the_file_system(tmp_path):
     with pytest.raises(MachineError, match=r"cannot be read \(OSError\)"):
         open_image(tmp_path / ("a" * 300))

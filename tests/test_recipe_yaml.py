@@ -1,6 +1,7 @@
 """Every mistake in a recipe is one line with file, line, column and what would work."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -151,8 +152,21 @@ def test_hostile_text(tmp_path: Path) -> None:
 def test_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="there is no such file"):
         load_recipe(tmp_path / "absent.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(RecipeError, match="this is not a plain file"):
+        load_recipe(tmp_path / "pipe.yaml")
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
         load_recipe(tmp_path)
+    assert str(caught.value) == f"{tmp_path}: is a folder, not a recipe (a recipe is a file such as recipe.yaml)"
+    for name in ("b.yaml", "a.yml"):
+        (tmp_path / name).touch()
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path)
+    told = f"{tmp_path}: is a folder, not a recipe (name a file in it, such as {tmp_path}/a.yml)"
+    assert str(caught.value) == told
 
 
 def test_a_machine_without_handles_is_no_mistake_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
