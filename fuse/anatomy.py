@@ -89,7 +89,7 @@ class Member:
 
 
 def open_member(
-    name: str, location: str, *, revision: str | None, relative_to: Path, adapted: str = ADAPTED
+    name: str, location: str, *, revision: str | None, relative_to: Path | None, adapted: str = ADAPTED
 ) -> Member:  # fmt: skip
     """Open a checkpoint and place every tensor; errors as `open_checkpoint` and `families` raise them."""
     return assemble(open_checkpoint(name, location, revision=revision, relative_to=relative_to, adapted=adapted))

@@ -51,14 +51,14 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    name: str, location: str, *, revision: str | None, relative_to: Path, adapted: str = ADAPTED
+    name: str, location: str, *, revision: str | None, relative_to: Path | None, adapted: str = ADAPTED
 ) -> Checkpoint:  # fmt: skip
-    """Open a member by local path (relative to the recipe's folder), hub id or address in an object store.
+    """Open a member by local path, hub id or address in an object store.
 
     Of what is elsewhere only the small files are downloaded; headers are read by ranges, and `fetch` brings the
-    weights. adapted: what would work where an adapter is named for a model. Raises RecipeError when there is no such
-    folder, CheckpointError when it cannot be trusted or merged, MachineError when the hub or the store cannot be
-    reached.
+    weights. relative_to: the recipe's folder, None where no recipe names the member. adapted: what would work where an
+    adapter is named for a model. Raises RecipeError when there is no such folder, CheckpointError when it cannot be
+    trusted or merged, MachineError when the hub or the store cannot be reached.
     """
     hint = "a member is the folder that holds config.json"
     folder, repository, commit = locate(location, revision, relative_to, hint)
@@ -74,7 +74,9 @@ def open_checkpoint(
     return Checkpoint(name, folder, config, read_tensors(folder, repository), location, commit, repository)
 
 
-def locate(location: str, revision: str | None, relative_to: Path, hint: str) -> tuple[Path, "Repository | None", str]:
+def locate(
+    location: str, revision: str | None, relative_to: Path | None, hint: str
+) -> tuple[Path, "Repository | None", str]:  # fmt: skip
     """The folder of a local path, hub id or address, where its weights still are, and the commit ("" if local).
 
     Raises RecipeError when there is no such folder, with the hint where something else is there; MachineError when the
@@ -92,11 +94,12 @@ def locate(location: str, revision: str | None, relative_to: Path, hint: str) ->
             return store.folder, store, store.commit
     if any(len(os.fsencode(part)) > 255 for part in Path(location).parts) or len(location) > 4000:
         raise RecipeError(f"{short(location)} does not exist", hint="a name in it is too long for a disk")
-    path = Path(location if Path(location).is_absolute() else relative_to / location)
+    path = Path(location if Path(location).is_absolute() or relative_to is None else relative_to / location)
     if location.startswith("hf://") or not path.exists():
         from fuse.hub import open_repository
 
-        folder, repository = open_repository(location.removeprefix("hf://"), revision)
+        words = "a folder" if relative_to is None else "a folder, relative to the recipe,"
+        folder, repository = open_repository(location.removeprefix("hf://"), revision, words)
         return folder, repository, folder.name
     if not path.is_dir():
         raise RecipeError(f"{location!r} is not a folder", hint=hint)

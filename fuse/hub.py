@@ -43,16 +43,19 @@ class Repository:
         download(self, sorted({entry.file.name for entry in entries}))
 
 
-def open_repository(hub_id: str, revision: str | None) -> tuple[Path, Repository | None]:
+def open_repository(
+    hub_id: str, revision: str | None, folder: str = "a folder, relative to the recipe,"
+) -> tuple[Path, Repository | None]:  # fmt: skip
     """The local snapshot with the repository's small files, and the repository where the weights still are.
 
     How large those files are the hub's listing tells before they are fetched.
+    folder: what else may be named, in words.
     Without a network the repository is None, and the snapshot in the local cache is all there is.
     Raises RecipeError for what is no hub id, or a repository or revision that does not exist, CheckpointError for
     small files that are large; MachineError offline.
     """
     if not HUB_ID.fullmatch(hub_id):
-        raise RecipeError(f"{hub_id!r} does not exist", hint="a folder, relative to the recipe, or a hub id org/name")
+        raise RecipeError(f"{hub_id!r} does not exist", hint=f"{folder} or a hub id org/name")
     from huggingface_hub import HfApi, constants, snapshot_download
 
     with sentences(hub_id, revision):

@@ -214,7 +214,7 @@ def test_images_that_cannot_be_read(given: Path, tmp_path: Path) -> None:
     [
         (["near"], 2, "pairs are of two members or more (fuse inspect pairs A B --base BASE)"),
         (["near", "like", "near"], 2, "'{given}/near' is given twice"),
-        (["near", "none"], 2, "'{given}/none' does not exist (a folder, relative to the recipe, or a hub id org/name)"),
+        (["near", "none"], 2, "'{given}/none' does not exist (a folder or a hub id org/name)"),
     ],
 )
 def test_bad_input_is_one_sentence(given: Path, members: list[str], code: int, sentence: str) -> None:

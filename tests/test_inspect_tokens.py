@@ -56,6 +56,11 @@ def test_one_family(members: Path) -> None:
     assert ["rows", "96", "x", "32", "96", "x", "32"] in rows and ["tokens", "of", "1024x768", "4", "4"] in rows
 
 
+def test_a_folder_that_is_not_there(members: Path) -> None:
+    ran = inspect(members, "llava", "nope")
+    assert (ran.code, ran.out, ran.err) == (2, "", "fuse: 'nope' does not exist (a folder or a hub id org/name)\n")
+
+
 def test_added_tokens_of_another_family(members: Path) -> None:
     lines = told(inspect(members, "llava", "idefics3"))
     assert (

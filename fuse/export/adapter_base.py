@@ -100,7 +100,7 @@ def _places(source: Opened, origin: str) -> list[Path]:
 def _opened(
     where: str, revision: str | None, named: str, sha256: Mapping[str, Any], places: list[Path]
 ) -> Base:  # fmt: skip
-    member = open_member("base", where, revision=revision, relative_to=Path.cwd())
+    member = open_member("base", where, revision=revision, relative_to=None)
     checkpoint = member.checkpoint
     fetch(checkpoint, list(member.language.values()))
     files = {file.name: file for file in checkpoint.weight_files}

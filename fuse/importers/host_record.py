@@ -14,7 +14,7 @@ LAYER_NORMS = {"gpt2", "opt", "cohere", "cohere2"}  # families of language model
 
 def open_host(folder: Path) -> Member:
     """The folder of `--host`. Errors as `open_member` raises them."""
-    return open_member(folder.name, str(folder), revision=None, relative_to=Path())
+    return open_member(folder.name, str(folder), revision=None, relative_to=None)
 
 
 def host_config(host: Member) -> Mapping[str, Any]:

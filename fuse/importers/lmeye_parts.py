@@ -21,7 +21,7 @@ def in_folder(what: str, named: str, parts: Sequence[str]) -> tuple[dict[str, Te
     """
     from safetensors import safe_open
 
-    opened = open_checkpoint(what, named, revision=None, relative_to=Path.cwd())
+    opened = open_checkpoint(what, named, revision=None, relative_to=None)
     entries = {name: entry for name, entry in opened.tensors.items() if name.startswith(tuple(parts))}
     if not entries:
         raise CheckpointError(f"holds none of {', '.join(parts)}, which --set {what} is for", where=opened.folder)

@@ -33,7 +33,7 @@ def named(answer: str, taken: Collection[str], *, only: str = "") -> Named:
         raise RecipeError(f"a member cannot be called {short(name)}: {wrong}", hint="NAME=PATH gives it another name")
     if name in taken:
         raise RecipeError(f"{name!r} is the name of another member", hint="NAME=PATH gives it another name")
-    return Named(name, path, open_member(name, path, revision=None, relative_to=Path.cwd()) if is_here(path) else None)
+    return Named(name, path, open_member(name, path, revision=None, relative_to=None) if is_here(path) else None)
 
 
 def is_here(path: str) -> bool:

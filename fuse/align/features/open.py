@@ -91,7 +91,7 @@ def open_encoders(location: str, *, whole: bool = False) -> list[Encoder]:
     if not (Path(location).is_dir() or is_store(location) or HUB_ID.fullmatch(location.removeprefix("hf://"))):
         told = "is a file, not a folder" if Path(location).is_file() else "there is no such folder"
         raise RecipeError(told, where=location, hint=f"members are {FORMS}")
-    checkpoint = open_checkpoint(location, location, revision=None, relative_to=Path())
+    checkpoint = open_checkpoint(location, location, revision=None, relative_to=None)
     if whole:
         _bring(checkpoint, checkpoint.tensors.values())
     config, folder = checkpoint.config, checkpoint.folder

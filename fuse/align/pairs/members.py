@@ -35,7 +35,7 @@ def open_all(locations: Sequence[str]) -> list[One]:
     found = []
     for number, (name, given) in enumerate(zip(names_of(where), where, strict=True)):
         named = f"member{number + 1}" if mistake_in(name) else name
-        member = open_member(named, given, revision=None, relative_to=Path())
+        member = open_member(named, given, revision=None, relative_to=None)
         found.append(One(name, named, given, member, _speaker(name, given)))
     return found
 

@@ -68,7 +68,7 @@ def _plan(members: Sequence[One], base: str) -> tuple[Plan | None, dict[str, str
 
     Members join one after another. Raises what is wrong with the base itself.
     """
-    open_member("base", base, revision=None, relative_to=Path())
+    open_member("base", base, revision=None, relative_to=None)
     plan, joined, refused = None, [], {}
     for one in members:
         try:

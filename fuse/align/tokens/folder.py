@@ -100,7 +100,7 @@ def open_speaker(name: str, location: str) -> Speaker:
     Of a fused folder the member is its language model. Raises what `open_member` raises, and CheckpointError where
     there is no tokenizer, or none that fuse reads.
     """
-    checkpoint = open_checkpoint(name, location, revision=None, relative_to=Path())
+    checkpoint = open_checkpoint(name, location, revision=None, relative_to=None)
     config = checkpoint.config
     if config.get("model_type") == "fuse":
         text = config.get("text_config")
