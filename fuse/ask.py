@@ -8,8 +8,9 @@ from typing import Any
 from PIL import Image
 
 from fuse import strict_json, torchvision_shim
-from fuse.ask_folder import blind, check_folder, has_processor
+from fuse.ask_folder import blind, check_folder, check_tokenizer, check_weights, has_processor
 from fuse.chat import runs, written
+from fuse.devices import HINT, check_device
 from fuse.errors import CheckpointError, FuseError, MachineError, RecipeError, in_a_line
 from fuse.grafts.asking import Options, phrased, slots_behind
 from fuse.images import open_image
@@ -46,11 +47,13 @@ class Answerer:
 def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> Answerer:
     """Load a folder with transformers' Auto classes, never running code from it.
 
-    images: that will be asked about. Raises RecipeError when there is no such folder, and before anything is loaded
-    when it cannot see images; CheckpointError when it does not load whole: a tensor missing,
-    unexpected or of another shape.
+    images: that will be asked about. Raises RecipeError when there is no such folder or device, and before anything is
+    loaded when it cannot see images; CheckpointError when it does not load whole: a file of weights cut short, a tensor
+    missing, unexpected or of another shape.
     """
+    check_device(device)
     config, sees = check_folder(folder, images=images)
+    check_weights(folder, config)
     torchvision_shim.install()
     import transformers
 
@@ -73,6 +76,7 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
     except (FuseError, MemoryError):
         raise
     except Exception as error:  # of any kind, where a file is not as the library expects it
+        check_tokenizer(folder)
         raise CheckpointError(f"transformers cannot load it: {in_a_line(error)}", where=folder) from None
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if found := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get(what) or ()):
@@ -80,7 +84,7 @@ def load(folder: Path, *, device: str = "cpu", images: Sequence[Path] = ()) -> A
     try:
         model = model.eval() if device == "auto" else model.eval().to(device)
     except (RuntimeError, AssertionError) as error:
-        raise MachineError(f"device {device!r}: {str(error).splitlines()[0]}", hint="cpu works everywhere") from None
+        raise MachineError(f"device {device!r}: {str(error).splitlines()[0]}", hint=HINT) from None
     return Answerer(folder, model, tokenizer, processor)
 
 

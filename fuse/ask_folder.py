@@ -1,17 +1,22 @@
 """What can be told of a model folder before it is loaded: its config, whether it sees, whether it may be loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fuse import families, strict_json
 from fuse.branches.library_names import check_names
-from fuse.checkpoint import ADAPTED, check_config, check_handed
+from fuse.checkpoint import ADAPTED, INDEX, SINGLE, check_config, check_handed
 from fuse.errors import CheckpointError, RecipeError
 from fuse.fusable import REFUSED
 from fuse.handed import check_small
 from fuse.no_folder import no_folder
+from fuse.safetensors_header import read_header
 from fuse.vocabulary import read_template
+
+VOCABULARIES = (
+    "tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+)  # fmt: skip
 
 
 def check_folder(folder: Path, *, images: Sequence[Path] = ()) -> tuple[dict[str, Any], bool]:
@@ -38,6 +43,26 @@ def check_folder(folder: Path, *, images: Sequence[Path] = ()) -> tuple[dict[str
 
 def has_processor(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("processor_config.json", "preprocessor_config.json"))
+
+
+def check_weights(folder: Path, config: Mapping[str, Any]) -> None:
+    """Every file of weights is there and whole, by its header. Quantised ones hold what only their library knows.
+
+    Raises CheckpointError, in the words of `read_header`.
+    """
+    if config.get("quantization_config"):
+        return
+    names = [SINGLE]
+    if not (folder / SINGLE).exists():
+        names = sorted(set(strict_json.read_object(folder / INDEX)["weight_map"].values()))
+    for name in names:
+        read_header(folder / name)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """CheckpointError for a folder without any vocabulary."""
+    if not any((folder / name).exists() for name in VOCABULARIES):
+        raise CheckpointError("the file is missing", where=folder / VOCABULARIES[0])
 
 
 def _native_sees(config: dict[str, Any], folder: Path) -> bool:

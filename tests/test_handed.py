@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from fuse.checkpoint import check_handed
 from fuse.errors import CheckpointError
+from fuse.safetensors_header import read_header
 from tests.cli import Ran, fuse_here
 
 BASE = Path(__file__).parent.parent / "recipes" / "zoo" / "base"
@@ -27,6 +28,22 @@ def asked(folder: Path) -> Ran:
 def test_a_plain_folder_answers(folder: Path) -> None:
     ran = asked(folder)
     assert (ran.code, ran.err) == (0, "")
+
+
+def test_weights_that_are_cut_short(folder: Path) -> None:
+    file, data = folder / "model.safetensors", folder.parent / "questions.jsonl"
+    file.write_bytes(file.read_bytes()[:100_000])
+    data.write_text('{"question": "hello", "answer": "x"}\n')
+    end = max(entry.end for entry in read_header(BASE / "model.safetensors").values())
+    told = f"fuse: {file}: the tensors end at byte {end:,} but the file has 100,000: truncated\n"
+    for ran in (asked(folder), fuse_here("eval", BASE, folder, "--data", data, "--quiet")):
+        assert (ran.code, ran.out, ran.err) == (3, "", told)
+
+
+def test_a_folder_without_a_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    ran = asked(folder)
+    assert (ran.code, ran.out, ran.err) == (3, "", f"fuse: {folder}/tokenizer.json: the file is missing\n")
 
 
 def test_a_pickle_is_not_read(folder: Path) -> None:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import click
 
+from fuse.commands.device_option import device_option
+
 RECIPES = {".yaml", ".yml"}
 ATTENTION = "Draw where the answer looked, as a PNG (one picture for each image; fused folders only)."
 SET = "What is asked of a graft, such as lion.task=region; may be repeated."
-DEVICE = "cpu, cuda, cuda:1, mps, or auto, which spreads the model over the GPUs and the CPU."
 
 
 @click.command("ask")
@@ -18,7 +19,7 @@ DEVICE = "cpu, cuda, cuda:1, mps, or auto, which spreads the model over the GPUs
 @click.option("--attention", type=click.Path(path_type=Path), help=ATTENTION)
 @click.option("--set", "settings", multiple=True, metavar="GRAFT.KEY=VALUE", help=SET)
 @click.option("--ensemble", is_flag=True, help="FOLDER is a recipe: its members answer together, for comparison.")
-@click.option("--device", default="cpu", show_default=True, help=DEVICE)
+@device_option()
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(
     folder: Path, question: str, images: tuple[Path, ...], max_tokens: int, attention: Path | None,

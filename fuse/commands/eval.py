@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
+from fuse.commands.device_option import device_option
+
 METRICS = ("exact", "vqa", "choice", "cider")
-DEVICE = "cpu, cuda, cuda:1, mps, or auto, which spreads the model over the GPUs and the CPU."
 OUT = "Folder for FOLDER.jsonl (the answers), results.json and table.md; an interrupted run goes on from it."
 NORM = "Choices are compared by their log-likelihood per token, or by its sum."
 CARD = "Write the table into README.md of every folder, or of none; by default of those that fuse made (fuse.json)."
@@ -21,7 +22,7 @@ CARD = "Write the table into README.md of every folder, or of none; by default o
 @click.option("--loss", is_flag=True, help="Also the loss of the first right answer, teacher forced.")
 @click.option("--max-tokens", default=32, show_default=True, type=click.IntRange(1, 8192), help="Longest answer.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1, 4096))
-@click.option("--device", default="cpu", show_default=True, help=DEVICE)
+@device_option()
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, (1 << 31) - 1), help="Of the resampling.")
 @click.option("--card/--no-card", default=None, help=CARD)
 @click.option("--quiet", is_flag=True, help="No progress.")

@@ -5,16 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fuse.commands.device_option import device_option
+
 if TYPE_CHECKING:
     from fuse.align.encoders.compare import Options
 
 LIMIT = "The most samples for measures that need them together (all but linear CKA, which reads every one)."
 SKIP = "Leave out images that cannot be read, and list them."
-DEVICE = "Where encoders run: cpu, cuda, cuda:1 or mps."
+DEVICE = "Where encoders run: cpu, cuda, cuda:1, mps, or auto, a GPU where there is one."
 OPTIONS = (
     click.option("--limit", default=2000, show_default=True, type=click.IntRange(4, 20_000), help=LIMIT),
     click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1, 1024)),
-    click.option("--device", default="cpu", show_default=True, help=DEVICE),
+    device_option(DEVICE),
     click.option("--skip-bad", is_flag=True, help=SKIP),
     click.option("--quiet", is_flag=True, help="No progress."),
 )

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from fuse.commands.device_option import device_option
 from fuse.commands.report_option import report_option, write
 
 IMAGE = "The image that every model is asked about."
@@ -12,7 +13,6 @@ QUESTION = "What every model is asked, each in its own template."
 OUT = "Draw the models side by side: a PNG, or a folder that gets attention.png."
 LAYERS = "The language models' layers that count, such as 10-20 or 3, from 0; by default all."
 CELLS = "Cells on the longer side of the grid that maps are compared on."
-DEVICE = "cpu, cuda, cuda:1, mps, or auto, which spreads a model over the GPUs and the CPU."
 NAME = "attention.png"
 
 
@@ -24,7 +24,7 @@ NAME = "attention.png"
 @click.option("--layers", help=LAYERS)
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(1, 8192))
 @click.option("--cells", default=32, show_default=True, type=click.IntRange(2, 256), help=CELLS)
-@click.option("--device", default="cpu", show_default=True, help=DEVICE)
+@device_option()
 @report_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def command(

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from fuse.commands.device_option import device_option
+
 METHODS = ("grid", "coordinate", "bayes")
 OBJECTIVES = ("score", "loss", "stability", "entropy")
 OVER = (
@@ -18,7 +20,6 @@ SUM = "Keep a sum, as language.weights=1: the first member takes what the others
 OBJECTIVE = "What is best: score or loss need right answers; stability and entropy do without."
 OUT = "Folder to make, or that of a search to go on with."
 HOLDOUT = "Share of the questions kept for testing start and best at the end, 0 for none.  [default: 0.3]"
-DEVICE = "cpu, cuda, cuda:1, mps, or auto, which spreads the model over the GPUs and the CPU."
 
 
 @click.command("search")
@@ -36,7 +37,7 @@ DEVICE = "cpu, cuda, cuda:1, mps, or auto, which spreads the model over the GPUs
 @click.option("--test", type=click.Path(path_type=Path), help="Questions for testing, instead of --holdout.")
 @click.option("--max-tokens", default=32, show_default=True, type=click.IntRange(1, 8192), help="Longest answer.")
 @click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1, 4096))
-@click.option("--device", default="cpu", show_default=True, help=DEVICE)
+@device_option()
 @click.option("--quiet", is_flag=True, help="No line for each trial.")
 @click.option("--json", "as_json", is_flag=True, help="The report as one JSON document on stdout.")
 def command(

@@ -6,7 +6,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fuse.errors import MachineError, RecipeError
+from fuse.devices import gpus
+from fuse.errors import RecipeError
 from fuse.memory import BLOCK
 
 GPU_BLOCK = 1 << 24
@@ -63,9 +64,4 @@ def devices(name: str) -> list[str]:
         return [name]
     if not re.fullmatch(r"cuda(:\d{1,3})?", name):
         raise RecipeError(f"device {name!r}: a merge runs on cpu, cuda (every GPU) or cuda:N")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    wanted = range(count) if name == "cuda" else [int(name.removeprefix("cuda:"))]
-    if not wanted or max(wanted) >= count:
-        found = f"{count} GPU{'s' * (count != 1)}" if count else "no GPU"
-        raise MachineError(f"device {name!r}: torch finds {found} here", hint="cpu works everywhere")
-    return [f"cuda:{number}" for number in wanted]
+    return [f"cuda:{number}" for number in gpus(name)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fuse import interruption
 from fuse.alone import alone
-from fuse.ask_folder import check_folder
+from fuse.ask_folder import check_folder, check_weights
 from fuse.errors import MachineError, RecipeError
 from fuse.evaluate import log
 from fuse.evaluate.questions import Question
@@ -66,6 +66,7 @@ def check_folders(folders: Sequence[Path], questions: Sequence[Question]) -> lis
         if folder.suffix in RECIPES and folder.is_file():
             raise RecipeError("is a recipe", where=folder, hint="merge it first")
         config, _ = check_folder(folder)
+        check_weights(folder, config)
         try:
             check_folder(folder, images=seeing.images if seeing else ())
         except RecipeError:

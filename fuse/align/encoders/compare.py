@@ -20,6 +20,7 @@ from fuse.align.features.images import Skipped, image_files, read_batches
 from fuse.align.features.llm import PROMPT
 from fuse.align.features.open import Encoder, open_encoders
 from fuse.ask_folder import check_folder
+from fuse.devices import HINT, check_device, first
 from fuse.errors import MachineError, RecipeError
 from fuse.model.visual import VARIABLE
 from fuse.progress import count_progress
@@ -35,7 +36,8 @@ class Options:
     """layers: numbers of blocks, negative ones from the end; None for up to 12, evenly spaced. cells: the most cells
     of the common grid. limit: the most samples of a measure that needs them together. llm: also look into the language
     models. texts: what they are asked. skip_bad: pass over images that cannot be read. batch: images at a time. memory:
-    bytes of the sums of CKA. device: where models run; the sums are on the CPU. shown: progress on stderr."""
+    bytes of the sums of CKA. device: where models run ("auto": on a GPU where there is one); the sums are on the CPU.
+    shown: progress on stderr."""
 
     layers: tuple[int, ...] | None = None
     cells: int = CELLS
@@ -68,7 +70,8 @@ def compare(locations: Sequence[str], folder: Path, options: Options | None = No
     options = options or Options()
     if len(locations) > MOST:
         raise RecipeError(f"{len(locations):,} members are more than the {MOST} that are compared at once")
-    image_files(folder)  # before anything is loaded
+    check_device(options.device)  # before anything is loaded
+    image_files(folder)
     encoders = [encoder for location in locations for encoder in open_encoders(location, whole=options.llm)]
     if len(encoders) < 2:
         raise RecipeError("one encoder has none to be compared with", where=locations[0], hint="name two members")
@@ -132,11 +135,11 @@ def _forms(name: str) -> list[str]:
 
 
 def _put(encoder: Encoder, device: str) -> None:
-    """Move an encoder's weights. Raises MachineError where there is no such device."""
+    """Move an encoder's weights. Raises MachineError where they do not go."""
     try:
-        encoder.module.to(device)
+        encoder.module.to(first(device))
     except (RuntimeError, AssertionError) as error:
-        raise MachineError(f"device {device!r}: {str(error).splitlines()[0]}", hint="cpu works everywhere") from None
+        raise MachineError(f"device {device!r}: {str(error).splitlines()[0]}", hint=HINT) from None
 
 
 def _words(encoder: Encoder, text: str) -> torch.Tensor:

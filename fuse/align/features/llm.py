@@ -36,6 +36,7 @@ def language_states(
     folder's processor refuses a question, and CheckpointError for a language model whose blocks are not known.
     """
     answerer = load(folder, device=device, images=files)
+    place = answerer.model.device
     fill, tokens = pad_of(answerer.tokenizer) or 0, _placeholders(answerer)
     blocks = _blocks(answerer.model, folder)
     found = {name: [[torch.empty(0)] * len(files) for _ in blocks] for name in tokens}
@@ -43,7 +44,7 @@ def language_states(
 
     def run(some: list[tuple[int, Mapping[str, Any]]]) -> None:
         inputs = {
-            name: [one.to(device) for one in value] if isinstance(value, list) else value.to(device)
+            name: [one.to(place) for one in value] if isinstance(value, list) else value.to(place)
             for name, value in joined([row for _, row in some], fill).items()
         }
         masks = _masks(answerer, inputs, tokens)
