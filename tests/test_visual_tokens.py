@@ -301,6 +301,18 @@ def test_refuses(pair: Path, tmp_path: Path, case: tuple[str, str, str]) -> None
     assert (ran.code, ran.out, ran.err) == (2, "", f"fuse: {REFUSED[case]}\n")
 
 
+@pytest.mark.parametrize("names", [("hue", "form"), ("base", "expert")], ids=["native", "text"])
+def test_a_size_is_refused_where_nothing_is_counted(tmp_path: Path, names: tuple[str, str]) -> None:
+    zoo = Path(__file__).parent.parent / "recipes" / "zoo"
+    members = ", ".join(f"m_{name}: {zoo / name}" for name in names)
+    vision = "vision: [m_hue]\n" if "hue" in names else ""
+    (tmp_path / "r.yaml").write_text(f"members: {{{members}}}\nlanguage: {{method: linear, weights: 0.5}}\n{vision}")
+    said = "counts the visual tokens of a fused model's branches, and this output has none (leave it out)"
+    ran = fuse_here("plan", tmp_path / "r.yaml", "--image-size", "60x40")
+    assert (ran.code, ran.out, ran.err) == (2, "", f"fuse: --image-size: {said}\n")
+    assert fuse_here("plan", tmp_path / "r.yaml").code == 0
+
+
 def test_without_a_size_asked_for_a_full_context_is_a_remark(pair: Path, tmp_path: Path) -> None:
     changes = {"text_config": {**tiny_vlm.LLAMA, "max_position_embeddings": 8}}
     fused_members.save("llava", tmp_path / "c", changes=changes)

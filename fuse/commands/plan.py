@@ -42,10 +42,12 @@ def command(recipe: Path, as_json: bool, every: bool, image_size: tuple[int, int
 
     Members and what becomes of each, verdicts, licences, parts, what is left out, memory, disk and time. Reads
     configs, tokenizers and safetensors headers, no weights. Exits 2 or 3, with the reason, where `fuse merge`
-    would refuse; and with --image-size where a budget does not work for such an image or its tokens fill the context.
+    would refuse; and with --image-size where a budget does not work for such an image or its tokens fill the context,
+    and where the output has no branches to count for.
     """
     import json
 
+    from fuse.errors import RecipeError
     from fuse.plan_view import plan_json
     from fuse.planner import make_plan
     from fuse.recipe_yaml import load_recipe
@@ -53,7 +55,10 @@ def command(recipe: Path, as_json: bool, every: bool, image_size: tuple[int, int
 
     plan = make_plan(load_recipe(recipe))
     cost = cost_of(plan, image_size or DEFAULT_SIZE)
-    if cost is not None and image_size is not None:
+    if image_size is not None:
+        if cost is None or not cost.branches:
+            raise RecipeError("counts the visual tokens of a fused model's branches, and this output has none",
+                              where="--image-size", hint="leave it out")  # fmt: skip
         check_cost(cost)
     if as_json:
         click.echo(json.dumps(plan_json(plan, cost), indent=1))
