@@ -77,13 +77,17 @@ class Words(click.ParamType[Any]):
 def _kinds() -> dict[str, click.ParamType[Any]]:
     """What parameters are, by their names."""
     from fuse.importers import IMPORTERS
+    from fuse.recipe_new.method import NAMED
+    from fuse.recipe_new.wants import DTYPES, WANTS
 
     recipe, folder, anything = PathNamed(".yaml", ".yml"), PathNamed(), PathNamed("")
     return {
         "recipe": recipe, "folder": PathNamed(".yaml", ".yml"), "folders": folder, "out": folder, "host": folder,
         "staging": folder, "sources": folder, "report": folder, "data": PathNamed(".jsonl"),
         "test": PathNamed(".jsonl"), "source": anything, "images": anything, "attention": PathNamed(".png"),
-        "kind": Words(IMPORTERS), "device": Words(("cpu", "cuda", "auto")),
+        "member": folder, "base": folder, "encoder": folder, "projector": anything, "graft": folder,
+        "kind": Words(IMPORTERS), "device": Words(("cpu", "cuda", "auto")), "want": Words(WANTS),
+        "method": Words(NAMED), "dtype": Words(DTYPES),
     }  # fmt: skip
 
 

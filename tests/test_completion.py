@@ -48,6 +48,12 @@ LINES = {
     ("fuse", "plan", "my recipes/"): ["my recipes/a b.yml"],
     ("fuse", "eval", "out", "--data", ""): ["asked.jsonl"],
     ("fuse", "import", "cl"): ["clipcap"],
+    ("fuse", "recipe", "new", "--want", ""): ["fuse", "merge", "expert", "encoder", "graft"],
+    ("fuse", "recipe", "new", "--method", "dare"): ["dare_linear", "dare_ties"],
+    ("fuse", "recipe", "new", "--method", "pass"): [],
+    ("fuse", "recipe", "new", "--dtype", ""): ["same", "bfloat16", "float16", "float32"],
+    ("fuse", "recipe", "new", "--projector", "my"): [],
+    ("fuse", "search", "--method", ""): ["grid", "coordinate", "bayes"],
     ("fuse", "completion", ""): ["bash", "zsh", "fish"],
     ("fuse", "no-such-verb", ""): [],
 }

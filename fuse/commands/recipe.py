@@ -16,7 +16,7 @@ def command() -> None:
     """Work with recipes."""
 
 
-@command.command("new")
+@command.command("new", short_help="Write a recipe by answering a few questions.")
 @click.argument("out", type=click.Path(path_type=Path), default=Path("recipe.yaml"), required=False)
 @click.option("--want", help="fuse, merge, expert, encoder or graft.")
 @click.option("--member", multiple=True, metavar="NAME=PATH", help=MEMBER)

@@ -11,6 +11,7 @@ from fuse.suggest import did_you_mean
 
 # the methods that are listed, in the order of the list; the others can be named as well
 LISTED = ("task_arithmetic", "ties", "dare_ties", "linear", "slerp", "model_stock", "wudi")
+NAMED = tuple(name for name in METHODS if not name.startswith(PREFIX) and name != "passthrough")
 DENSITY = 0.5  # of methods that thin task vectors; half is where their papers begin
 EXPERT = 0.2  # the share of a text expert that the README begins with
 
@@ -26,12 +27,11 @@ def why_not(method: Method, members: int, base: bool) -> str:
 def ask_method(dialogue: Dialogue, members: int, base: bool) -> str:
     """Ask for a method; what does not fit the members is refused with the reason."""
     fitting = [name for name in LISTED if not why_not(METHODS[name], members, base)]
-    own = [name for name in METHODS if not name.startswith(PREFIX) and name != "passthrough"]
 
     def read(answer: str) -> str:
         name = fitting[int(answer) - 1] if answer.isdecimal() and 1 <= int(answer) <= len(fitting) else answer
-        if name not in own:
-            raise RecipeError(f"there is no method {name!r} to ask about ({did_you_mean(name, own)})")
+        if name not in NAMED:
+            raise RecipeError(f"there is no method {name!r} to ask about ({did_you_mean(name, NAMED)})")
         if why := why_not(METHODS[name], members, base):
             raise RecipeError(why, hint="--base names one" if "base" in why else "")
         return name
@@ -40,7 +40,7 @@ def ask_method(dialogue: Dialogue, members: int, base: bool) -> str:
         dialogue.say("How are the language models mixed?")
         for number, name in enumerate(fitting, 1):
             dialogue.say(f"  {number}. {name:16} {METHODS[name].doc}")
-        others = [name for name in own if name not in fitting and not why_not(METHODS[name], members, base)]
+        others = [name for name in NAMED if name not in fitting and not why_not(METHODS[name], members, base)]
         dialogue.say(f"  also: {', '.join(others)}")
     return dialogue.ask("method", "  which", read, fitting[0])
 

@@ -10,11 +10,10 @@ from fuse.recipe_new import look
 from fuse.recipe_new.answers import Answers, Eyes, Grafted, Named
 from fuse.recipe_new.dialogue import Dialogue
 from fuse.recipe_new.method import ask_method, ask_numbers
-from fuse.recipe_new.wants import WANTS
+from fuse.recipe_new.wants import DTYPES, WANTS
 from fuse.sizes import counted
 from fuse.verdicts import judge_eyes
 
-DTYPES = {"same": "as the host has it", "bfloat16": "", "float16": "", "float32": ""}
 MIXED = "merge"
 
 

@@ -1,4 +1,4 @@
-"""What a recipe may be wanted for: a word, what it gives, and how many members it takes."""
+"""What a recipe may be wanted for (a word, what it gives, and how many members it takes), and in which dtype."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,3 +42,5 @@ WANTS: Mapping[str, Want] = {
         "A model with a graft.", 1, 1, "the model that carries it", base=False,
     ),
 }  # fmt: skip
+
+DTYPES: Mapping[str, str] = {"same": "as the host has it", "bfloat16": "", "float16": "", "float32": ""}
