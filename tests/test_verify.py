@@ -112,6 +112,27 @@ def test_a_folder_without_hashes_is_not_called_verified(members: Path, tmp_path:
     assert "sha256: not checked: no fuse.json: there is nothing to compare the bytes with\n" in verify(out).out
 
 
+@pytest.mark.parametrize("more", [(), ("--no-load",)])
+def test_eyes_without_an_image_processor(members: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    """transformers loads the folder and answers a question, and no picture can be given to it."""
+    folder = copy(members / "llava", tmp_path)
+    told = json.loads((folder / "processor_config.json").read_text())
+    image = told.pop("image_processor")
+    for left in (None, told):
+        (folder / "processor_config.json").unlink(missing_ok=True)
+        if left is not None:
+            (folder / "processor_config.json").write_text(json.dumps(left))
+        ran = verify(folder, *more)
+        assert (ran.code, ran.err) == (
+            3,
+            f"fuse: {folder}: has no image processor, so the llava in it cannot see (copy preprocessor_config.json or "
+            "processor_config.json from the member whose eyes it has)\n",
+        )
+        assert ran.out.startswith("files: ") and "\nconfig: " not in ran.out
+    (folder / "preprocessor_config.json").write_text(json.dumps(image))
+    assert verify(folder, *more).code == 0
+
+
 def test_a_folder_without_tokenizer(members: Path, tmp_path: Path) -> None:
     folder = copy(members / "llama-0", tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -413,11 +434,29 @@ def test_sources(members: Path, tmp_path: Path) -> None:
     assert (ran.code, ran.out.splitlines()[-1]) == (0, "sources: 2 source files as recorded")
     shutil.rmtree(tmp_path / "llama-0")
     ran = verify(out, "--no-load", "--sources", tmp_path)
-    assert ran.out.splitlines()[-1] == "sources: 1 source file as recorded; 1 elsewhere or without a hash"
+    gone = f"1 no longer where it was, the first {tmp_path}/llama-0/model.safetensors"
+    assert ran.out.splitlines()[-1] == f"sources: 1 source file as recorded; {gone}"
+    edited(out / "fuse.json", lambda c: c["members"]["a"].update(origin="hf://org/llama"))
+    ran = verify(out, "--no-load", "--sources", tmp_path)
+    away = "1 on the hub, in a store or without a hash"
+    assert ran.out.splitlines()[-1] == f"sources: 1 source file as recorded; {away}"
+    ran = verify(out, "--no-load", "--sources", tmp_path / "out")
+    gone = f"1 no longer where it was, the first {out}/llama-1/model.safetensors"
+    assert ran.out.splitlines()[-1] == f"sources: not checked: no source with a hash is where it was; {gone}; {away}"
     file = tmp_path / "llama-1" / "model.safetensors"
     flip(file, -3)
     ran = verify(out, "--no-load", "--sources", tmp_path)
     assert (ran.code, ran.err) == (3, f"fuse: {file}: is not the file that the folder was made of\n")
+
+
+def test_sources_of_no_folder(language: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    for name, what in (("recipe.yaml", "is no folder"), ("none", "there is no such folder")):
+        for more in ((), ("--quiet",), ("--json",)):
+            ran = verify(language, "--no-load", "--sources", tmp_path / name, *more)
+            hint = "--sources takes the folder that the recipe lies in"
+            assert (ran.code, ran.err) == (2, f"fuse: {tmp_path}/{name}: {what} ({hint})\n")
+            assert "files" not in ran.out
 
 
 def test_in_a_process_of_its_own(language: Path) -> None:

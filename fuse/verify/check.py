@@ -23,6 +23,7 @@ from fuse.verify.parts import (
     is_parts,
 )
 from fuse.verify.record import Record, read_record
+from fuse.verify.sight import check_sight
 
 if TYPE_CHECKING:
     from fuse.ask import Answerer
@@ -69,6 +70,7 @@ def _config(looked: Looked) -> Outcome:
     outcome, looked.config = check_described(looked.folder)
     if looked.config.get("model_type") == "fuse" and looked.record is None:
         raise CheckpointError("is missing, and every fused folder has one", where=looked.folder / "fuse.json")
+    check_sight(looked.folder, looked.config)
     return outcome
 
 
@@ -159,6 +161,9 @@ def verify(
     where the machine cannot.
     """
     _check_folder(folder)
+    if sources is not None and not sources.is_dir():
+        what = "is no folder" if sources.exists() else "there is no such folder"
+        raise RecipeError(what, where=sources, hint="--sources takes the folder that the recipe lies in")
     looked = Looked(folder, load, sources, threads or len(os.sched_getaffinity(0)), bar)
     kind = _kind(folder)
     for name, check in (kind | ({"sources": _sources} if sources is not None else {})).items():

@@ -10,10 +10,12 @@ from fuse.digests import RECORD, file_digest
 from fuse.engine.team import finished, team
 from fuse.errors import CheckpointError, MachineError
 from fuse.sizes import counted
+from fuse.stores.address import is_store
 from fuse.verify.outcome import Outcome, skipped
 from fuse.verify.record import Record
 
 Bar = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+WEIGHTS = ".safetensors"  # of the only kind of file that outputs are made of: fuse.json may name any
 Origin = tuple[str, str, str]  # where it was, the file's name, its sha256
 
 
@@ -26,28 +28,32 @@ def check_sources(record: Record | None, home: Path, threads: int, bar: Bar) -> 
     if record is None:
         return skipped(f"no {RECORD}: the sources are not known")
     found: dict[Path, str] = {}
+    gone: list[Path] = []
     away = 0
     for origin, name, sha256 in _origins(record.told):
         path = home / origin  # an absolute origin stands alone
-        file = path if _is_weights(path) else path / name
-        if sha256 and _is_weights(file) and not origin.startswith("hf://"):
+        file = path if path.suffix == WEIGHTS and not _is(Path.is_dir, path) else path / name
+        if not sha256 or file.suffix != WEIGHTS or origin.startswith("hf://") or is_store(origin):
+            away += 1
+        elif _is(Path.is_file, file):
             found[file] = sha256
         else:
-            away += 1
+            gone.append(file)
+    beside = [f"{len(gone):,} no longer where it was, the first {gone[0]}"] if gone else []
+    beside += [f"{away:,} on the hub, in a store or without a hash"] if away else []
     if not found:
-        return skipped("no source with a hash is where it was")
+        return skipped("; ".join(["no source with a hash is where it was", *beside]))
     now = digests(list(found), threads, bar)
     for file, sha256 in found.items():
         if now[file] != sha256:
             raise CheckpointError("is not the file that the folder was made of", where=file)
-    told = f"{counted(len(found), 'source file')} as recorded"
-    return Outcome(f"{told}; {away:,} elsewhere or without a hash" if away else told, counts={"files": len(found)})
+    told = "; ".join([f"{counted(len(found), 'source file')} as recorded", *beside])
+    return Outcome(told, counts={"files": len(found), "missing": len(gone)})
 
 
-def _is_weights(path: Path) -> bool:
-    """Whether there is such a file, of the only kind that outputs are made of: fuse.json may name any file."""
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
     try:
-        return path.suffix == ".safetensors" and path.is_file()
+        return kind(path)
     except OSError:  # no name of a file
         return False
 
