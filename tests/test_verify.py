@@ -436,10 +436,11 @@ def test_sources(members: Path, tmp_path: Path) -> None:
     ran = verify(out, "--no-load", "--sources", tmp_path)
     gone = f"1 no longer where it was, the first {tmp_path}/llama-0/model.safetensors"
     assert ran.out.splitlines()[-1] == f"sources: 1 source file as recorded; {gone}"
-    edited(out / "fuse.json", lambda c: c["members"]["a"].update(origin="hf://org/llama"))
-    ran = verify(out, "--no-load", "--sources", tmp_path)
     away = "1 on the hub, in a store or without a hash"
-    assert ran.out.splitlines()[-1] == f"sources: 1 source file as recorded; {away}"
+    for far in ({"origin": "hf://org/llama"}, {"origin": "s3://org/llama"}, {"origin": "org/llama", "revision": "0f"}):
+        edited(out / "fuse.json", lambda c, far=far: c["members"]["a"].update(far))
+        ran = verify(out, "--no-load", "--sources", tmp_path)
+        assert ran.out.splitlines()[-1] == f"sources: 1 source file as recorded; {away}"
     ran = verify(out, "--no-load", "--sources", tmp_path / "out")
     gone = f"1 no longer where it was, the first {out}/llama-1/model.safetensors"
     assert ran.out.splitlines()[-1] == f"sources: not checked: no source with a hash is where it was; {gone}; {away}"

@@ -16,7 +16,7 @@ from fuse.verify.record import Record
 
 Bar = Callable[[int], AbstractContextManager[Callable[[int], None]]]
 WEIGHTS = ".safetensors"  # of the only kind of file that outputs are made of: fuse.json may name any
-Origin = tuple[str, str, str]  # where it was, the file's name, its sha256
+Origin = tuple[str, str, str, bool]  # where it was, the file's name, its sha256, whether that was on this disk
 
 
 def check_sources(record: Record | None, home: Path, threads: int, bar: Bar) -> Outcome:
@@ -30,10 +30,10 @@ def check_sources(record: Record | None, home: Path, threads: int, bar: Bar) -> 
     found: dict[Path, str] = {}
     gone: list[Path] = []
     away = 0
-    for origin, name, sha256 in _origins(record.told):
+    for origin, name, sha256, here in _origins(record.told):
         path = home / origin  # an absolute origin stands alone
         file = path if path.suffix == WEIGHTS and not _is(Path.is_dir, path) else path / name
-        if not sha256 or file.suffix != WEIGHTS or origin.startswith("hf://") or is_store(origin):
+        if not sha256 or not here or file.suffix != WEIGHTS:
             away += 1
         elif _is(Path.is_file, file):
             found[file] = sha256
@@ -84,8 +84,9 @@ def _origins(told: Mapping[str, Any]) -> Iterator[Origin]:
             continue
         origin, sha256 = value.get("origin"), value.get("sha256")
         if isinstance(origin, str) and origin and "\0" not in origin:
+            here = not (value.get("revision") or origin.startswith("hf://") or is_store(origin))
             table = sha256 if isinstance(sha256, dict) else {"graft.safetensors": sha256}
             for name, digest in table.items():
                 if isinstance(digest, str) and Path(name).name == name:
-                    yield origin, name, digest
+                    yield origin, name, digest, here
         todo += [item for key, item in value.items() if key not in ("recipe", "dropped", "marks", "files", "code")]
