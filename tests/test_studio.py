@@ -334,7 +334,7 @@ def test_without_nicegui_a_sentence_says_what_to_install(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (("nowhere",), "'nowhere' does not exist (a folder, relative to the recipe, or a hub id org/name)"),
+        (("nowhere",), "'nowhere' does not exist (a folder or a hub id org/name)"),
         (("--base", "x"), "--base is the base of members (name their folders too)"),
         (("x.yaml",), "x.yaml: there is no such file"),
         (("--host", "256.0.0.1", "--port", "0"), "port 0 of 256.0.0.1 cannot be had"),

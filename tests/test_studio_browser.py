@@ -71,7 +71,7 @@ def choose(tab: chromium.Tab) -> None:
     for name in ("nowhere", "hue", "form"):
         tab.type(MEMBER, name)
         tab.click_text("Add", "button")
-        refused = "'nowhere' does not exist (a folder, relative to the recipe, or a hub id org/name)"
+        refused = "'nowhere' does not exist (a folder or a hub id org/name)"
         tab.sees(refused if name == "nowhere" else f"{name}\nvisibility")
     tab.type(BASE, "base")
     tab.sees("base: base")

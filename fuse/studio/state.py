@@ -116,7 +116,9 @@ class Studio:
 
         if not path:
             raise RecipeError("a member is a folder or a hub id such as org/name")
-        member = open_member(form.name_of(path, ()), path, revision=None, relative_to=self.file.parent)
+        here = os.path.exists(self.here / path)  # noqa: PTH110 - Path.exists raises where a name is too long
+        within = self.file.parent if self.text.strip() or here else None  # else there is no recipe to speak of
+        member = open_member(form.name_of(path, ()), path, revision=None, relative_to=within)
         sight = "sees" if member.sees else "text only"
         return Opened(path, member.sees, f"{member.family.model_type}, {sight}, {size_text(member.checkpoint.nbytes)}")
 
