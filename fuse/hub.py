@@ -67,10 +67,10 @@ def open_repository(
         info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
         sizes = {one.rfilename: one.size or 0 for one in info.siblings or []}
         check_small(hub_id, {name: size for name, size in sizes.items() if is_small(name)})
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=SMALL))
-        if folder.name != info.sha:
+        here = Path(snapshot_download(hub_id, revision=revision, allow_patterns=SMALL))
+        if here.name != info.sha:
             raise CheckpointError("the repository changed while it was opened", where=hub_id, hint="try again")
-        return folder, Repository(hub_id, folder.name, frozenset(name for name in sizes if "/" not in name))
+        return here, Repository(hub_id, here.name, frozenset(name for name in sizes if "/" not in name))
 
 
 def is_small(name: str) -> bool:
