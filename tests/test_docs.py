@@ -278,5 +278,5 @@ def test_table_of_fusable_families() -> None:
 def test_table_of_prune_rules_and_encoder_keys() -> None:
     text = (ROOT / "docs/vision.md").read_text() + (ROOT / "docs/tokens.md").read_text()
     first = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
-    rules = Branch.model_json_schema()["properties"]["prune"]["enum"]
+    rules = Branch.model_json_schema()["$defs"]["Branch"]["properties"]["prune"]["enum"]
     assert {*rules, "encoder", "open_clip", "timm", "weights", "projector", "layer"} <= first

@@ -106,7 +106,7 @@ TEXTS: list[tuple[str, str | bytes, str]] = [
 # a recipe that is no recipe's file
 FILES = [
     Attack("absent", nothing, 2, "recipe.yaml: there is no such file"),
-    Attack("a directory", directory("recipe.yaml"), 2, "recipe.yaml: this is not a plain file"),
+    Attack("a directory", directory("recipe.yaml"), 2, "recipe.yaml: is a folder, not a recipe (a recipe is a file such as recipe.yaml)"),
     Attack("a FIFO", fifo("recipe.yaml"), 2, "recipe.yaml: this is not a plain file"),
     Attack("a link to /dev/zero", link("recipe.yaml", "/dev/zero"), 2, "recipe.yaml: this is not a plain file"),
     Attack("/dev/zero", nothing, 2, "/dev/zero: this is not a plain file", "merge /dev/zero out"),
@@ -119,7 +119,7 @@ FILES = [
     Attack("a terabyte", sparse("recipe.yaml", 1 << 40), 2, "recipe.yaml: 1,099,511,627,776 bytes is more than a recipe's 262,144"),
     Attack("a name of 300 letters", nothing, 4, "rrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrrr...: File name too long", f"merge {'r' * 300} out"),
     Attack("a name of 5,000 letters", nothing, 4, "r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/r/...: File name too long", f"merge {'r/' * 2500} out"),
-    Attack("an empty name", nothing, 2, ".: this is not a plain file", ("merge", "", "out")),
+    Attack("an empty name", nothing, 2, ".: is a folder, not a recipe (a recipe is a file such as recipe.yaml)", ("merge", "", "out")),
     Attack("a file in a file", recipe(GOOD), 2, "recipe.yaml/x: there is no such file", "merge recipe.yaml/x out"),
     Attack("a name with an escape", nothing, 2, "\\x1b[31mr: there is no such file", ("merge", "\x1b[31mr", "out")),
     Attack("a name that turns the line", nothing, 2, "\\u202er: there is no such file", ("merge", "\u202er", "out")),
