@@ -236,7 +236,7 @@ def test_a_base_on_the_hub(made: Callable[[str], Path], tmp_path: Path, monkeypa
 
     folder, commit = made("llama"), "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(folder / "base", tmp_path / commit)
-    monkeypatch.setattr("fuse.hub.open_repository", lambda hub_id, revision: (tmp_path / commit, None))
+    monkeypatch.setattr("fuse.hub.open_repository", lambda *_: (tmp_path / commit, None))
     ran = export(folder / "out", tmp_path / "adapter", "--rank", 64, "--rest", "whole", "--base", "hf://org/base")
     assert ran.out.splitlines()[-1] == f"{tmp_path}/adapter is an adapter of org/base"
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
