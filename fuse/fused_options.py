@@ -7,7 +7,7 @@ from typing import Any
 from fuse import strict_json
 from fuse.anatomy import Member
 from fuse.branches.options import no_shared_positions, why_not_first
-from fuse.errors import CheckpointError
+from fuse.errors import CheckpointError, in_a_line
 from fuse.fusable import host_type
 from fuse.new_tokens import NewToken, extended_tokenizer
 from fuse.recipe_yaml import LoadedRecipe
@@ -68,8 +68,10 @@ def _tokenizer(host: Member, tokens: Sequence[NewToken], members: Mapping[str, M
     data |= {"padding": None, "truncation": None}
     try:
         tokenizer = Tokenizer.from_str(json.dumps(data))
-    except Exception as error:  # the library raises no class of its own
-        raise CheckpointError(f"the tokenizer does not load: {str(error).splitlines()[0]}", where=file) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # the library raises Exception itself
+        raise CheckpointError(f"the tokenizer does not load: {in_a_line(error)}", where=file) from None
     model = data["model"]
     unknown = model.get("unk_id")
     return tokenizer, tokenizer.token_to_id(str(model["unk_token"])) if model.get("unk_token") else unknown

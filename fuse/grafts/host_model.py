@@ -68,11 +68,13 @@ class HostModel:
 
 def filled(model: Any, weights: Mapping[str, torch.Tensor], member: Member) -> Any:
     """A language model with its weights, all of them, by canonical name; in eval mode. member: whose config it has."""
-    lost, extra = model.load_state_dict(weights, strict=False)  # tables that are shared have one name among the weights
-    tied = {member.text.head} if member.is_tied else set()
-    if extra or set(lost) - tied - {name for name in lost if name.endswith("embed_tokens.weight")}:
-        raise RuntimeError(f"{member.name} does not load: {[*lost, *extra][:3]}")
+    lost, extra = model.load_state_dict(weights, strict=False)  # a table that is shared has one name among the weights
     model.tie_weights()
+    held = model.state_dict()
+    filled_in = {held[name].data_ptr() for name in weights if name in held}
+    lost = [name for name in lost if held[name].data_ptr() not in filled_in]
+    if extra or lost:
+        raise RuntimeError(f"{member.name} does not load: {[*lost, *extra][:3]}")
     return model.eval().requires_grad_(False)
 
 

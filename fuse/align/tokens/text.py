@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fuse import strict_json
 from fuse.align.tokens.folder import FAST, SAVE, Speaker
-from fuse.errors import CheckpointError, MachineError, RecipeError
+from fuse.errors import CheckpointError, MachineError, RecipeError, in_a_line
 
 MAX_BYTES = 4 << 20
 
@@ -72,8 +72,10 @@ def _spans(speaker: Speaker, text: str) -> tuple[list[Span], int]:
         )
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except MemoryError:
+        raise
     except Exception as error:  # the library raises Exception itself
-        raise CheckpointError(f"not a tokenizer: {error}", where=path) from None
+        raise CheckpointError(f"not a tokenizer: {in_a_line(error)}", where=path) from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     made = tokenizer.encode(text, add_special_tokens=False)
