@@ -86,21 +86,22 @@ def _check_written(
 ) -> None:
     """RecipeError for a file that is not as its worker wrote it; check: all are read."""
     from fuse.engine.execute import cores
-    from fuse.engine.team import team
+    from fuse.team import finished, team
 
     count, stop = team_of(home), Event()
     if check and (bare := next((name for name, _ in copied(plan) if not shards[name].sha256), "")):
         told = f"{bare} was written with --no-hash, and there is nothing to check it by"
         raise RecipeError(told, where=home, hint="leave --check out, or run the workers again without --no-hash")
+
+    def look(number: int, name: str) -> None:
+        if not _as_written(home / FOLDER / name, shards[name], stop, check=check):
+            told = f"{name} is not as worker {number % count}/{count} wrote it"
+            raise RecipeError(told, where=home, hint="run it again")
+
     with team(cores(), stop) as pool:
-        jobs = [
-            pool.submit(_as_written, home / FOLDER / name, shards[name], stop, check=check) for name, _ in copied(plan)
-        ]
-        for number, ((name, own), job) in enumerate(zip(copied(plan), jobs, strict=True)):
-            if not job.result():
-                told = f"{name} is not as worker {number % count}/{count} wrote it"
-                raise RecipeError(told, where=home, hint="run it again")
-            progress(sum(plan.rows[i].nbytes for i in own))
+        jobs = {pool.submit(look, number, name): own for number, (name, own) in enumerate(copied(plan))}
+        for job in finished(jobs, stop):
+            progress(sum(plan.rows[i].nbytes for i in jobs[job]))
 
 
 def _as_written(path: Path, shard: Shard, stop: Event, *, check: bool) -> bool:

@@ -10,8 +10,8 @@ from threading import Event
 
 from fuse.checkpoint import LEGACY
 from fuse.engine.direct import open_direct
-from fuse.engine.views import Stopped
 from fuse.safetensors_header import TensorEntry
+from fuse.team import Stopped
 
 PIECE = 1 << 24  # bytes between two looks at `stop`
 MARK = 8  # hex digits of one mark

@@ -15,9 +15,8 @@ encoder) is done by its class; the threads meet before each token.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, BrokenBarrierError
+from threading import Barrier, BrokenBarrierError, Event
 from typing import Any, Literal
 
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 from fuse.ask import Answerer, inputs_of, pad_of
 from fuse.errors import CheckpointError, RecipeError
 from fuse.fusable import REFUSED
+from fuse.team import made, team
 
 Mean = Literal["probability", "log"]
 ALONE = "leave it out; a recipe with `output: {model: fuse}` makes a folder that answers alone"
@@ -127,10 +127,9 @@ def generate(
         finally:
             council.leave()
 
-    with ThreadPoolExecutor(len(models)) as threads:
+    with team(len(models), unused := Event()) as threads:
         try:
-            for done in [threads.submit(speak, seat) for seat in range(len(models))]:
-                done.result()
+            made({seat: threads.submit(speak, seat) for seat in range(len(models))}, unused)
         except BaseException:
             council.barrier.abort()  # Ctrl-C here must not leave the members waiting for each other
             raise

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 from fuse.folder_links import inside
@@ -20,16 +21,11 @@ def headers(
     if repository is None:
         yield from ((name, header_of(folder, name, None)) for name in names)
         return
-    from concurrent.futures import ThreadPoolExecutor
+    from fuse.team import made, team
 
-    with ThreadPoolExecutor(AT_ONCE, "header") as pool:
-        jobs = [pool.submit(header_of, folder, name, repository) for name in names]
-        try:
-            for name, job in zip(names, jobs, strict=True):
-                yield name, job.result()
-        finally:
-            for job in jobs:
-                job.cancel()
+    with team(AT_ONCE, stop := Event()) as pool:
+        found = made({name: pool.submit(header_of, folder, name, repository) for name in names}, stop)
+    yield from found.items()
 
 
 def header_of(folder: Path, name: str, repository: "Repository | None") -> dict[str, TensorEntry]:

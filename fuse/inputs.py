@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import TypeAlias
 
+from fuse import interruption
 from fuse.checkpoint import Checkpoint, fetch
 from fuse.digests import Digest, file_digest
 from fuse.errors import CheckpointError
@@ -83,18 +84,18 @@ def check_unchanged(inputs: Inputs) -> None:
 
 @contextmanager
 def hashed_beside(files: list[Path], pool: Executor, stop: Event) -> Iterator[Mapping[Path, "Future[Digest]"]]:
-    """The sha256 of each file, computed by the pool while the block works.
+    """The sha256 of each file, computed by the pool (of a `fuse.team.team`) while the block works, and hears signals.
 
     A file that cannot be read ends the block's work through `stop`, and is what it is said to have failed for.
     """
-    from fuse.engine.team import error_of
-    from fuse.engine.views import Stopped
+    from fuse.team import Stopped, error_of
 
     jobs = {file: pool.submit(file_digest, file, (), stop) for file in files}
     for job in jobs.values():
         job.add_done_callback(lambda done: stop.set() if error_of(done) else None)
     try:
-        yield jobs
+        with interruption.heard():
+            yield jobs
     except (OSError, Stopped):
         for file, job in jobs.items():
             if isinstance(error := error_of(job), OSError):

@@ -5,6 +5,7 @@ C. So it is remembered too, and work that goes on for long asks.
 """
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -31,15 +32,41 @@ def check() -> None:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """For a moment in which nothing waits: a signal is raised at the end of the block."""
-    before = len(_asked)
+    """Signals are remembered, and the first one is raised at the end of the block. What waits in it calls `check`.
+
+    In a program of others, which has not called `listen`, that is so for Ctrl-C.
+    """
+    before, ours = len(_asked), _takes_interrupts()
     _holding.append(before)
     try:
+        if ours:
+            signal.signal(signal.SIGINT, _interrupt)
         yield
     finally:
-        _holding.pop()
-    if not _holding and len(_asked) > before:
-        _raise(_asked[before])
+        del _holding[-1:]
+        asked = _asked[before:]
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            del _asked[before:]
+    if not _holding and asked:
+        _raise(asked[0])
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """A part of a `held` block in which signals are raised where they come, and first those that came before."""
+    holding = _holding[:]
+    try:
+        _holding.clear()
+        check()
+        yield
+    finally:
+        _holding[:] = holding
+
+
+def _takes_interrupts() -> bool:
+    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return default and threading.current_thread() is threading.main_thread()
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

@@ -64,7 +64,7 @@ def merge(
     """
     ready(plan, target, force=force)
     from fuse.engine.execute import cores, execute
-    from fuse.engine.team import team
+    from fuse.team import made, team
 
     run = execute
     if engine == "ray":
@@ -88,7 +88,7 @@ def merge(
             constants(plan), threads=threads, device=device, hashed=hashed, sync=sync, stop=stop,
             written=noting(partial.journal, partial.folder, sync=sync),
         )  # fmt: skip
-        found = {file: job.result().sha256 for file, job in hashes.items()}
+        found = {file: digest.sha256 for file, digest in made(hashes, stop).items()}
         fits = complete(plan, partial, inputs, found, progress, hashed=hashed)
     return Merged(fits, len(partial.kept))
 

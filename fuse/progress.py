@@ -5,10 +5,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
+from fuse import interruption
 from fuse.sizes import duration_text, size_text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 WORTH_SHOWING = 100 * 10**6  # bytes; less is done before a line is read
 SECONDS_APART = 2.0
@@ -40,8 +45,9 @@ def byte_progress(total: int, *, shown: bool, name: str = "") -> Iterator[Callab
 
         told = [TextColumn("{task.description}", markup=False)] if name else []
         columns = (*told, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(name, total=total)
+        bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        task = bar.add_task(name, total=total)
+        with _drawn(bar):
             yield lambda done: bar.advance(task, done)
     else:
         yield _lines(total, name)
@@ -83,13 +89,26 @@ def count_progress(
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(name, total=total, completed=done)
+        bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+        task = bar.add_task(name, total=total, completed=done)
+        with _drawn(bar):
             yield lambda some: bar.advance(task, some)
     elif shown:
         yield _counted_lines(total, name, things, done)
     else:
         yield lambda _: None
+
+
+@contextmanager
+def _drawn(bar: "Progress") -> Iterator[None]:
+    """A bar with a thread that draws it; no signal breaks into its beginning, or into its end, which mends the screen."""
+    try:
+        with interruption.held():
+            bar.start()
+        yield
+    finally:
+        with interruption.held():
+            bar.stop()
 
 
 def _counted_lines(total: int, name: str, things: str, done: int) -> Callable[[int], None]:

@@ -91,7 +91,7 @@ def work(
     check_target(plan, target, force=force)
     check_branches(plan)
     from fuse.engine.execute import cores, execute
-    from fuse.engine.team import team
+    from fuse.team import made, team
 
     stop, inputs, home = Event(), bring(plan), home_of(target)
     making = normal(makes(plan, inputs, device))
@@ -125,8 +125,8 @@ def work(
                 hashed=hashed, sync=sync, stop=stop,
                 written=noting(journal, home / FOLDER, sync=sync),
             )  # fmt: skip
-            for file, job in hashes.items():
-                journal.add_hash(unread[file], job.result().sha256)
+            for file, digest in made(hashes, stop).items():
+                journal.add_hash(unread[file], digest.sha256)
         check_unchanged(inputs)
         journal.finish(0)
     return len(share)

@@ -6,7 +6,6 @@ import platform
 import resource
 import threading
 import time
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,13 @@ from fuse.engine import write
 from fuse.engine.device import Memory, devices
 from fuse.engine.heap import keep_freed_memory
 from fuse.engine.room import Room
-from fuse.engine.team import finished, team
-from fuse.engine.views import Gathered, Rows, Stopped, Stored
+from fuse.engine.views import Gathered, Rows, Stored
 from fuse.engine.write import ShardFile
 from fuse.errors import CheckpointError, MachineError, RecipeError
 from fuse.methods.row_blocks import row_width
 from fuse.plan import Row, Source
 from fuse.safetensors_header import read_header
+from fuse.team import Stopped
 
 SHAPES = {"small": (3,), "table": (40, 11), "matrix": (31, 23), "empty": (0, 4), "number": ()}
 ROWS = {
@@ -179,31 +178,6 @@ def test_called_off(members: dict, tmp_path: Path) -> None:
     for row in (rows[1], copy):
         with pytest.raises(Stopped):
             engine.execute([row], [(f"{row.name}.safetensors", [0])], tmp_path, lambda _: None, stop=stop)
-
-
-def test_a_team_stops_when_one_fails() -> None:
-    stop, ran = threading.Event(), []
-
-    def work(number: int) -> int:
-        if number in (1, 2):
-            raise ValueError(number)
-        while not stop.wait(0.001) and number == 0:
-            pass
-        ran.append(number)
-        return number
-
-    with pytest.raises(ValueError, match=r"^1$"), team(2, stop) as pool:
-        jobs: list[Future[int]] = [pool.submit(work, number) for number in range(2000)]
-        list(finished(jobs, stop))
-    assert stop.is_set() and 0 in ran and len(ran) < 1999
-
-
-def test_a_team_gives_every_result() -> None:
-    stop = threading.Event()
-    with team(3, stop) as pool:
-        jobs = [pool.submit(lambda n=n: n * n) for n in range(50)]
-        assert sorted(job.result() for job in finished(jobs, stop)) == sorted(n * n for n in range(50))
-    assert not stop.is_set()
 
 
 def test_room_is_shared_out() -> None:

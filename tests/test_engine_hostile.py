@@ -15,11 +15,11 @@ from fuse.engine import read, write
 from fuse.engine.device import Memory
 from fuse.engine.read import Reader
 from fuse.engine.table import table_blocks
-from fuse.engine.views import Stopped
 from fuse.errors import CheckpointError, MachineError
 from fuse.plan import Fold, Row, Source
 from fuse.rows import Run
 from fuse.safetensors_header import TensorEntry, read_header
+from fuse.team import Stopped
 
 
 def stored(file: Path, **tensors: torch.Tensor) -> dict[str, Source]:

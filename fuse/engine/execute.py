@@ -20,11 +20,10 @@ from fuse.engine.direct import SIZE
 from fuse.engine.heap import keep_freed_memory
 from fuse.engine.read import Reader
 from fuse.engine.room import Room
-from fuse.engine.team import error_of, finished, team
-from fuse.engine.views import Stopped
 from fuse.engine.write import ShardFile, stored_order
 from fuse.memory import ROOM, row_memory
 from fuse.plan import Row
+from fuse.team import Stopped, error_of, finished, made, team
 from fuse.torch_threads import one_thread
 
 Progress = Callable[[int], None]
@@ -107,7 +106,7 @@ def execute(
                 if not left[file]:
                     digests[file] = closers.submit(close, file)
                     digests[file].add_done_callback(lambda done: stop.set() if error_of(done) else None)
-            return {file.path.name: digests[file].result() for file in files}
+            return made({file.path.name: digests[file] for file in files}, stop)
     except Stopped:
         raise next((error for done in digests.values() if (error := error_of(done))), Stopped()) from None
     finally:

@@ -41,7 +41,7 @@ def execute_on_ray(
     work = folder.resolve().parent / WORK
     work.mkdir(exist_ok=True)
     digests: dict[str, Digest] = {}
-    with _cluster(ray):
+    with _cluster(ray), interruption.held():
         needs = {"num_cpus": threads or 1, "num_gpus": int(device != "cpu")}
         check_room(ray.nodes(), cores=needs["num_cpus"], gpus=needs["num_gpus"])
         task = ray.remote(**needs, max_retries=TRIES_MORE)(_write)
@@ -52,7 +52,7 @@ def execute_on_ray(
         while left:
             interruption.check()
             if stop.is_set():
-                from fuse.engine.views import Stopped
+                from fuse.team import Stopped
 
                 raise Stopped
             done, left = ray.wait(left, timeout=LOOKS_APART)

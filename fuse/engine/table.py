@@ -10,8 +10,9 @@ from fuse.engine.device import Stage
 from fuse.engine.finite import checked
 from fuse.engine.merging import Merging
 from fuse.engine.read import Reader
-from fuse.engine.views import Gathered, Stopped
+from fuse.engine.views import Gathered
 from fuse.plan import Row, Source
+from fuse.team import Stopped
 
 
 def table_blocks(

@@ -9,10 +9,7 @@ from torch import Tensor
 
 from fuse.methods.blocks import Flat
 from fuse.plan import Source
-
-
-class Stopped(Exception):
-    """The work was called off while it ran."""
+from fuse.team import Stopped
 
 
 class View(Flat, Protocol):

@@ -11,9 +11,9 @@ from threading import Event, Lock
 
 from fuse.digests import UNHASHED, Digest, file_digest
 from fuse.engine.direct import Stretch, open_direct, write_all
-from fuse.engine.views import Stopped
 from fuse.plan import Row
 from fuse.safetensors_header import DTYPE_BYTES
+from fuse.team import Stopped
 
 WORTH_DIRECT = 1 << 24  # bytes of a file
 PIECE = 1 << 24  # bytes that are copied between two looks at `stop`

@@ -38,12 +38,12 @@ def compared(recorded: Mapping[Path, str], wrong: Callable[[Path, str], Checkpoi
 
     recorded: file -> sha256, "" where that is not known. wrong: what is said of a file, given with the sha256 it has.
     """
-    from fuse.engine.team import team
+    from fuse.team import made, team
 
     known = [file for file, sha256 in recorded.items() if sha256]
     stop, threads = Event(), len(os.sched_getaffinity(0))
     with team(max(1, min(threads, len(known))), stop) as pool, hashed_beside(known, pool, stop) as jobs:
         yield
-        for file, job in jobs.items():
-            if (found := job.result().sha256) != recorded[file]:
-                raise wrong(file, found)
+        for file, found in made(jobs, stop).items():
+            if found.sha256 != recorded[file]:
+                raise wrong(file, found.sha256)

@@ -7,12 +7,11 @@ all.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
-from threading import local
+from threading import Event, local
 from typing import Any
 
 from fuse.checkpoint import free_bytes
@@ -26,6 +25,7 @@ from fuse.stores.cache import folder_of
 from fuse.stores.listing import Far, has_changed, listed, small_of
 from fuse.stores.sentences import sentences
 from fuse.stores.turns import turn
+from fuse.team import made, team
 
 FIRST = 1 << 18  # bytes of a weight file that are asked for at first; most headers fit
 
@@ -138,8 +138,8 @@ class StoreFolder:
             with self._reading(name) as get:
                 _write(path, get(0, size) if size else b"")
 
-        with ThreadPoolExecutor(sparse.THREADS) as pool:
-            list(pool.map(bring, names))
+        with team(sparse.THREADS, stop := Event()) as pool:
+            made({name: pool.submit(bring, name) for name in names}, stop)
 
     def _kept(self, name: str) -> Path:
         return self.folder / f".{name}.header"

@@ -8,13 +8,15 @@ discards a file takes turns with others (`fuse.stores.turns`).
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import TypeAlias
 
+from fuse import interruption
 from fuse.errors import CheckpointError, MachineError
 from fuse.handles import reason
+from fuse.team import ended
 
 PIECE = 1 << 24  # bytes of one request
 GAP = 1 << 20  # bytes that are fetched rather than asked around
@@ -117,13 +119,13 @@ def fill(
         with telling:
             progress(len(data))
 
-    pool = ThreadPoolExecutor(THREADS, "fetch")
-    try:
-        jobs = [pool.submit(bring, begin, end) for begin, end in pieces(wanted)]
-        for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
-            job.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with interruption.held():
+        pool = ThreadPoolExecutor(THREADS, "fetch")
+        try:
+            for job in ended([pool.submit(bring, begin, end) for begin, end in pieces(wanted)]):
+                job.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # a store may not answer for long
 
 
 def put(file: Path, begin: int, data: bytes) -> None:

@@ -10,11 +10,10 @@ import torch
 from fuse import kernels
 from fuse.engine.finite import is_finite
 from fuse.engine.read import TORCH
-from fuse.engine.team import finished, team
-from fuse.engine.views import Stopped
 from fuse.errors import CheckpointError, MachineError
 from fuse.safetensors_header import FLOAT_BYTES, TensorEntry
 from fuse.sizes import counted
+from fuse.team import Stopped, finished, team
 from fuse.torch_threads import one_thread
 from fuse.verify.headers import Weights
 from fuse.verify.outcome import Outcome

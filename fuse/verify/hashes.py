@@ -5,10 +5,10 @@ from pathlib import Path
 from threading import Event
 
 from fuse.digests import MARK, RECORD, Digest, ends_of, file_digest, in_order
-from fuse.engine.team import finished, team
 from fuse.errors import CheckpointError, MachineError
 from fuse.safetensors_header import TensorEntry
 from fuse.sizes import counted, size_text
+from fuse.team import made, team
 from fuse.verify.headers import Weights
 from fuse.verify.outcome import Outcome, skipped
 from fuse.verify.record import Record
@@ -52,8 +52,7 @@ def _digests(
             raise MachineError(f"cannot be read ({error.strerror})", where=file) from None
 
     with team(min(threads, len(files)), stop) as hashers:
-        jobs = {hashers.submit(digest, file): file for file in files}
-        return {jobs[job]: job.result() for job in finished(jobs, stop)}
+        return made({file: hashers.submit(digest, file) for file in files}, stop)
 
 
 def _first(entries: Sequence[TensorEntry], marks: str, recorded: str) -> str:

@@ -7,10 +7,10 @@ from threading import Event
 from typing import Any
 
 from fuse.digests import RECORD, file_digest
-from fuse.engine.team import finished, team
 from fuse.errors import CheckpointError, MachineError
 from fuse.sizes import counted
 from fuse.stores.address import is_store
+from fuse.team import made, team
 from fuse.verify.outcome import Outcome, skipped
 from fuse.verify.record import Record
 
@@ -69,8 +69,7 @@ def digests(files: list[Path], threads: int, bar: Bar) -> dict[Path, str]:
             raise MachineError(f"cannot be read ({error.strerror})", where=file) from None
 
     with bar(sum(file.stat().st_size for file in files)) as progress, team(min(threads, len(files)), stop) as hashers:
-        jobs = {hashers.submit(digest, file): file for file in files}
-        return {jobs[job]: job.result() for job in finished(jobs, stop)}
+        return made({file: hashers.submit(digest, file) for file in files}, stop)
 
 
 def _origins(told: Mapping[str, Any]) -> Iterator[Origin]:
