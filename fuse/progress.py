@@ -101,7 +101,7 @@ def count_progress(
 
 @contextmanager
 def _drawn(bar: "Progress") -> Iterator[None]:
-    """A bar with a thread that draws it; no signal breaks into its beginning, or into its end, which mends the screen."""
+    """A bar with a thread that draws it; no signal breaks into its beginning or its end, which mends the screen."""
     try:
         with interruption.held():
             bar.start()

@@ -113,5 +113,5 @@ def _run(program: str, folder: Path) -> int:
         [sys.executable, "-c", f"{beginning}exec(open('program.py').read())"], check=False, capture_output=True,
         text=True, timeout=30, cwd=folder,
     )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert (done.returncode, done.stderr.strip()) == (0, ""), done.stderr
     return int(done.stdout)
