@@ -20,6 +20,7 @@ WORDS = {
     "kills_fresh": "the same, `python -m fuse` from its start",
     "stopped": "stopped for a while by SIGSTOP",
     "interrupted": "Ctrl-C, SIGTERM or SIGHUP at every call",
+    "locks": "the same right after every lock of Python's threads that the main thread takes",
     "failing": "disk full, quota or I/O error at every call, once",
     "full": "disk full from every call on",
     "file_size": "files may not grow beyond a size (RLIMIT_FSIZE)",

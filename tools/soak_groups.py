@@ -10,17 +10,17 @@ from collections.abc import Callable, Iterator
 from tests.faults.harness import command, forked_size, kill_after
 from tests.faults.import_scene import make_import
 from tests.faults.scene import Scene
-from tests.faults.table import Faults, cut, failing, full_from, interrupted, killed, moments, torn
+from tests.faults.table import LOCKS, Faults, at_locks, cut, failing, full_from, interrupted, killed, moments, torn
 from tests.faults.test_inputs import WEIGHTS, changed
 from tests.faults.trial import Trial, sweep, trial
 
 
-def at_every_call(faults: Faults) -> Callable[[Scene], Iterator[Trial]]:
-    """Of a new output, and of one that replaces an older one."""
+def at_every_call(faults: Faults, telling: str = "") -> Callable[[Scene], Iterator[Trial]]:
+    """Of a new output, and of one that replaces an older one. telling: a fault that tells more steps."""
 
     def run(scene: Scene) -> Iterator[Trial]:
         for force in (False, True):
-            steps = command(scene.words(force), scene.root("steps", force=force)).steps
+            steps = command(scene.words(force), scene.root("steps", force=force), fault=telling).steps
             yield from sweep(scene, "soak", faults(steps), force=force)
 
     return run
@@ -105,6 +105,7 @@ GROUPS: dict[str, Callable[[Scene], Iterator[Trial]]] = {
     "cut": at_every_call(cut),
     "again": killed_again_and_again,
     "interrupted": at_every_call(interrupted),
+    "locks": at_every_call(at_locks, LOCKS),
     "failing": at_every_call(failing),
     "full": at_every_call(full_from),
     "file_size": small_files_only,

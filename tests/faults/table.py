@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 Faults = Callable[[Sequence[str]], Iterator[str]]
 # calls for which a full disk, a quota or a broken disk is told; removing needs no room
 GROWING = {"open", "mkdir", "posix_fallocate", "write", "pwrite", "copy_file_range", "fsync", "rename"}
+LOCKS = "kill:lock:1000000000"  # a fault that never comes
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -44,6 +45,11 @@ def full_from(steps: Sequence[str]) -> Iterator[str]:
 def interrupted(steps: Sequence[str]) -> Iterator[str]:
     """A signal at every call."""
     return (f"signal:any:{k}:{SIGNALS[k % 3]}" for k in range(1, len(steps) + 1))
+
+
+def at_locks(steps: Sequence[str]) -> Iterator[str]:
+    """A signal right after every lock that the main thread takes; steps: as `LOCKS` lets them be told."""
+    return (f"signal:lock:{k}:{SIGNALS[k % 3]}" for k in range(1, _count(steps, "lock") + 1))
 
 
 def moments(count: int, seconds: float, seed: int = 0) -> list[float]:

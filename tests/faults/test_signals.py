@@ -4,7 +4,7 @@ import re
 
 from tests.faults.harness import command
 from tests.faults.scene import Scene
-from tests.faults.table import interrupted, telling
+from tests.faults.table import LOCKS, at_locks, interrupted, telling
 from tests.faults.trial import broken, sweep
 
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 143}
@@ -23,6 +23,15 @@ def test_at_every_call(scene: Scene) -> None:
         said = one.ran.sentence
         assert said in {"interrupted; nothing was written", "interrupted; out is whole"} or KEPT.fullmatch(said), said
     assert {one.kept for one in trials} > {0, 3}
+
+
+def test_right_after_a_lock(scene: Scene) -> None:
+    """Python raises a signal there too, and would leave the lock closed and its threads waiting."""
+    faults = list(at_locks(command(scene.words(), scene.root("steps"), fault=LOCKS).steps))
+    assert len(faults) > 30
+    trials = sweep(scene, "interrupted", faults[: -len(faults) // 10 : 4])
+    assert broken(trials) == []
+    assert {one.ran.code for one in trials} == set(CODES.values())
 
 
 def test_in_a_process_of_its_own(scene: Scene) -> None:

@@ -6,6 +6,7 @@ FUSE_TEST_LOG    a file outside it: a line for each call, and before them one wi
 FUSE_TEST_FAULT  ACTION:CALL:K[:ARGUMENT], several with spaces between; CALL is a name of CALLS, or `any` for each of
                  them; the K-th such call, from 1 on; `K+` is each from the K-th on
                  or `child`, for each line of the program's own that a process runs which the command has forked
+                 or `lock`, for the moment after each lock of Python's own threads that the main thread takes
   kill            SIGKILL, before the call
   torn            half of the bytes of a write, then SIGKILL
   cut:...:HOW     what a power cut may do: all that no fsync has promised is undone, then SIGKILL. Files that were written
@@ -58,6 +59,8 @@ def install() -> None:
                 able.add(getattr(module, name))
     _real["fork"] = os.fork
     os.fork = _fork
+    _real["enter"] = threading.Condition.__enter__
+    threading.Condition.__enter__ = _enter
     _real["io.open"] = io.open
     io.open = builtins.open = _open
     _real["attribute"] = ctypes.CDLL.__getattr__
@@ -72,6 +75,15 @@ def _fork():
         _counts.pop("child", None)
         sys.settrace(lambda frame, event, _: _lines(handle) if _own(frame) else None)
     return pid
+
+
+def _enter(lock):
+    taken = _real["enter"](lock)
+    if ":lock:" in os.environ.get("FUSE_TEST_FAULT", "") and threading.get_ident() == threading.main_thread().ident:
+        _counts["lock"] = now = _counts.get("lock", 0) + 1
+        _log("lock")
+        _fault_at("lock", {"lock": now}, "lock", (), None)
+    return taken
 
 
 def _own(frame) -> bool:
