@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.faults.harness import Ran, command, digests
+from tests.faults.harness import WALL, Ran, command, digests
 from tests.faults.scene import Scene
 
 OUT, PARTIAL = "out", ".out.partial"
@@ -46,6 +46,7 @@ def trial(
 def _look(found: Trial, scene: Scene, root: Path, force: bool, before: Mapping[str, Any]) -> None:
     """What the fault left, and whether the command said so."""
     found.demand("Traceback" not in found.ran.err, TRACEBACK, found.ran.err[-1500:])
+    found.demand(found.ran.seconds < WALL, OTHER, "it hangs")
     found.demand(found.ran.code != 1, TRACEBACK, f"exit 1: {found.ran.err[-1500:]}")
     names = {path.name for path in root.iterdir()}
     found.demand(names <= {OUT, PARTIAL}, OTHER, f"{sorted(names)} beside the output")
