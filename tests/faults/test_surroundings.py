@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -64,10 +65,15 @@ def test_from_a_shell(shells: dict, scene: Scene, line: str) -> None:
 def test_two_at_once(scene: Scene) -> None:
     """The second is refused and changes nothing; the first goes on."""
     root, second = scene.root("two"), []
-    ran = command(
-        scene.words(), root, fault="sleep:fsync:3:6", fresh=True,
-        meanwhile=lambda pid: second.append((pid, command(scene.words(), root))),
-    )  # fmt: skip
+    command(["--version"], root)  # from now on a command begins at once
+
+    def meanwhile(pid: int) -> None:
+        until = time.monotonic() + 60
+        while (root.parent / "two.steps").read_text().count("\nfsync ") < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        second.append((pid, command(scene.words(), root)))
+
+    ran = command(scene.words(), root, fault="sleep:fsync:3:10", fresh=True, meanwhile=meanwhile)
     ((pid, other),) = second
     assert (ran.code, digests(root / "out")) == (0, scene.whole)
     assert (other.code, other.out) == (2, "")
