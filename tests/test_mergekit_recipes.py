@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,32 @@ def test_agrees_with_mergekit(family: Path, tmp_path: Path, kind: str, monkeypat
         far, near, total = far + int((apart > 1).sum()), near + int((apart == 1).sum()), total + apart.numel()
     assert far <= (3e-4 * total if kind in SELECTING else 0), (far, near, total)
     assert near <= 0.005 * total, (far, near, total)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_of_changes_as_large_as_the_threshold_others_may_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between bfloat16 fine-tunes many are: as many are kept as by mergekit, and all others are the same."""
+    text = (
+        "merge_method: ties\nbase_model: base\ndtype: float32\n"
+        "models: [{model: expert, parameters: {weight: [0.2, 0.8], density: 0.6}}]\n"
+    )
+    base, expert = (
+        load_file(shutil.copytree(ROOT / "recipes" / "zoo" / name, tmp_path / name) / "model.safetensors")
+        for name in ("base", "expert")
+    )
+    ours = merge(tmp_path, tmp_path / "ours", text)
+    theirs = mergekits(tmp_path, tmp_path / "theirs", text, monkeypatch)
+    apart = total = 0
+    for name, tensor in ours.items():
+        other = ~torch.isclose(tensor, theirs[name], rtol=1e-6, atol=1e-7)
+        change = (expert[name].float() - base[name].float())[other].abs()
+        assert len(change.unique()) <= 1, name
+        kept = [int((one[other] != base[name].float()[other]).sum()) for one in (tensor, theirs[name])]
+        assert kept[0] == kept[1] == len(change) / 2, name
+        apart, total = apart + len(change), total + tensor.numel()
+    assert 0.001 < apart / total < 0.005  # docs/mergekit.md
 
 
 @pytest.mark.filterwarnings("ignore")
