@@ -111,7 +111,7 @@ def _run(program: str, folder: Path) -> int:
     beginning = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     done = subprocess.run(
         [sys.executable, "-c", f"{beginning}exec(open('program.py').read())"], check=False, capture_output=True,
-        text=True, timeout=30, cwd=folder,
+        text=True, timeout=240, cwd=folder,
     )  # fmt: skip
     assert (done.returncode, done.stderr.strip()) == (0, ""), done.stderr
     return int(done.stdout)
