@@ -209,12 +209,12 @@ def test_of_changes_as_large_as_the_threshold_others_may_be_kept(
 ) -> None:
     """Between bfloat16 fine-tunes many are: as many are kept as by mergekit, and all others are the same."""
     text = (
-        "merge_method: ties\nbase_model: base\ndtype: float32\n"
-        "models: [{model: expert, parameters: {weight: [0.2, 0.8], density: 0.6}}]\n"
+        "merge_method: ties\nbase_model: zoo_base\ndtype: float32\n"
+        "models: [{model: zoo_expert, parameters: {weight: [0.2, 0.8], density: 0.6}}]\n"
     )
     base, expert = (
-        load_file(shutil.copytree(ROOT / "recipes" / "zoo" / name, tmp_path / name) / "model.safetensors")
-        for name in ("base", "expert")
+        load_file(shutil.copytree(ROOT / "recipes" / "zoo" / name, tmp_path / f"zoo_{name}") / "model.safetensors")
+        for name in ("base", "expert")  # mergekit remembers a folder by its name
     )
     ours = merge(tmp_path, tmp_path / "ours", text)
     theirs = mergekits(tmp_path, tmp_path / "theirs", text, monkeypatch)
